@@ -1,0 +1,70 @@
+# make demo | test | check: each sets up what it needs. make help lists everything.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+PACKAGES := edgevlm edgevlm_export edgevlm_calibration edgevlm_tabletop
+TREES := edgevlm export calibration examples benchmarks tests
+NATIVE_SOURCES := CMakeLists.txt $(wildcard edgevlm/csrc/*)
+
+CHECKPOINT := examples/tabletop/checkpoint
+LOG := examples/tabletop/log.mcap
+DEMO := build/demo
+BUNDLE := build/tabletop-int8
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check gate bench floor clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+setup: $(VENV)/.installed ## .venv with everything that development needs (PYTHON=python3.12 picks the interpreter)
+
+$(VENV)/.created: .ci/system-packages
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "make setup: expected Python 3.11 to 3.13, got $$($(PYTHON) --version 2>&1) from '$(PYTHON)'; name another: make setup PYTHON=python3.12" >&2; exit 1; }
+	PYTHON=$(PYTHON) .ci/system-packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	touch $@
+
+# Build tools first, and no build isolation: the native module is then built again from its own CMake cache.
+$(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt 'pip>=24' scikit-build-core nanobind cmake ninja
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[cpu,vision,bags,export,sim,dev]'
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE_SOURCES)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup ## export the trained tabletop policy to INT8, drive the simulated robot, profile
+	mkdir -p $(DEMO)
+	$(BIN)/edgevlm export $(CHECKPOINT) -o $(BUNDLE) --int8 --calib $(LOG)
+	$(BIN)/edgevlm inspect $(BUNDLE)
+	$(BIN)/edgevlm run $(BUNDLE) --sim --episodes 30 --json $(DEMO)/run.json --record $(DEMO)/robot.mp4 --strip $(DEMO)/robot.png
+	$(BIN)/edgevlm profile $(BUNDLE) --json $(DEMO)/profile.json
+	@echo "robot: $(DEMO)/robot.mp4 and robot.png; figures: $(DEMO)/run.json and profile.json"
+
+test: setup ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check $(TREES)
+	$(BIN)/ruff format --check $(TREES)
+	$(BIN)/mypy --strict $(addprefix -p ,$(PACKAGES))
+	$(BIN)/lint-imports
+
+gate: setup ## fp32 against int8 over 900 paired episodes, and the controls (half an hour)
+	$(BIN)/python benchmarks/gate.py
+
+bench: setup ## the whole step: PyTorch, fp32 and int8, interleaved
+	$(BIN)/python benchmarks/step.py
+
+floor: setup ## the runtime's tests on the oldest Python and NumPy promised, where that Python is at hand
+	.ci/floor
+
+clean: ## remove what was built; the environments stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Recorded inputs -> activation ranges. INT8 calibration, not camera calibration."""

@@ -1,0 +1,40 @@
+"""Episodes of a recorded robot log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from edgevlm.bags import Episode as LoggedEpisode
+from edgevlm.bags import Recording, load_topics, read_log
+from edgevlm.bundle import file_sha256
+from edgevlm.contract import Contract, Observation
+from edgevlm_calibration.sampling import split
+from edgevlm_calibration.sources.base import Data, Episode
+
+
+def open_log(path: Path, contract: Contract, topics: Path | None) -> Data:
+    """The recording's episodes, split.
+
+    Raises:
+        LogError: it cannot be read, or lacks topics that the contract needs.
+        CalibrationError: it has one episode only, which cannot be split.
+    """
+    data = open_whole_log(path, contract, topics)
+    kept, held_out = split(data.held_out)
+    return replace(data, calibration=kept, held_out=held_out)
+
+
+def open_whole_log(path: Path, contract: Contract, topics: Path | None) -> Data:
+    """Every episode of the recording as held out: nothing was calibrated on it. Raises LogError."""
+    recording = read_log(path, contract, load_topics(topics) if topics is not None else None)
+    episodes = tuple(
+        Episode(episode.index, episode.instruction, episode.start_ns, len(episode), _opener(recording, episode))
+        for episode in recording.episodes
+    )
+    return Data("log", file_sha256(path), (), episodes, recording.warnings)
+
+
+def _opener(recording: Recording, episode: LoggedEpisode) -> Callable[[], Iterator[Observation]]:
+    return lambda: recording.observations(episode)

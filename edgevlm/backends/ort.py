@@ -1,0 +1,99 @@
+"""Stages in ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgevlm.bundle import Bundle
+from edgevlm.errors import BackendError, require
+from edgevlm.options import RuntimeOptions
+
+
+class OrtBackend:
+    """One stage as an `onnxruntime.InferenceSession`; see `Backend` for the promises.
+
+    Raises:
+        DependencyError: onnxruntime is not installed.
+        BackendError: the engine refuses the file, or fails while running it.
+    """
+
+    def __init__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> None:
+        ort = require("onnxruntime", extra="cpu")
+        spec = bundle.manifest.stages[stage]
+        path = bundle.path(spec.forms[_form(bundle, stage, options)])
+        # The engine's exceptions share no public base class below RuntimeError/Exception: name them once, here.
+        self._failures = _failures()
+        self._where = f"stage {stage!r} of {bundle.root}"
+        try:
+            self._session = ort.InferenceSession(str(path), _session_options(ort, options), ["CPUExecutionProvider"])
+        except self._failures as error:
+            raise BackendError(
+                f"{self._where}: ONNX Runtime refuses {path.name}: {error}; export the bundle again"
+            ) from error
+        self.inputs: tuple[str, ...] = tuple(port.name for port in spec.inputs)
+        self.outputs: tuple[str, ...] = tuple(port.name for port in spec.outputs)
+        self._names = list(self.outputs)
+        self._check_ports("inputs", self.inputs, self._session.get_inputs())
+        self._check_ports("outputs", self.outputs, self._session.get_outputs())
+
+    def _check_ports(self, side: str, said: tuple[str, ...], found: Sequence[Any]) -> None:
+        if (names := {item.name for item in found}) != set(said):
+            raise BackendError(
+                f"{self._where}: expected {side} {list(said)} as the manifest says, the file has {sorted(names)}; "
+                "export the bundle again"
+            )
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if self._session is None:
+            raise BackendError(f"{self._where}: expected an open engine, it was closed; load the bundle again")
+        try:
+            results = self._session.run(self._names, inputs)
+        except self._failures as error:
+            raise BackendError(f"{self._where}: {error}") from error
+        return dict(zip(self._names, results, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    state = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="cpu")
+    own = [item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)]
+    return (*own, RuntimeError, ValueError)
+
+
+def _form(bundle: Bundle, stage: str, options: RuntimeOptions) -> Any:
+    forms = bundle.manifest.stages[stage].forms
+    wanted = "cpu" if options.form == "auto" else options.form
+    if wanted not in forms:
+        raise BackendError(
+            f"stage {stage!r} of {bundle.root}: expected the form {wanted!r}, the bundle has {sorted(forms)}"
+        )
+    return wanted
+
+
+def _session_options(ort: Any, options: RuntimeOptions) -> Any:
+    chosen = ort.SessionOptions()
+    chosen.log_severity_level = 3
+    chosen.intra_op_num_threads = options.intra_threads
+    chosen.inter_op_num_threads = 1
+    chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    if not options.optimize:
+        chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    # Threads of a stage that has finished must not spin beside the next stage.
+    chosen.add_session_config_entry("session.force_spinning_stop", "1")
+    if options.affinity:
+        workers = len(options.affinity) - 1  # the calling thread is the first one
+        if options.intra_threads != len(options.affinity):
+            raise BackendError(
+                f"options: expected one CPU in affinity for each of {options.intra_threads} intra_threads, got {options.affinity}"
+            )
+        if workers:
+            # ONNX Runtime counts processors from 1.
+            groups = ";".join(str(cpu + 1) for cpu in options.affinity[1:])
+            chosen.add_session_config_entry("session.intra_op_thread_affinities", groups)
+    return chosen

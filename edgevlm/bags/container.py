@@ -1,0 +1,214 @@
+"""The MCAP file itself: finds every whole message, in the order of log times, and reads one on demand.
+
+The file is walked record by record from its start, so that a recording cut short is used as far as it goes.
+Nothing but one entry per message is kept in memory. Source: the MCAP specification, https://mcap.dev/spec.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+from edgevlm.errors import LogError, require
+
+_MAGIC = b"\x89MCAP0\r\n"
+_HEAD = struct.Struct("<BQ")  # opcode, length of the content
+_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_FOOTER_OP, _SCHEMA_OP, _CHANNEL_OP, _MESSAGE_OP, _CHUNK_OP, _DATA_END_OP = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
+_CHUNK_LIMIT = 1 << 32
+_CHUNKS_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One topic as the file declares it."""
+
+    topic: str
+    type_name: str
+    encoding: str  # of the messages
+    schema_encoding: str
+    schema: Any  # mcap.records.Schema | None
+
+
+@dataclass(frozen=True)
+class MessageRef:
+    """Where a message lies: in the chunk at `at`, or (offset -1) a record of its own."""
+
+    channel: int
+    log_ns: int
+    at: int
+    offset: int
+    length: int
+
+
+@dataclass
+class Container:
+    """An indexed recording. `lost` holds the spans of log time whose messages could not be read.
+
+    Raises:
+        LogError: the file cannot be read, or is no MCAP.
+        DependencyError: the extra `bags` is not installed.
+    """
+
+    path: Path
+    channels: dict[int, Channel] = field(default_factory=dict)
+    refs: list[MessageRef] = field(default_factory=list)
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _chunks: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._records = require("mcap.records", extra="bags")
+        self._streams = require("mcap.data_stream", extra="bags")
+        self._schemas: dict[int, Any] = {}
+        zstandard = require("zstandard", extra="bags")
+        # what a damaged chunk makes of the decompressors and of the record readers
+        foreign = require("mcap.exceptions", extra="bags").McapError
+        self._damage = (ValueError, RuntimeError, struct.error, zstandard.ZstdError, foreign)
+        try:
+            with self.path.open("rb") as stream:
+                self._scan(stream)
+        except OSError as error:
+            raise LogError(f"{self.path}: cannot be read ({error}); expected a recording in MCAP") from error
+        self.refs.sort(key=lambda ref: ref.log_ns)  # stable: equal times stay in the file's order
+
+    @property
+    def found(self) -> Mapping[str, str]:
+        """Topic -> message type, for every topic that the file declares."""
+        return {channel.topic: channel.type_name for channel in self.channels.values()}
+
+    def select(self, topic: str) -> list[MessageRef]:
+        """The messages of one topic, by log time."""
+        wanted = {number for number, channel in self.channels.items() if channel.topic == topic}
+        return [ref for ref in self.refs if ref.channel in wanted]
+
+    def read(self, ref: MessageRef) -> bytes:
+        """The message's bytes as they were published.
+
+        Raises:
+            LogError: the file changed since it was indexed.
+        """
+        try:
+            content = self._chunk(ref.at) if ref.offset >= 0 else self._content(ref.at)
+        except (OSError, *self._damage) as error:
+            raise LogError(f"{self.path}: byte {ref.at} cannot be read any more ({error}); open it again") from error
+        start = max(ref.offset, 0) + _MESSAGE.size
+        return content[start : start + ref.length]
+
+    def _content(self, at: int) -> bytes:
+        with self.path.open("rb") as stream:
+            stream.seek(at)
+            _, length = _HEAD.unpack(stream.read(_HEAD.size))
+            return stream.read(length)
+
+    def _chunk(self, at: int) -> bytes:
+        if at not in self._chunks:
+            self._chunks[at] = self._unpack(self._content(at))[1]
+            while len(self._chunks) > _CHUNKS_KEPT:
+                self._chunks.popitem(last=False)
+        self._chunks.move_to_end(at)
+        return self._chunks[at]
+
+    def _scan(self, stream: IO[bytes]) -> None:
+        size = os.fstat(stream.fileno()).st_size
+        if stream.read(len(_MAGIC)) != _MAGIC:
+            raise LogError(
+                f"{self.path}: expected an MCAP file, got {size} bytes that do not start like one; "
+                "record with: ros2 bag record -s mcap"
+            )
+        at, ended, indexed = len(_MAGIC), False, False
+        while at + _HEAD.size <= size:
+            opcode, length = _HEAD.unpack(stream.read(_HEAD.size))
+            if opcode == 0 or at + _HEAD.size + length > size:
+                break
+            ended = ended or opcode == _DATA_END_OP  # what follows repeats schemas and channels
+            indexed = indexed or opcode == _FOOTER_OP
+            if opcode in (_SCHEMA_OP, _CHANNEL_OP, _MESSAGE_OP, _CHUNK_OP):
+                self._take(opcode, stream.read(length), at)
+            else:
+                stream.seek(length, os.SEEK_CUR)
+            at += _HEAD.size + length
+        if not ended:
+            self.warnings.append(
+                f"{self.path}: the recording is cut at byte {at} of {size}; "
+                f"used the {len(self.refs)} whole messages before it"
+            )
+        elif not indexed:
+            self.warnings.append(f"{self.path}: the index at the recording's end is cut; every message was used")
+
+    def _take(self, opcode: int, content: bytes, at: int) -> None:
+        try:
+            if opcode == _CHUNK_OP:
+                self._take_chunk(content, at)
+            elif opcode == _MESSAGE_OP:
+                self._take_message(content, at, -1)
+            else:
+                self._declare(opcode, content)
+        except self._damage as error:
+            self.warnings.append(f"{self.path}: the record at byte {at} is damaged ({error}); left it out")
+
+    def _unpack(self, content: bytes) -> tuple[Any, bytes]:
+        reader = require("mcap.stream_reader", extra="bags")
+        chunk = self._records.Chunk.read(self._streams.ReadDataStream(BytesIO(content)))
+        if chunk.compression not in ("", "zstd", "lz4") or chunk.uncompressed_size > _CHUNK_LIMIT:
+            raise ValueError(f"compression {chunk.compression!r}, {chunk.uncompressed_size} bytes")
+        stream, length = reader.get_chunk_data_stream(chunk)
+        data: bytes = stream.read(length)
+        if chunk.uncompressed_crc and zlib.crc32(data) != chunk.uncompressed_crc:
+            raise ValueError("the checksum does not fit")
+        return chunk, data
+
+    def _take_chunk(self, content: bytes, at: int) -> None:
+        before = len(self.refs)
+        try:
+            _, data = self._unpack(content)
+            for opcode, start, length in _records_in(data):
+                if opcode == _MESSAGE_OP:
+                    self._take_message(data[start : start + _MESSAGE.size], at, start, length)
+                elif opcode in (_SCHEMA_OP, _CHANNEL_OP):
+                    self._declare(opcode, data[start : start + length])
+        except self._damage:
+            del self.refs[before:]
+            self.lost.append(struct.unpack_from("<QQ", content))
+            raise
+
+    def _take_message(self, head: bytes, at: int, offset: int, length: int | None = None) -> None:
+        channel, _, log_ns, _ = _MESSAGE.unpack_from(head)
+        size = (len(head) if length is None else length) - _MESSAGE.size
+        self.refs.append(MessageRef(channel, log_ns, at, offset, size))
+
+    def _declare(self, opcode: int, content: bytes) -> None:
+        stream = self._streams.ReadDataStream(BytesIO(content))
+        if opcode == _SCHEMA_OP:
+            schema = self._records.Schema.read(stream)
+            self._schemas.setdefault(schema.id, schema)
+            return
+        record = self._records.Channel.read(stream)
+        schema = self._schemas.get(record.schema_id)
+        channel = Channel(
+            topic=record.topic,
+            type_name=schema.name if schema else "",
+            encoding=record.message_encoding,
+            schema_encoding=schema.encoding if schema else "",
+            schema=schema,
+        )
+        self.channels.setdefault(record.id, channel)
+
+
+def _records_in(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(opcode, where its content starts, length) of each record in an unpacked chunk."""
+    at = 0
+    while at < len(data):
+        opcode, length = _HEAD.unpack_from(data, at)
+        start = at + _HEAD.size
+        if start + length > len(data):
+            raise ValueError("a record runs over the end of its chunk")
+        yield opcode, start, length
+        at = start + length

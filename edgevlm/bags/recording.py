@@ -1,0 +1,269 @@
+"""Reads a recording as episodes of observations that fit a contract.
+
+An episode starts at each instruction message and ends at the next, in the order of log times, so a simulated clock
+that starts again does no harm. Inside an episode only header stamps count: one observation for each frame of the
+lead camera (the contract's first), with the newest state at or before its stamp, and of every other camera the
+nearest frame within the window's tolerance. Pictures are read from the file when an observation is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bags.container import Container, MessageRef
+from edgevlm.bags.frames import header_stamp_ns, read_frame
+from edgevlm.bags.messages import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
+from edgevlm.bags.series import Series, decoder, messages, read_series
+from edgevlm.bags.topics import TopicMap, default_topics, load_topics, topics_beside
+from edgevlm.contract import CameraSpec, Contract, Observation, Stamped
+from edgevlm.errors import DependencyError, EdgevlmError, LogError
+
+Frames = list[tuple[int, int, MessageRef]]  # (log time, stamp, where)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One observation before its pictures are read."""
+
+    frames: Mapping[str, tuple[int, MessageRef]]  # camera -> (stamp_ns, where)
+    state: Stamped[NDArray[np.float32]] | None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened under one instruction; `start_ns` is the log time of the instruction."""
+
+    index: int
+    instruction: str
+    start_ns: int
+    moments: tuple[Moment, ...]
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+
+@dataclass
+class Recording:
+    """An opened recording: its usable episodes, and what had to be left out.
+
+    Not for several threads at once: it keeps the last chunks it read.
+    """
+
+    path: Path
+    contract: Contract
+    topics: TopicMap
+    episodes: tuple[Episode, ...]
+    warnings: tuple[str, ...]
+    _container: Container = field(repr=False)
+
+    def observations(self, episode: Episode) -> Iterator[Observation]:
+        """Every observation of the episode, oldest first; a frame that repeats is the same object.
+
+        Raises:
+            LogError: a picture that cannot be decoded, with its topic and stamp.
+            ShapeError: a picture of another size than the contract's.
+        """
+        last: dict[str, Stamped[NDArray[np.uint8]]] = {}
+        for moment in episode.moments:
+            for camera in self.contract.cameras:
+                stamp_ns, ref = moment.frames[camera.name]
+                if camera.name not in last or last[camera.name].stamp_ns != stamp_ns:
+                    last[camera.name] = Stamped(self._picture(camera, stamp_ns, ref), stamp_ns)
+            yield Observation(frames=dict(last), state=moment.state, instruction=episode.instruction)
+
+    def observation(self, episode: Episode, index: int) -> Observation:
+        """One observation of the episode; raises as `observations` does."""
+        one = Episode(episode.index, episode.instruction, episode.start_ns, (episode.moments[index],))
+        return next(self.observations(one))
+
+    def _picture(self, camera: CameraSpec, stamp_ns: int, ref: MessageRef) -> NDArray[np.uint8]:
+        topic = self.topics.cameras[camera.name]
+        try:
+            return read_frame(self._container.found[topic], self._container.read(ref), camera)
+        except DependencyError:
+            raise
+        except EdgevlmError as error:
+            raise type(error)(f"{self.path}: topic {topic} at stamp {stamp_ns} ns: {error}") from error
+
+
+def read_log(path: str | os.PathLike[str], contract: Contract, topics: TopicMap | None = None) -> Recording:
+    """Index a recording and pick out the episodes that fit the contract.
+
+    Without `topics`, `<log>.topics.yaml` beside the recording is used, and without that the convention.
+
+    Raises:
+        LogError: no MCAP; topics missing (the message lists those found) or of the wrong type; no instruction;
+            no usable episode.
+        ShapeError: a camera recorded pictures of another size than the contract's.
+        DependencyError: the extra `bags` is not installed.
+    """
+    path = Path(path)
+    container = Container(path)
+    if topics is None:
+        beside = topics_beside(path)
+        topics = load_topics(beside) if beside.is_file() else default_topics(contract, container.found)
+    topics.check(contract)
+    _check_roles(container, topics)
+    instructions = [(ref.log_ns, str(message.data)) for ref, message in messages(container, topics.instruction)]
+    if not instructions:
+        raise LogError(
+            f"{path}: topic {topics.instruction} has no message; each episode starts with one that says what to do"
+        )
+    state = read_series(container, topics, contract.state) if contract.state else ()
+    frames = {camera.name: _frames(container, topics.cameras[camera.name]) for camera in contract.cameras}
+    episodes = _episodes(container, contract, instructions, frames, state)
+    recording = Recording(path, contract, topics, episodes, tuple(container.warnings), container)
+    if not episodes:
+        reasons = "; ".join(container.warnings) or "no frame follows an instruction"
+        raise LogError(
+            f"{path}: expected an episode with frames of every camera and a state, "
+            f"found none under {len(instructions)} instruction(s): {reasons}"
+        )
+    recording.observation(episodes[0], 0)  # a camera of the wrong size is told now
+    return recording
+
+
+def _check_roles(container: Container, topics: TopicMap) -> None:
+    roles: list[tuple[str, str, tuple[str, ...]]] = [
+        (f"camera {name!r}", topic, (IMAGE, COMPRESSED_IMAGE)) for name, topic in topics.cameras.items()
+    ]
+    roles += [
+        (f"state {name!r}", source.topic, (JOINT_STATE,) if source.joint else ())
+        for name, source in topics.state.items()
+    ]
+    roles.append(("instruction", topics.instruction, (STRING,)))
+    found = container.found
+    listed = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(found.items())) or "none"
+    if missing := [f"{topic} for {role}" for role, topic, _ in roles if topic not in found]:
+        raise LogError(
+            f"{container.path}: expected the topics {missing}, found: {listed}; "
+            f"map them in a file such as {topics_beside(container.path).name}"
+        )
+    for role, topic, kinds in roles:
+        if kinds and found[topic] not in kinds:
+            raise LogError(
+                f"{container.path}: {role}: expected {' or '.join(kinds)} on topic {topic}, got {found[topic]}; "
+                f"found: {listed}; correct the topic map"
+            )
+        decoder(container, topic)
+
+
+def _frames(container: Container, topic: str) -> Frames:
+    """A camera's frames by log time; a topic whose stamps are all 0 takes the log times, with a warning."""
+    frames: Frames = []
+    damaged = 0
+    for ref in container.select(topic):
+        try:
+            frames.append((ref.log_ns, header_stamp_ns(container.read(ref)), ref))
+        except ValueError:
+            damaged += 1
+    if damaged:
+        container.warnings.append(f"{container.path}: topic {topic}: {damaged} damaged message(s) left out")
+    if frames and not any(stamp_ns for _, stamp_ns, _ in frames):
+        container.warnings.append(f"{container.path}: topic {topic}: every header stamp is 0, used the log times")
+        frames = [(log_ns, log_ns, ref) for log_ns, _, ref in frames]
+    return frames
+
+
+def _episodes(
+    container: Container,
+    contract: Contract,
+    instructions: list[tuple[int, str]],
+    frames: Mapping[str, Frames],
+    state: tuple[Series, ...],
+) -> tuple[Episode, ...]:
+    starts = [log_ns for log_ns, _ in instructions]
+    episodes: list[Episode] = []
+    empty = dropped = 0
+    for number, (start_ns, text) in enumerate(instructions):
+        end_ns = starts[number + 1] if number + 1 < len(starts) else None
+        end_ns = _until_loss(container.lost, start_ns, end_ns)
+        inside = {name: _between(items, start_ns, end_ns) for name, items in frames.items()}
+        moments, left_out = _moments(contract, inside, [_upto(series, end_ns) for series in state])
+        dropped += left_out
+        if moments:
+            episodes.append(Episode(len(episodes), text, start_ns, tuple(moments)))
+        else:
+            empty += 1
+    if empty:
+        container.warnings.append(f"{container.path}: {empty} of {len(starts)} episodes have no usable observation")
+    if dropped:
+        container.warnings.append(
+            f"{container.path}: {dropped} frame(s) left out: no state or no frame of another camera in time"
+        )
+    return tuple(episodes)
+
+
+def _until_loss(lost: list[tuple[int, int]], start_ns: int, end_ns: int | None) -> int | None:
+    """An episode ends where messages were lost: one of them may have been the next instruction."""
+    cuts = [first for first, last in lost if last >= start_ns and (end_ns is None or first < end_ns)]
+    return max(start_ns, min(cuts)) if cuts else end_ns
+
+
+def _between(frames: Frames, start_ns: int, end_ns: int | None) -> list[tuple[int, MessageRef]]:
+    """(stamp, where) of the frames logged in [start, end), by stamp, each stamp once."""
+    first = bisect_left(frames, start_ns, key=_log_ns)
+    last = len(frames) if end_ns is None else bisect_left(frames, end_ns, key=_log_ns)
+    inside = {stamp: ref for _, stamp, ref in frames[first:last]}
+    return sorted(inside.items(), key=lambda item: item[0])
+
+
+def _log_ns(frame: tuple[int, int, MessageRef]) -> int:
+    return frame[0]
+
+
+def _upto(series: Series, end_ns: int | None) -> Series:
+    """The series without what was logged from `end_ns` on, by stamp."""
+    keep = len(series.log_ns) if end_ns is None else int(np.searchsorted(series.log_ns, end_ns))
+    order = np.argsort(series.stamps_ns[:keep], kind="stable")
+    return Series(series.log_ns[:keep][order], series.stamps_ns[:keep][order], series.values[:keep][order])
+
+
+def _moments(
+    contract: Contract, frames: Mapping[str, list[tuple[int, MessageRef]]], state: list[Series]
+) -> tuple[list[Moment], int]:
+    """The observations of one episode, and how many lead frames had to be left out."""
+    lead, *others = (camera.name for camera in contract.cameras)
+    tolerance_ns = round(contract.window.tolerance_s * 1e9)
+    oldest_ns = round(contract.window.reset_after_s * 1e9)
+    stamps = {name: np.array([stamp for stamp, _ in frames[name]], np.int64) for name in others}
+    moments: list[Moment] = []
+    for stamp_ns, ref in frames[lead]:
+        chosen = {lead: (stamp_ns, ref)}
+        for name in others:
+            if (index := _nearest(stamps[name], stamp_ns, tolerance_ns)) is not None:
+                chosen[name] = frames[name][index]
+        times = [stamp for stamp, _ in chosen.values()]
+        if len(chosen) < len(contract.cameras) or max(times) - min(times) > tolerance_ns:
+            continue
+        values = _state_at(state, stamp_ns, max(times) - oldest_ns) if contract.state else None
+        if values is not None or contract.state is None:
+            moments.append(Moment(chosen, values))
+    return moments, len(frames[lead]) - len(moments)
+
+
+def _nearest(stamps: NDArray[np.int64], stamp_ns: int, tolerance_ns: int) -> int | None:
+    if not len(stamps):
+        return None
+    index = int(np.argmin(np.abs(stamps - stamp_ns)))
+    return index if abs(int(stamps[index]) - stamp_ns) <= tolerance_ns else None
+
+
+def _state_at(state: list[Series], stamp_ns: int, oldest_ns: int) -> Stamped[NDArray[np.float32]] | None:
+    """Each field's newest value at or before the stamp, stamped as the oldest; None: one is before `oldest_ns`."""
+    values = np.empty(len(state), np.float32)
+    whole_ns = stamp_ns
+    for i, series in enumerate(state):
+        index = int(np.searchsorted(series.stamps_ns, stamp_ns, side="right")) - 1
+        if index < 0 or int(series.stamps_ns[index]) < oldest_ns:
+            return None
+        values[i] = series.values[index]
+        whole_ns = min(whole_ns, int(series.stamps_ns[index]))
+    return Stamped(values, whole_ns)

@@ -1,0 +1,249 @@
+"""A model on disk: a directory with manifest.json and its hash, the files it lists, and records/ beside them.
+
+A bundle is immutable. `new_directory` writes beside the destination and renames, so the directory appears only when
+it is complete. manifest.sha256 holds `bundle_sha256`, in the form that `sha256sum -c` reads; the manifest holds the
+hash of every other file. records/*.json hold what was measured and are not part of `bundle_sha256`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevlm.errors import BundleError, OutputError, TamperedError, UnsafePathError
+from edgevlm.manifest import FORMAT_NAME, FileEntry, Manifest
+
+MANIFEST = "manifest.json"
+DIGEST = "manifest.sha256"
+RECORDS = "records"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: the directory, its parsed manifest, and its name.
+
+    Attributes:
+        sha256: `bundle_sha256`, the hash of manifest.json as it was written: a later version of edgevlm, which knows
+            more optional keys, gives an old bundle the same name.
+    """
+
+    root: Path
+    manifest: Manifest
+    sha256: str
+
+    def path(self, relative: str) -> Path:
+        """Where a listed file lies.
+
+        Raises:
+            BundleError: the manifest does not list it.
+        """
+        if relative not in self.manifest.files:
+            raise BundleError(
+                f"{self.root}: the manifest lists no file {relative!r}; it has {sorted(self.manifest.files)}"
+            )
+        return self.root / relative
+
+    def records(self) -> dict[str, Any]:
+        """Every record beside the manifest, by its name without the suffix.
+
+        Raises:
+            BundleError: a record cannot be read, or is no JSON.
+        """
+        found = {}
+        for path in sorted((self.root / RECORDS).glob("*.json")):
+            try:
+                found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise BundleError(
+                    f"{path}: expected a JSON record, got: {error}; measure again or remove it"
+                ) from error
+        return found
+
+
+def open_bundle(root: str | os.PathLike[str], *, verify_files: bool = True) -> Bundle:
+    """Parse and check a bundle.
+
+    Raises:
+        BundleError: no such directory, no manifest, or a manifest that does not parse.
+        TamperedError: a file is missing, cannot be read, has another size or another hash.
+        UnsafePathError: a listed file is a link that leads out of the bundle.
+    """
+    root = Path(root)
+    manifest = root / MANIFEST
+    if not manifest.is_file():
+        raise BundleError(
+            f"{root}: expected a bundle directory with {MANIFEST}, found "
+            f"{'none there' if root.is_dir() else 'no directory'}; make one with: edgevlm export CHECKPOINT -o {root}"
+        )
+    text = _read(manifest)
+    bundle = Bundle(root, Manifest.parse(text), hashlib.sha256(text).hexdigest())
+    _check_digest(root, bundle.sha256)
+    for relative, entry in bundle.manifest.files.items():
+        path = root / relative
+        try:
+            _check_file(root, path, entry, hashed=verify_files)
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, up to Python 3.12
+            raise TamperedError(f"{path}: cannot be read ({error}); export or copy the bundle again") from error
+    return bundle
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TamperedError(f"{path}: cannot be read ({error}); export or copy the bundle again") from error
+
+
+def _check_digest(root: Path, got: str) -> None:
+    path = root / DIGEST
+    if not path.is_file():
+        raise TamperedError(
+            f"{path}: expected the hash of {MANIFEST}, found no such file; export or copy the bundle again"
+        )
+    if (kept := _read(path)) != _digest_line(got):
+        raise TamperedError(
+            f"{root / MANIFEST}: expected sha256 {kept[:64]!r}, got {got}; export or copy the bundle again"
+        )
+
+
+def _digest_line(sha256: str) -> bytes:
+    return f"{sha256}  {MANIFEST}\n".encode()
+
+
+def _check_file(root: Path, path: Path, entry: FileEntry, *, hashed: bool) -> None:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UnsafePathError(f"{path}: this link leads out of the bundle; do not use it")
+    if not path.is_file():
+        raise TamperedError(
+            f"{path}: the manifest lists this file and it is not there; export or copy the bundle again"
+        )
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise TamperedError(f"{path}: expected {entry.bytes} bytes, got {size}; export or copy the bundle again")
+    if hashed and (got := file_sha256(path)) != entry.sha256:
+        raise TamperedError(f"{path}: expected sha256 {entry.sha256}, got {got}; export or copy the bundle again")
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def entry_of(path: Path) -> FileEntry:
+    """What the manifest says of a file that was just written."""
+    return FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+
+
+@contextmanager
+def new_directory(destination: str | os.PathLike[str]) -> Iterator[Path]:
+    """A directory beside `destination` that takes its name when the block ends well, and vanishes otherwise.
+
+    An earlier bundle at `destination` is replaced; anything else there is refused, and so is a bundle with other
+    files in it: they would be lost.
+
+    Raises:
+        OutputError: the place is taken by something that is no bundle, or cannot be written (full, read-only).
+    """
+    destination = Path(os.path.abspath(destination))  # "." and ".." have names then
+    try:
+        _check_free(destination)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    except OSError as error:
+        raise OutputError(
+            f"{destination.parent}: cannot be written ({error}); free some space or choose another -o"
+        ) from error
+    try:
+        yield work
+        work.chmod(0o755)
+        _replace(work, destination)
+    except OSError as error:
+        raise OutputError(
+            f"{destination}: cannot be written ({error}); free some space or choose another -o"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_free(destination: Path) -> None:
+    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    own = _own_files(destination)
+    if own is None:
+        raise OutputError(
+            f"{destination}: expected a free place or an earlier bundle, found something else; choose another -o"
+        )
+    found = {path.relative_to(destination).as_posix() for path in destination.rglob("*") if not path.is_dir()}
+    if foreign := sorted(path for path in found - own if not path.startswith(f"{RECORDS}/")):
+        raise OutputError(
+            f"{destination}: expected a bundle with nothing else in it, found {foreign[:5]}, which replacing it would "
+            "delete; move them, or choose another -o"
+        )
+
+
+def _own_files(directory: Path) -> set[str] | None:
+    """The files of an earlier bundle of any version, in whatever state; None where there is none."""
+    try:
+        data = json.loads((directory / MANIFEST).read_bytes())
+        ours = str(data["format"]).startswith(f"{FORMAT_NAME}/")
+        return {MANIFEST, DIGEST, *data["files"]} if ours else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
+
+
+def _replace(work: Path, destination: Path) -> None:
+    if not destination.exists():
+        work.rename(destination)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.old.", dir=destination.parent))
+    try:
+        destination.rename(old / "bundle")
+        work.rename(destination)
+    finally:  # also after Ctrl-C: one of the two lies at the destination
+        if not destination.exists() and (old / "bundle").exists():
+            (old / "bundle").rename(destination)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(root: Path, build: Callable[[Mapping[str, FileEntry]], Manifest]) -> Manifest:
+    """Hash every file under `root`, let `build` make the manifest around them, write both hashes down and return it."""
+    files = {
+        path.relative_to(root).as_posix(): entry_of(path)
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.relative_to(root).parts[0] not in (RECORDS, MANIFEST, DIGEST)
+    }
+    manifest = build(files)
+    (root / MANIFEST).write_bytes(manifest.canonical())
+    (root / DIGEST).write_bytes(_digest_line(manifest.sha256()))
+    return manifest
+
+
+def write_record(root: Path, name: str, record: Mapping[str, Any]) -> None:
+    """Put what was measured beside the manifest; never part of `bundle_sha256`.
+
+    Raises:
+        OutputError: it cannot be written; an earlier record of this name stays as it was.
+    """
+    path = root / RECORDS / f"{name}.json"
+    text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise OutputError(f"{path}: cannot be written ({error}); free some space or make it writable") from error

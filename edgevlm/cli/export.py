@@ -1,0 +1,72 @@
+"""edgevlm export: a checkpoint -> a bundle that was proven against it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edgevlm.cli.output import JsonOption, people, progress, upper, write_json
+
+
+class Precision(str, Enum):
+    """What --precision takes."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="A checkpoint directory.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The bundle to write; an earlier bundle there is replaced.")
+    ],
+    precision: Annotated[Precision, typer.Option(help="Of every stage that can have it.")] = Precision.FP32,
+    int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8; needs --calib.")] = False,
+    calib: Annotated[
+        Path | None, typer.Option(help="A recording of the robot (MCAP), or a table made by edgevlm calibrate.")
+    ] = None,
+    topics: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML that maps the recording's topics to the contract; found beside the log if named LOG.topics.yaml."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Steps of the recording to calibrate on.")] = 256,
+    json_target: JsonOption = None,
+) -> None:
+    """Trace the model's stages, quantize them from a recording, and prove the bundle on held-out episodes."""
+    wanted = "int8" if int8 else precision.value
+    if wanted == "int8" and calib is None:
+        raise typer.BadParameter("int8 needs --calib LOG.mcap (a recording of the robot) or a calibration table")
+    console = people(json_target)
+    with progress(console) as report:
+        done = upper("exporter").export(
+            source, output, precision=wanted, calibration=calib, topics=topics, samples=samples, progress=report
+        )
+    print_fidelity(console, done.fidelity)
+    console.print(f"[bold green]{output}[/]  sha256 {done.bundle_sha256[:16]}")
+    write_json(json_target, done.to_json())
+
+
+def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:
+    """The figures of records/fidelity.json as tables."""
+    table = Table(
+        "stage", "form", "cosine (worst)", "max abs error", title="stages against PyTorch", title_justify="left"
+    )
+    for row in fidelity["stages"]:
+        table.add_row(row["stage"], row["form"], f"{row['cosine_min']:.6f}", f"{row['max_abs_error']:.3g}")
+    console.print(table)
+    table = Table(
+        "column", "form", "unit", "mean", "p99", "worst", title="the whole policy against PyTorch", title_justify="left"
+    )
+    for row in fidelity["pipeline"]:
+        table.add_row(
+            row["name"], row["form"], row["unit"], f"{row['mean']:.3g}", f"{row['p99']:.3g}", f"{row['worst']:.3g}"
+        )
+    console.print(table)

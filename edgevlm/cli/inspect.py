@@ -1,0 +1,94 @@
+"""edgevlm inspect: what a bundle is, needs and was measured to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.cli.output import JsonOption, people, write_json
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
+    json_target: JsonOption = None,
+) -> None:
+    """Show a bundle's contract, stages and records. Its files are checked against the manifest first."""
+    opened = open_bundle(bundle)
+    console = people(json_target)
+    _print_head(console, opened)
+    console.print(_contract_table(opened))
+    console.print(_stage_table(opened))
+    if records := opened.records():
+        console.print(f"records: {', '.join(records)} (see --json)")
+    write_json(json_target, figures(opened))
+
+
+def figures(bundle: Bundle) -> dict[str, Any]:
+    """The manifest, its hash and the records."""
+    return {
+        "bundle_sha256": bundle.sha256,
+        "manifest": bundle.manifest.model_dump(mode="json"),
+        "records": bundle.records(),
+    }
+
+
+def _print_head(console: Console, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    console.print(f"[bold]{bundle.root}[/]  {manifest.format}  sha256 {bundle.sha256[:16]}")
+    console.print(
+        f"task {manifest.task}, family {manifest.family}, driver {manifest.driver.name}, precision {manifest.precision}"
+    )
+
+
+def _contract_table(bundle: Bundle) -> Table:
+    contract = bundle.manifest.contract
+    table = Table("what", "name", "contract", title="contract", title_justify="left")
+    for camera in contract.cameras:
+        low, high = camera.rate_hz
+        table.add_row(
+            "camera",
+            camera.name,
+            f"{camera.width}x{camera.height} {camera.encoding}, {low:g}-{high:g} Hz, frame {camera.frame_id!r}",
+        )
+    for field in contract.state.fields if contract.state else ():
+        table.add_row("state", field.name, field.unit)
+    window = contract.window
+    table.add_row(
+        "window",
+        f"{len(window.offsets_s)} slots",
+        f"{list(window.offsets_s)} s, tolerance {window.tolerance_s:g} s, pad {window.pad}",
+    )
+    action = contract.action
+    table.add_row(
+        "chunk", f"{action.steps} steps", f"{action.step_s * 1e3:g} ms apart, use {action.execute_steps} of them"
+    )
+    for group in action.groups:
+        limits = ", ".join(
+            f"{name} [{low:g}, {high:g}] {unit}"
+            for name, unit, low, high in zip(group.names, group.units, group.lower, group.upper, strict=True)
+        )
+        table.add_row("action", group.kind, limits)
+    if contract.plan:
+        table.add_row(
+            "plan",
+            f"{len(contract.plan.waypoint_offsets_s)} waypoints",
+            f"at {list(contract.plan.waypoint_offsets_s)} s; steps {', '.join(contract.plan.steps)}",
+        )
+    if examples := contract.instruction.examples:
+        table.add_row("say", "for example", "; ".join(examples[:4]))
+    return table
+
+
+def _stage_table(bundle: Bundle) -> Table:
+    table = Table("stage", "precision", "int8 nodes", "cache", "inputs", "KB", title="stages", title_justify="left")
+    for name, stage in bundle.manifest.stages.items():
+        inputs = ", ".join(f"{port.name}{list(port.shape)}" for port in stage.inputs)
+        size = bundle.manifest.files[next(iter(stage.forms.values()))].bytes / 1024
+        precision = f"{stage.precision} ({stage.reason})" if stage.reason else stage.precision
+        table.add_row(name, precision, str(stage.quantized_nodes), stage.frame_cache, inputs, f"{size:.0f}")
+    return table

@@ -1,0 +1,121 @@
+"""What verbs share: tables for people, JSON for machines, progress bars, the packages above the runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from edgevlm.errors import OutputError, require
+from edgevlm.options import RuntimeOptions
+
+# What the command line reaches above the runtime, resolved when called: name -> (module, extra that brings it).
+UPPER = {
+    "exporter": ("edgevlm_export.exporter", "export"),
+    "verify": ("edgevlm_export.verify", "export"),
+    "calibrate": ("edgevlm_calibration.calibrate", "export"),
+}
+
+JsonOption = Annotated[
+    str | None,
+    typer.Option("--json", metavar="F|-", help="Also write the figures as JSON to a file, or to standard output."),
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=0, help="Threads inside one operator; 0 leaves it to the engine.")
+]
+
+
+def upper(name: str) -> Any:
+    """A module of a package above the runtime.
+
+    Raises:
+        DependencyError: its packages are not installed.
+    """
+    module, extra = UPPER[name]
+    return require(module, extra=extra)
+
+
+def people(json_target: str | None) -> Console:
+    """Where tables go: standard output, or standard error when JSON goes to standard output."""
+    return Console(stderr=json_target == "-")
+
+
+def write_json(target: str | None, figures: Mapping[str, Any]) -> None:
+    """Write `figures` where --json says, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if target is None:
+        return
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        typer.echo(text, nl=False)
+        return
+    write_whole(Path(target), text.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there complete or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    work = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        Path(work).chmod(0o644)
+        Path(work).replace(path)
+    except OSError as error:
+        if work is not None:
+            Path(work).unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error}); free some space or choose another place") from error
+
+
+class Report(Protocol):
+    """Told how far long work is: what is being done, how many of how many are done."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Report]:
+    """A bar for each kind of work, on a terminal; silent elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def latency_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
+    """Rows of {"p50", "p95", "p99", "max", "n"}, milliseconds."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("ms")
+    for column in ("p50", "p95", "p99", "max", "n"):
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[key]:.3f}" for key in ("p50", "p95", "p99", "max")), str(row["n"]))
+    return table
+
+
+def runtime_options(threads: int) -> RuntimeOptions:
+    """The options a verb runs with."""
+    return RuntimeOptions(intra_threads=threads)

@@ -1,0 +1,86 @@
+"""edgevlm profile: where the milliseconds of a step go on this machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
+from edgevlm.errors import ContractError
+from edgevlm.load import load
+from edgevlm.loop.synthetic import synthetic_observations
+from edgevlm.options import RuntimeOptions
+from edgevlm.profiler import StepRecorder, machine, peak_rss_mb
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 300,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps before, not counted.")] = 30,
+    instruction: Annotated[
+        str | None, typer.Option(help="What to say; the contract's examples in turn if not given.")
+    ] = None,
+    threads: ThreadsOption = 0,
+    json_target: JsonOption = None,
+) -> None:
+    """Measure each stage and the whole step on made-up frames of the contract's size, at the contract's slowest rate."""
+    console = people(json_target)
+    with progress(console) as report:
+        figures = measure(bundle, runtime_options(threads), steps, warmup, instruction, report)
+    console.print(
+        latency_table(
+            f"{bundle} on {figures['machine']['cpu']}",
+            figures["stages"] | {"step": figures["step_ms"], "overhead": figures["overhead_ms"]},
+        )
+    )
+    console.print(
+        f"cold start {figures['cold_start_ms']:.0f} ms (open {figures['open_ms']:.0f} ms), "
+        f"peak memory {figures['peak_rss_mb']:.0f} MB, {figures['encodes_per_frame']:.2f} encodes a frame"
+    )
+    write_json(json_target, figures)
+
+
+def measure(
+    bundle: Path, options: RuntimeOptions, steps: int, warmup: int, instruction: str | None, report: Any
+) -> dict[str, Any]:
+    """The figures of one profile; `overhead_ms` is the step without engine time and preprocess.
+
+    Raises:
+        ContractError: the contract has no example instruction and none was given.
+    """
+    opening = time.perf_counter_ns()
+    policy = load(bundle, options)
+    opened = time.perf_counter_ns()
+    examples = (instruction,) if instruction else policy.contract.instruction.examples
+    if not examples:
+        raise ContractError("the contract has no example instruction; pass one that the model knows with --instruction")
+    source = synthetic_observations(policy.contract, examples, seed=0)
+    session = policy.session()
+    first = next(source)
+    made = time.perf_counter_ns()
+    session.act(first)
+    cold_ns = (opened - opening) + (time.perf_counter_ns() - made)
+    recorder = StepRecorder()
+    for step in range(warmup + steps):
+        session.act(next(source))
+        if step >= warmup:
+            recorder.add(session.last_times_ns)
+            report("profile", step - warmup + 1, steps)
+    rows = recorder.summary()
+    return {
+        "bundle_sha256": policy.bundle.sha256,
+        "precision": policy.bundle.manifest.precision,
+        "step_ms": rows.pop("step"),
+        "overhead_ms": rows.pop("overhead"),
+        "stages": rows,
+        "warmup_steps": warmup,
+        "open_ms": (opened - opening) / 1e6,
+        "cold_start_ms": cold_ns / 1e6,
+        "peak_rss_mb": peak_rss_mb(),
+        "encodes_per_frame": session.encodes_per_frame,
+        "options": options.model_dump(mode="json"),
+        "machine": machine(),
+    }

@@ -1,0 +1,5 @@
+"""Loops that turn stages into a task; numpy only, blind to the engine."""
+
+from edgevlm.drivers.fuse import FuseDriver
+
+__all__ = ["FuseDriver"]

@@ -1,0 +1,120 @@
+"""Stages over versioned values: a stage is run once for each combination of input versions.
+
+A `Graph` is the shared, immutable part (engines); a `Memory` belongs to one session and holds what was computed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgevlm.backends import Backend
+
+Key = tuple[Hashable, ...]
+Clock = Callable[[], int]
+
+
+class Value:
+    """An immutable array with a version. Two values with one version are equal; the array is made when first needed."""
+
+    __slots__ = ("_array", "_make", "version")
+
+    def __init__(self, version: Hashable, make: Callable[[], NDArray[Any]] | NDArray[Any]) -> None:
+        self.version = version
+        self._make = make if callable(make) else None
+        self._array = None if callable(make) else make
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The content; the maker is called once and then let go, with all it held on to."""
+        if self._array is None:
+            assert self._make is not None
+            self._array = self._make()
+            self._make = None
+        return self._array
+
+
+class Memory:
+    """What one session has computed, stage by stage, and where the time of the current step went.
+
+    Args:
+        capacity: stage -> how many results are kept, least recently used first out; a stage not named keeps
+            everything until `forget`.
+    """
+
+    def __init__(self, capacity: Mapping[str, int]) -> None:
+        self._capacity = dict(capacity)
+        self._results: dict[str, OrderedDict[Key, dict[str, Value]]] = {}
+        self.times_ns: dict[str, int] = {}  # of the current step: stage -> engine time, "preprocess" -> host time
+        self.runs: dict[str, int] = {}  # stage -> engine runs since the session began
+
+    def begin_step(self) -> None:
+        """Start the timing of a step."""
+        self.times_ns = {}
+
+    def add_time(self, name: str, duration_ns: int) -> None:
+        """Add to the current step's time under `name`."""
+        self.times_ns[name] = self.times_ns.get(name, 0) + duration_ns
+
+    def get(self, stage: str, key: Key) -> dict[str, Value] | None:
+        """A kept result, now the most recently used one."""
+        kept = self._results.get(stage)
+        if kept is None or key not in kept:
+            return None
+        kept.move_to_end(key)
+        return kept[key]
+
+    def put(self, stage: str, key: Key, result: dict[str, Value]) -> None:
+        """Keep a result; the least recently used one goes when the stage's capacity is reached."""
+        kept = self._results.setdefault(stage, OrderedDict())
+        kept[key] = result
+        self.runs[stage] = self.runs.get(stage, 0) + 1
+        if len(kept) > self._capacity.get(stage, len(kept)):
+            kept.popitem(last=False)
+
+    def forget(self, stage: str, key: Key) -> None:
+        """Let one result go, if it is there."""
+        self._results.get(stage, OrderedDict()).pop(key, None)
+
+    def clear(self) -> None:
+        """Let all results go; counters stay."""
+        self._results.clear()
+
+
+class Graph:
+    """The engines of a bundle, by stage. Shared by all sessions, whose threads take turns at each engine."""
+
+    def __init__(self, backends: Mapping[str, Backend], clock: Clock) -> None:
+        self._backends = dict(backends)
+        self._turns = {stage: threading.Lock() for stage in backends}
+        self._clock = clock
+
+    def run(self, stage: str, inputs: Mapping[str, Value], memory: Memory) -> dict[str, Value]:
+        """The outputs of `stage`, from memory where these input versions were seen before.
+
+        Raises:
+            BackendError: the engine failed; nothing is kept.
+        """
+        key = tuple(value.version for value in inputs.values())
+        known = memory.get(stage, key)
+        if known is not None:
+            return known
+        arrays = {name: value.array for name, value in inputs.items()}
+        with self._turns[stage]:
+            started = self._clock()
+            outputs = self._backends[stage].run(arrays)
+            duration_ns = self._clock() - started
+        memory.add_time(stage, duration_ns)
+        result = {name: Value((stage, name, key), array) for name, array in outputs.items()}
+        memory.put(stage, key, result)
+        return result
+
+    def close(self) -> None:
+        """Close every engine, each after its last run."""
+        for stage, backend in self._backends.items():
+            with self._turns[stage]:
+                backend.close()

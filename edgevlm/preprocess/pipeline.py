@@ -1,0 +1,122 @@
+"""One camera's way into the model: the manifest's operations, prepared once for the camera's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.contract import CameraSpec, check_frame
+from edgevlm.errors import BundleError, DependencyError, ShapeError
+from edgevlm.manifest import CenterCrop, ImageOp, Normalize, Pad, Resize
+from edgevlm.preprocess import fused, twin
+from edgevlm.preprocess.filters import Taps
+from edgevlm.preprocess.fused import Step
+from edgevlm.preprocess.native import native_available
+
+
+class Preprocessor:
+    """uint8 frame in the camera's encoding -> float32 (1, 3, H, W) RGB. Threads may share one."""
+
+    def __init__(self, camera: CameraSpec, ops: Sequence[ImageOp], native: bool | None = None) -> None:
+        """Prepare coefficients; `native` None takes the native module where there is one.
+
+        Raises:
+            BundleError: the operations do not fit the camera or each other.
+            DependencyError: `native` is True and there is no native module.
+        """
+        self.camera = camera
+        self._steps, normalization = _split(camera, ops)
+        self._table = twin.normalize_table(normalization)
+        height, width = _sizes(camera, self._steps)[-1]
+        self.shape = (1, 3, height, width)
+        if native and not native_available():
+            raise DependencyError("native preprocessing: expected edgevlm._native, it was not built; reinstall edgevlm")
+        wanted = native is not False and native_available()
+        self._fused = fused.plan(camera, self._steps, self._table) if wanted else None
+        self._taps: dict[int, tuple[Taps | None, Taps | None]] = {}
+        if self._fused is None:
+            self._taps = _all_taps(camera, self._steps)
+
+    @property
+    def native(self) -> bool:
+        """Whether frames go through the native module: it takes [crop] [resize] [crop] [pad], in this order."""
+        return self._fused is not None
+
+    def __call__(self, image_hwc_u8: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The frame as the model wants it: float32 (1, 3, H, W), `out` itself where it is given.
+
+        Raises:
+            ShapeError: the frame or `out` has another shape, dtype or layout.
+        """
+        image = check_frame(self.camera, image_hwc_u8)
+        result = np.empty(self.shape, np.float32) if out is None else self._checked(out)
+        if self._fused is not None:
+            self._fused.run(image, result)
+        else:
+            twin.normalize(self._apply(image), self._table, result[0])
+        return result
+
+    def _apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        picture = twin.to_rgb(image, self.camera.encoding)
+        for place, step in enumerate(self._steps):
+            if isinstance(step, Resize):
+                picture = twin.resample(picture, *self._taps[place])
+            elif isinstance(step, CenterCrop):
+                picture = twin.center_crop(picture, step.width, step.height)
+            else:
+                picture = twin.pad(picture, step.width, step.height, step.fill)
+        return picture
+
+    def _checked(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        usable = isinstance(out, np.ndarray) and out.shape == self.shape and out.dtype == np.float32
+        if not usable or not out.flags.c_contiguous or not out.flags.writeable:
+            got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ShapeError(
+                f"out of camera {self.camera.name!r}: expected writable contiguous float32 {self.shape}, got {got}; "
+                "allocate it with numpy.empty(preprocessor.shape, numpy.float32)"
+            )
+        return out
+
+
+def _split(camera: CameraSpec, ops: Sequence[ImageOp]) -> tuple[tuple[Step, ...], Normalize]:
+    steps = tuple(op for op in ops if not isinstance(op, Normalize))
+    if not ops or len(steps) != len(ops) - 1 or not isinstance(ops[-1], Normalize):
+        raise BundleError(
+            f"preprocess of camera {camera.name!r}: expected one normalize, as the last operation, got "
+            f"{[op.op for op in ops]}; export the bundle again"
+        )
+    if not all(ops[-1].std):
+        raise BundleError(
+            f"preprocess of camera {camera.name!r}: expected std other than 0, got {ops[-1].std}; export it again"
+        )
+    return steps, ops[-1]
+
+
+def _sizes(camera: CameraSpec, steps: Sequence[Step]) -> list[tuple[int, int]]:
+    """(height, width) before each step and after the last."""
+    sizes = [(camera.height, camera.width)]
+    for step in steps:
+        height, width = sizes[-1]
+        too_large = isinstance(step, CenterCrop) and (step.height > height or step.width > width)
+        too_small = isinstance(step, Pad) and (step.height < height or step.width < width)
+        if too_large or too_small:
+            raise BundleError(
+                f"preprocess of camera {camera.name!r}: {step.op} to {step.width}x{step.height} does not fit a picture "
+                f"of {width}x{height}; export the bundle again"
+            )
+        sizes.append((step.height, step.width))
+    return sizes
+
+
+def _all_taps(camera: CameraSpec, steps: Sequence[Step]) -> dict[int, tuple[Taps | None, Taps | None]]:
+    sizes = _sizes(camera, steps)
+    return {
+        place: (
+            twin.axis_taps(sizes[place][0], step.height, step.filter),
+            twin.axis_taps(sizes[place][1], step.width, step.filter),
+        )
+        for place, step in enumerate(steps)
+        if isinstance(step, Resize)
+    }

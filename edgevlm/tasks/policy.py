@@ -1,0 +1,372 @@
+"""A policy: observations in, action chunks and plans out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.actions import ActionDecoder, PlanDecoder
+from edgevlm.backends import Backend, BackendFactory, open_backend
+from edgevlm.bundle import Bundle
+from edgevlm.contract import SECOND_NS, ActionChunk, CameraSpec, Contract, Observation, Plan, Stamped
+from edgevlm.drivers import FuseDriver
+from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
+from edgevlm.graph import Clock, Graph, Memory, Value
+from edgevlm.manifest import Manifest
+from edgevlm.options import RuntimeOptions
+from edgevlm.preprocess import Preprocessor
+from edgevlm.tasks.seen import Seen, see, see_frame
+from edgevlm.temporal import FrameRing
+from edgevlm.text import Tokenizer
+
+
+class Policy:
+    """A loaded model: shared and immutable; its sessions hold what a robot has seen.
+
+    Raises:
+        BundleError, DependencyError, BackendError: when opening.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: RuntimeOptions,
+        *,
+        backends: BackendFactory = open_backend,
+        clock: Clock = time.perf_counter_ns,
+    ) -> None:
+        manifest = bundle.manifest
+        self.bundle, self.options = bundle, options
+        self.contract: Contract = manifest.contract
+        self.clock = clock
+        self.closed = False
+        self.preprocessors = {
+            camera.name: Preprocessor(camera, manifest.preprocess[camera.name]) for camera in self.contract.cameras
+        }
+        self._turns = {camera.name: threading.Lock() for camera in self.contract.cameras}
+        self.tokenizer = Tokenizer(bundle.path(manifest.tokenizer), self.contract.instruction)
+        with ExitStack() as opened:  # what was opened is closed again when a later part is refused
+            engines: dict[str, Backend] = {}
+            for name in manifest.stages:
+                engines[name] = backends(bundle, name, options)
+                opened.callback(engines[name].close)
+            self._graph = Graph(engines, clock)
+            self.driver = FuseDriver(manifest, self._graph)
+            _check_pixels(manifest, self.preprocessors)
+            opened.pop_all()
+        self.decode_actions = ActionDecoder(self.contract.action)
+        self.decode_plan = PlanDecoder(self.contract.plan, self.contract.state) if self.contract.plan else None
+        fields = self.contract.state.fields if self.contract.state else ()
+        self._mean = np.array([field.mean for field in fields], np.float32)
+        self._std = np.array([field.std for field in fields], np.float32)
+        self._default = self.session()
+
+    def normalize_state(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(S,) in the contract's units -> (1, S) as the model was trained on. Raises NonFiniteError beyond float32."""
+        with np.errstate(over="ignore"):
+            normalized: NDArray[np.float32] = ((state - self._mean) / self._std)[None]
+        if not np.isfinite(normalized).all():
+            raise NonFiniteError(
+                f"state: expected numbers near {self._mean.tolist()}, got {state.tolist()}; check the sensor"
+            )
+        return normalized
+
+    def prepare(self, camera: str, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+        """The model's pixels (1, 3, H, W) of a frame, and the nanoseconds it took; sessions take turns."""
+        with self._turns[camera]:
+            started = self.clock()
+            return self.preprocessors[camera](image), self.clock() - started
+
+    def session(self) -> Session:
+        """A fresh, cheap session; one robot, one session."""
+        return Session(self)
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """`Session.act` of this policy's own session."""
+        return self._default.act(observation)
+
+    def reset(self) -> None:
+        """`Session.reset` of this policy's own session."""
+        self._default.reset()
+
+    def warm_up(self, steps: int = 3) -> None:
+        """Run every stage on made-up input in a session of its own, so that the first real step is not the slowest."""
+        session = self.session()
+        frames = {camera.name: np.zeros(camera.shape, np.uint8) for camera in self.contract.cameras}
+        state = self._mean if self.contract.state else None
+        text = self._made_up_text()
+        past_ns = [round(offset * SECOND_NS) for offset in self.contract.window.offsets_s]
+        for stamp_ns in [
+            *past_ns,
+            *range(1, steps),
+        ]:  # a frame in every slot, then one fresh frame for each further step
+            for name, image in frames.items():
+                session.push(name, Stamped(image, stamp_ns))
+            if stamp_ns >= 0:
+                session.run_stages(stamp_ns, text, state)
+
+    def _made_up_text(self) -> tuple[Value, Value]:
+        shape = (1, self.contract.instruction.max_tokens)
+        return Value("ids", np.zeros(shape, np.int64)), Value("mask", np.ones(shape, np.float32))
+
+    def close(self) -> None:
+        """Free the engines; its sessions raise SessionError from then on."""
+        self.closed = True
+        self._graph.close()
+
+    def __enter__(self) -> Policy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_pixels(manifest: Manifest, preprocessors: Mapping[str, Preprocessor]) -> None:
+    for camera, stage in manifest.driver.args.vision.items():
+        wanted, made = manifest.stages[stage].inputs[0].shape, preprocessors[camera].shape
+        if len(wanted) != 4 or any(isinstance(w, int) and w != m for w, m in zip(wanted, made, strict=True)):
+            raise BundleError(
+                f"stage {stage!r}: expected pixels {wanted}, the preprocess of camera {camera!r} makes {made}; "
+                "export the bundle again"
+            )
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One frame in a ring: its pixels are made when the window first asks for them."""
+
+    stamp_ns: int
+    pixels: Value
+    sampled: bool = False
+
+
+class Session:
+    """What one robot has seen and been told. Not for two threads at once: the second one gets a SessionError.
+
+    Attributes:
+        last_times_ns: of the last `act`: "step", "preprocess" and the engine time of each stage that ran.
+        late_frames: pushed frames that were dropped because a newer one had come before.
+        resets: how often a jump back in time emptied the window.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._memory: Memory = policy.driver.memory()
+        window = policy.contract.window
+        self._rings: dict[str, FrameRing[_Frame]] = {
+            camera.name: FrameRing(window) for camera in policy.contract.cameras
+        }
+        self._cameras = {camera.name: camera for camera in policy.contract.cameras}
+        self._reset_after_ns = round(window.reset_after_s * SECOND_NS)
+        self._texts: dict[str, tuple[Value, Value]] = {}
+        self._lock = threading.Lock()
+        self._frames_seen = 0
+        self._states_seen = 0
+        self._state_ns: int | None = None
+        self._sequence = 0
+        self.sampled_frames = 0
+        self.late_frames = 0
+        self.resets = 0
+        self.last_times_ns: dict[str, int] = {}
+
+    @property
+    def encodes(self) -> int:
+        """Image encodes since the session began, over all cameras."""
+        return self._policy.driver.encodes(self._memory)
+
+    @property
+    def encodes_per_frame(self) -> float:
+        """Image encodes for each sampled frame: 1.0 unless the model's frame features depend on the instruction."""
+        return self.encodes / self.sampled_frames if self.sampled_frames else 0.0
+
+    @property
+    def stage_runs(self) -> MappingProxyType[str, int]:
+        """Stage -> engine runs since the session began."""
+        return MappingProxyType(self._memory.runs)
+
+    def push(self, camera: str, frame: Stamped[NDArray[np.uint8]]) -> None:
+        """Take a frame without acting; it is copied, and encoded only if a window samples it. A late one is dropped and counted.
+
+        Raises:
+            ContractError, ShapeError: no such camera, or not its frame.
+            SessionError: another thread uses this session.
+        """
+        with self._exclusive():
+            spec = self._camera(camera)
+            image, stamp_ns = see_frame(spec, frame)
+            newest_ns = self._rings[camera].newest_ns
+            if newest_ns is not None and stamp_ns <= newest_ns:
+                if newest_ns - stamp_ns <= self._reset_after_ns:
+                    self.late_frames += 1
+                    return
+                self._restart()
+            self._add(spec, image.copy(), stamp_ns)
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """A chunk for this observation; with the same stamp as before a frame is not taken twice.
+
+        Raises:
+            ContractError, ShapeError, NonFiniteError, StampError, InstructionError: the observation does not fit the
+                contract; the session is as it was before.
+            WindowNotReadyError: the window's rule is `wait`; the frames were taken.
+            NonFiniteError: also when the model's output is not finite.
+            BackendError: an engine failed.
+            SessionError: another thread uses this session.
+        """
+        with self._exclusive():
+            started = self._policy.clock()
+            self._memory.begin_step()
+            chunk = self._act(observation)
+            self.last_times_ns = {**self._memory.times_ns, "step": self._policy.clock() - started}
+            return chunk
+
+    def reset(self) -> None:
+        """Forget what was seen: a new episode begins. Encoded instructions are kept."""
+        with self._exclusive():
+            self._forget_all()
+
+    def run_stages(self, now_ns: int, text: tuple[Value, Value], state: NDArray[np.float32] | None) -> dict[str, Value]:
+        """The head's raw outputs for the window at `now_ns`; `state` (S,) in the contract's units. Not guarded by the lock."""
+        normalized = None if state is None else self._policy.normalize_state(state)
+        return self._run(now_ns, text, normalized)
+
+    def _run(self, now_ns: int, text: tuple[Value, Value], normalized: NDArray[np.float32] | None) -> dict[str, Value]:
+        window = {camera: self._pixels(ring, now_ns) for camera, ring in self._rings.items()}
+        value = None
+        if normalized is not None:
+            self._states_seen += 1
+            value = Value(("state", self._states_seen), normalized)
+        return self._policy.driver.run(window, text, value, self._memory)
+
+    def _act(self, observation: Observation) -> ActionChunk:
+        policy = self._policy
+        seen = see(policy.contract, observation)
+        normalized = None if seen.state is None else policy.normalize_state(seen.state)
+        text = self._text(observation.instruction)
+        if self._jumped_back(seen):  # the last check: nothing of the session has changed so far
+            self._restart()
+        for name, (image, stamp_ns) in seen.frames.items():
+            if stamp_ns != self._rings[name].newest_ns:
+                self._add(self._cameras[name], image, stamp_ns)
+        self._state_ns = seen.state_ns
+        now_ns = seen.newest_ns
+        try:
+            outputs = self._run(now_ns, text, normalized)
+        finally:
+            self._let_go_of_images()
+        values = policy.decode_actions(outputs["chunk"].array)
+        plan = self._plan(outputs, seen.state, now_ns)
+        self._sequence += 1
+        action = policy.contract.action
+        return ActionChunk(
+            values=values,
+            names=action.names,
+            units=action.units,
+            step_s=action.step_s,
+            observed_ns=now_ns,
+            valid_until_ns=now_ns + round(action.steps * action.step_s * SECOND_NS),
+            sequence=self._sequence,
+            plan=plan,
+        )
+
+    def _plan(self, outputs: dict[str, Value], state: NDArray[np.float32] | None, now_ns: int) -> Plan | None:
+        decode = self._policy.decode_plan
+        if decode is None:
+            return None
+        return decode(outputs["waypoints"].array, outputs["step_logits"].array, state, now_ns)
+
+    def _jumped_back(self, seen: Seen) -> bool:
+        """Whether time went back so far that this is a restart; a little is a late value, and refused."""
+        stamps = [(f"camera {name!r}", stamp, self._rings[name].newest_ns) for name, (_, stamp) in seen.frames.items()]
+        if seen.state_ns is not None:
+            stamps.append(("state", seen.state_ns, self._state_ns))
+        back = [(what, last - stamp, last) for what, stamp, last in stamps if last is not None and stamp < last]
+        if any(by > self._reset_after_ns for _, by, _ in back):
+            return True
+        if back:
+            what, by, last = back[0]
+            raise StampError(
+                f"{what}: expected a stamp of at least {last} ns, got one {by / 1e6:.3f} ms before it; "
+                f"drop late values (a jump back of over {self._reset_after_ns / 1e9:g} s counts as a restart)"
+            )
+        return False
+
+    def _text(self, instruction: str) -> tuple[Value, Value]:
+        if not isinstance(instruction, str):
+            raise InstructionError(f"instruction: expected text, got {instruction!r:.80}; say what to do")
+        known = self._texts.get(instruction)
+        if known is None:
+            ids, mask = self._policy.tokenizer.encode(instruction)
+            known = Value(("ids", instruction), ids), Value(("mask", instruction), mask)
+            if len(self._texts) >= 64:
+                self._texts.clear()
+            self._texts[instruction] = known
+        return known
+
+    def _camera(self, name: str) -> CameraSpec:
+        if name not in self._cameras:
+            raise ContractError(
+                f"camera {name!r}: the contract has {sorted(self._cameras)}; map your topic to one of them"
+            )
+        return self._cameras[name]
+
+    def _add(self, camera: CameraSpec, image: NDArray[np.uint8], stamp_ns: int) -> None:
+        self._frames_seen += 1
+        version = (camera.name, self._frames_seen)
+        for dropped in self._rings[camera.name].add(_Frame(stamp_ns, Value(version, self._maker(camera.name, image)))):
+            self._policy.driver.forget(camera.name, dropped.pixels, self._memory)
+
+    def _maker(self, camera: str, image: NDArray[np.uint8]) -> Any:
+        def make() -> NDArray[np.float32]:
+            pixels, duration_ns = self._policy.prepare(camera, image)
+            self._memory.add_time("preprocess", duration_ns)
+            return pixels
+
+        return make
+
+    def _pixels(self, ring: FrameRing[_Frame], now_ns: int) -> list[Value | None]:
+        slots = ring.window(now_ns)
+        for frame in slots:
+            if frame is not None and not frame.sampled:
+                frame.sampled = True
+                self.sampled_frames += 1
+        return [None if frame is None else frame.pixels for frame in slots]
+
+    def _let_go_of_images(self) -> None:
+        """The caller may overwrite its images once `act` is over, also when it failed: keep pixels of our own."""
+        for ring in self._rings.values():
+            if ring.newest is not None:
+                _ = ring.newest.pixels.array
+
+    def _restart(self) -> None:
+        self.resets += 1
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        for camera, ring in self._rings.items():
+            for frame in ring.clear():
+                self._policy.driver.forget(camera, frame.pixels, self._memory)
+        self._state_ns = None
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            raise SessionError(
+                "this session is in use by another thread; give each thread a session of its own: policy.session()"
+            )
+        try:
+            if self._policy.closed:
+                raise SessionError("session: expected an open policy, it was closed; load the bundle again")
+            yield
+        finally:
+            self._lock.release()

@@ -1,0 +1,93 @@
+"""An instruction as ids and mask of a fixed length, by the bundle's tokenizer.json and nothing else.
+
+Lower-casing, accents and white space are the tokenizer.json's own business (its normalizer); nothing is added here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.contract import InstructionSpec
+from edgevlm.errors import BundleError, InstructionError
+
+_SHOWN = 80  # characters of an instruction in a message
+
+
+class Tokenizer:
+    """One tokenizer.json of the `tokenizers` library, with the contract's length and rule for unknown words.
+
+    Immutable; the same text gives equal arrays every time. The file's own padding and truncation are not used, save for
+    the id that it pads with (0 when it names none).
+
+    Raises:
+        BundleError: the file cannot be read, or is no tokenizer.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], spec: InstructionSpec) -> None:
+        from tokenizers import Tokenizer as Fast  # takes a while to import, and `import edgevlm` must not
+
+        self._spec = spec
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            self._fast = Fast.from_str(text)
+            described = json.loads(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path}: the tokenizer cannot be read ({error}); export the bundle again") from error
+        except Exception as error:  # the library raises nothing narrower
+            raise BundleError(f"{path}: expected a tokenizer.json, got: {error}; export the bundle again") from error
+        self._pad_id = int((self._fast.padding or {}).get("pad_id", 0))
+        self._unknown_id = self._unknown(described["model"])
+        self._fast.no_padding()
+        self._fast.no_truncation()
+
+    def _unknown(self, model: dict[str, Any]) -> int | None:
+        if model.get("unk_id") is not None:  # Unigram
+            return int(model["unk_id"])
+        token = model.get("unk_token")
+        return None if token is None else self._fast.token_to_id(token)
+
+    def encode(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(ids int64 (1, max_tokens), mask float32 (1, max_tokens), 1 where a token is), both read-only.
+
+        Raises:
+            InstructionError: empty, longer than `max_tokens`, or words the tokenizer does not know, each named, unless
+                the contract lets them through.
+        """
+        if not isinstance(text, str) or not _speakable(text):
+            raise InstructionError(f"instruction: expected text in words, got {text!r:.{_SHOWN}}; say what to do")
+        encoding = self._fast.encode(text)
+        ids, limit = encoding.ids, self._spec.max_tokens
+        if not any(special == 0 for special in encoding.special_tokens_mask):
+            raise InstructionError(f"instruction {text!r:.{_SHOWN}}: expected words, got none that the tokenizer keeps")
+        if self._spec.unknown == "refuse" and self._unknown_id in ids:
+            spans = [span for token, span in zip(ids, encoding.offsets, strict=True) if token == self._unknown_id]
+            words = list(dict.fromkeys(text[start:end] for start, end in spans))
+            raise InstructionError(
+                f"instruction {text!r:.{_SHOWN}}: the model was never taught {words}; use words it knows"
+            )
+        if len(ids) > limit:
+            raise InstructionError(
+                f"instruction {text!r:.{_SHOWN}}: expected at most {limit} tokens, got {len(ids)}; use fewer words"
+            )
+        padded = np.full((1, limit), self._pad_id, np.int64)
+        padded[0, : len(ids)] = ids
+        mask = np.zeros((1, limit), np.float32)
+        mask[0, : len(ids)] = 1.0
+        padded.setflags(write=False)
+        mask.setflags(write=False)
+        return padded, mask
+
+
+def _speakable(text: str) -> bool:
+    """Whether there is something besides white space, and all of it is valid Unicode."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return bool(text.strip())

@@ -1,0 +1,1 @@
+"""The trained default of edgevlm: a simulated tabletop robot, its experts, its data and its training."""

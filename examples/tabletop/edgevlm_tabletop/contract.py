@@ -1,0 +1,88 @@
+"""The tabletop robot's contract: what its camera, arm and plan look like. The checkpoint carries a copy; nothing else retypes it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.contract import (
+    ActionGroup,
+    ActionSpec,
+    CameraSpec,
+    Contract,
+    InstructionSpec,
+    PlanSpec,
+    StateField,
+    StateSpec,
+    WindowSpec,
+)
+from edgevlm_tabletop.demos import CHUNK_STEPS, WAYPOINT_STEPS
+from edgevlm_tabletop.experts import MAX_STEP_M, STEPS
+from edgevlm_tabletop.scene import CAMERA, IMAGE_HEIGHT, IMAGE_WIDTH
+from edgevlm_tabletop.sim import STEP_S, STEPS_PER_FRAME
+
+MODEL_WIDTH, MODEL_HEIGHT = 128, 96
+PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
+MAX_TOKENS = 16
+WINDOW_OFFSETS_S = (-0.6, -0.4, -0.2, 0.0)
+FRAME_ID = "base"
+_HAND = ("hand_x", "hand_y", "hand_z")
+_STATE_MEAN = (0.0, 0.62, 0.16, 0.07)
+_STATE_STD = (0.16, 0.09, 0.10, 0.03)
+_LIMIT_M = 0.008
+_WAYPOINT_SCALE_M = 0.1
+
+
+def contract() -> Contract:
+    """The contract of every tabletop checkpoint."""
+    names = (*_HAND, "gripper")
+    fields = tuple(
+        StateField(name=name, unit="m", mean=mean, std=std)
+        for name, mean, std in zip(names, _STATE_MEAN, _STATE_STD, strict=True)
+    )
+    hand = ActionGroup(
+        kind="ee_delta",
+        names=("dx", "dy", "dz"),
+        units=("m",) * 3,
+        scale=(MAX_STEP_M,) * 3,
+        offset=(0.0,) * 3,
+        lower=(-_LIMIT_M,) * 3,
+        upper=(_LIMIT_M,) * 3,
+        frame_id=FRAME_ID,
+        relative_to="previous",
+    )
+    gripper = ActionGroup(
+        kind="gripper", names=("gripper",), units=("1",), scale=(1.0,), offset=(0.0,), lower=(-1.0,), upper=(1.0,)
+    )
+    return Contract(
+        cameras=(CameraSpec(name=CAMERA, width=IMAGE_WIDTH, height=IMAGE_HEIGHT, encoding="rgb8", rate_hz=(10.0, 30.0)),),
+        state=StateSpec(fields=fields, frame_id=FRAME_ID),
+        instruction=InstructionSpec(max_tokens=MAX_TOKENS, unknown="refuse"),
+        window=WindowSpec(offsets_s=WINDOW_OFFSETS_S, tolerance_s=0.05, pad="repeat"),
+        action=ActionSpec(groups=(hand, gripper), steps=CHUNK_STEPS, step_s=STEP_S, execute_steps=STEPS_PER_FRAME),
+        plan=PlanSpec(
+            steps=STEPS,
+            waypoint_offsets_s=tuple(round(steps * STEP_S, 6) for steps in WAYPOINT_STEPS),
+            names=("x", "y", "z"),
+            units=("m",) * 3,
+            scale=(_WAYPOINT_SCALE_M,) * 3,
+            offset=(0.0,) * 3,
+            frame_id=FRAME_ID,
+            relative_to=_HAND,
+        ),
+    )
+
+
+def normalise_state(state: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(..., 4) in metres -> what the model sees."""
+    return ((state - np.float32(_STATE_MEAN)) / np.float32(_STATE_STD)).astype(np.float32)
+
+
+def normalise_chunk(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(..., 4) physical -> the chunk head's units."""
+    return (chunk / np.float32((MAX_STEP_M,) * 3 + (1.0,))).astype(np.float32)
+
+
+def normalise_waypoints(waypoints: NDArray[np.float32], hand_m: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Waypoints (N, P, 3) in metres and the hand's position (N, 3) -> the plan head's units."""
+    return ((waypoints - hand_m[:, None]) / np.float32(_WAYPOINT_SCALE_M)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Checkpoint -> bundle. PyTorch lives here, never in the runtime."""

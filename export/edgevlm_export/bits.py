@@ -1,0 +1,84 @@
+"""The two int8 forms are one function: run as they are, without the engine's rewrites, their outputs are bit-equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.backends import Backend, BackendFactory, open_backend
+from edgevlm.bundle import Bundle
+from edgevlm.errors import FidelityError
+from edgevlm.manifest import Form
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks.policy import Policy
+from edgevlm_calibration.calibrate import play
+from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.sampling import spread
+from edgevlm_calibration.sources import Episode
+
+STEPS = 12
+FORMS: tuple[Form, Form] = ("tensorrt", "cpu")
+
+Latest = dict[str, Mapping[str, NDArray[Any]]]  # stage -> its latest outputs
+
+
+class _Keeping:
+    def __init__(self, inner: Backend, stage: str, latest: Latest) -> None:
+        self._inner, self._stage, self._latest = inner, stage, latest
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        outputs = self._inner.run(inputs)
+        self._latest[self._stage] = outputs
+        return outputs
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress) -> dict[str, Any]:
+    """How many steps and outputs were equal in both forms.
+
+    Raises:
+        FidelityError: an output differs, naming stage, output and by how much.
+    """
+    latest: dict[Form, Latest] = {form: {} for form in FORMS}
+    policies = [Policy(bundle, _options(form), backends=_factory(latest[form])) for form in FORMS]
+    wanted = spread([episode.length for episode in episodes], STEPS)
+    total, done, outputs = sum(map(len, wanted)), 0, 0
+    for episode, steps in zip(episodes, wanted, strict=True):
+        sessions = [policy.session() for policy in policies]
+        players = [play(session, episode, steps) for session in sessions]
+        for _ in zip(*players, strict=True):
+            outputs += _same(*(latest[form] for form in FORMS))
+            done += 1
+            progress("compare forms", done, total)
+    for policy in policies:
+        policy.close()
+    return {"steps": done, "outputs": outputs, "stages": sorted(latest["cpu"])}
+
+
+def _same(tensorrt: Latest, cpu: Latest) -> int:
+    for stage, outputs in tensorrt.items():
+        for name, value in outputs.items():
+            if not np.array_equal(value, cpu[stage][name]):
+                gap = float(np.abs(value - cpu[stage][name]).max())
+                raise FidelityError(
+                    f"stage {stage!r}, output {name!r}: expected the TensorRT and the CPU form to be bit-equal without engine rewrites, "
+                    f"they differ by up to {gap:.3g}; the pass u8_activations is at fault"
+                )
+    return sum(len(outputs) for outputs in tensorrt.values())
+
+
+def _options(form: Form) -> RuntimeOptions:
+    return RuntimeOptions(engine="ort", form=form, intra_threads=1, optimize=False)
+
+
+def _factory(latest: Latest) -> BackendFactory:
+    def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
+        return _Keeping(open_backend(bundle, stage, options), stage, latest)
+
+    return factory

@@ -1,0 +1,142 @@
+"""How far a bundle is from its judge: of each stage, of actions and plans in their units. Values are kept, then summed up."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.contract import Contract
+from edgevlm_export.judge import Decision
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """One stage in one form: cosine of its flattened outputs and the largest difference, over `runs` runs."""
+
+    stage: str
+    form: str
+    cosine_mean: float
+    cosine_min: float
+    max_abs_error: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class ErrorFigures:
+    """Absolute differences of one column, or of all columns of one unit, over every step and row."""
+
+    name: str
+    unit: str
+    form: str
+    mean: float
+    p99: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class PlanFigures:
+    """Waypoints: distance between the two points in `unit`; steps: how often both name the same one."""
+
+    form: str
+    unit: str
+    mean: float
+    p99: float
+    worst: float
+    step_agreement: float
+
+
+class StageMeter:
+    """Collects stage outputs beside those of the judge."""
+
+    def __init__(self) -> None:
+        self._cosines: dict[str, list[float]] = defaultdict(list)
+        self._errors: dict[str, float] = defaultdict(float)
+
+    def add(self, stage: str, got: Mapping[str, NDArray[Any]], want: Mapping[str, NDArray[Any]]) -> None:
+        """One run of `stage`; every output counts."""
+        for name, expected in want.items():
+            self._cosines[stage].append(cosine(got[name], expected))
+            self._errors[stage] = max(self._errors[stage], float(np.abs(got[name] - expected).max()))
+
+    def figures(self, form: str) -> tuple[StageFigures, ...]:
+        """One row for each stage seen."""
+        return tuple(
+            StageFigures(stage, form, float(np.mean(values)), min(values), self._errors[stage], len(values))
+            for stage, values in self._cosines.items()
+        )
+
+
+class ActionMeter:
+    """Collects decisions beside those of the judge."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._errors: list[NDArray[np.float64]] = []  # each (K, A)
+        self._distances: list[NDArray[np.float64]] = []  # each (P,)
+        self._agreed: list[bool] = []
+
+    def add(self, got: Decision, want: Decision) -> None:
+        """One step."""
+        self._errors.append(np.abs(got.values.astype(np.float64) - want.values))
+        if got.plan is not None and want.plan is not None:
+            gap = got.plan.waypoints.astype(np.float64) - want.plan.waypoints
+            self._distances.append(np.linalg.norm(gap, axis=-1))
+            self._agreed.append(got.plan.step == want.plan.step)
+
+    @property
+    def steps(self) -> int:
+        """Decisions compared."""
+        return len(self._errors)
+
+    def normalized(self) -> NDArray[np.float64]:
+        """Errors (N, K, A) in the model's own units, so that columns of different units can be put together."""
+        scale = np.abs(self._contract.action.column("scale")).astype(np.float64)
+        return np.stack(self._errors) / np.where(scale > 0, scale, 1.0)
+
+    def columns(self, form: str) -> tuple[ErrorFigures, ...]:
+        """One row for each column of the chunk."""
+        action, errors = self._contract.action, np.stack(self._errors)
+        return tuple(
+            ErrorFigures(name, unit, form, *_spread(errors[..., i]))
+            for i, (name, unit) in enumerate(zip(action.names, action.units, strict=True))
+        )
+
+    def units(self, form: str) -> tuple[ErrorFigures, ...]:
+        """One row for each kind of controller and unit: metres of a hand and gripper units stay apart."""
+        errors, start = np.stack(self._errors), 0
+        parts: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
+        for group in self._contract.action.groups:
+            for i, unit in enumerate(group.units):
+                parts[group.kind, unit].append(errors[..., start + i])
+            start += len(group.names)
+        return tuple(ErrorFigures(kind, unit, form, *_spread(np.stack(part))) for (kind, unit), part in parts.items())
+
+    def plan(self, form: str) -> PlanFigures | None:
+        """Of the plan, where the contract has one."""
+        if not self._distances or self._contract.plan is None:
+            return None
+        unit = "/".join(dict.fromkeys(self._contract.plan.units))
+        return PlanFigures(form, unit, *_spread(np.stack(self._distances)), float(np.mean(self._agreed)))
+
+
+def cosine(left: NDArray[Any], right: NDArray[Any]) -> float:
+    """Of the flattened arrays, in float64; 1.0 for two zero vectors, 0.0 if only one is."""
+    a, b = np.asarray(left, np.float64).ravel(), np.asarray(right, np.float64).ravel()
+    norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    if 0.0 in norms:
+        return float(norms[0] == norms[1])
+    return min(1.0, float(a @ b) / (norms[0] * norms[1]))
+
+
+def rows(items: Sequence[Any]) -> list[dict[str, Any]]:
+    """Dataclasses as JSON rows."""
+    return [asdict(item) for item in items]
+
+
+def _spread(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(values.mean()), float(np.percentile(values, 99)), float(values.max())

@@ -1,0 +1,1 @@
+"""Architectures no library ships, as plain torch modules in separately traceable parts."""

@@ -1,0 +1,87 @@
+"""What a family adapter hands to the exporter: pure tensor functions, and how the runtime is to join them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgevlm.contract import Contract
+from edgevlm.manifest import DriverSpec, ImageOp, Port, Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One pure tensor function, to become one ONNX graph.
+
+    Attributes:
+        inputs, outputs: the graph's ports, in the order of the module's arguments and results.
+        example: one tensor for each input; its shapes are the traced ones.
+        dynamic: symbol -> (min, opt, max), for the symbols that appear in port shapes.
+        precision: the highest compression this stage stands; int8 means "whatever was asked for".
+        reason: why `precision` is not int8.
+        quant_exclude: nodes, by the name of their weight, that stay in fp32 inside an int8 stage.
+        frame_cache: what a cached result of this stage depends on, see the manifest.
+    """
+
+    name: str
+    module: torch.nn.Module
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    example: tuple[torch.Tensor, ...]
+    dynamic: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    precision: Precision = "int8"
+    reason: str = ""
+    quant_exclude: tuple[str, ...] = ()
+    frame_cache: Literal["frame", "instruction", "none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowInputs:
+    """Everything the original model sees in one step, preprocessed by the runtime's own code.
+
+    Attributes:
+        pixels: camera -> float32 (T, 3, H, W), oldest slot first.
+        ids, mask: int64 and float32 (1, max_tokens).
+        state: float32 (1, S) normalized; None where the contract has no state.
+    """
+
+    pixels: Mapping[str, NDArray[np.float32]]
+    ids: NDArray[np.int64]
+    mask: NDArray[np.float32]
+    state: NDArray[np.float32] | None
+
+
+# The original model on one step: `chunk` (1, K, A) and, with a plan, `waypoints` (1, P, D) and `step_logits` (1, n).
+Reference = Callable[[WindowInputs], dict[str, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageGraph:
+    """A model, cut into stages.
+
+    Attributes:
+        reference: the ORIGINAL model on a whole window in one forward; the judge of the export. It must not be made
+            from the stages, else a fault in the cut goes unseen.
+        source_sha256: of the checkpoint's files.
+    """
+
+    family: str
+    task: Literal["policy"]
+    stages: tuple[Stage, ...]
+    driver: DriverSpec
+    preprocess: Mapping[str, tuple[ImageOp, ...]]
+    tokenizer: Path
+    contract: Contract
+    reference: Reference
+    source_sha256: str
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    def stage(self, name: str) -> Stage:
+        """The stage of this name; KeyError is a defect of the adapter."""
+        return {stage.name: stage for stage in self.stages}[name]

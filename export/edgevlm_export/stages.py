@@ -1,0 +1,92 @@
+"""One traced stage -> the files of its forms, in the precision asked for or the one it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgevlm.errors import QuantizationError, require
+from edgevlm.manifest import Form, Precision
+from edgevlm.text import Tokenizer
+from edgevlm_calibration.table import Table
+from edgevlm_export.figures import cosine
+from edgevlm_export.passes.forbidden import check_tensorrt
+from edgevlm_export.passes.fp16 import fp16
+from edgevlm_export.passes.u8_activations import u8_activations
+from edgevlm_export.quantize import Quantized, quantize
+from edgevlm_export.stage_graph import Stage, StageGraph
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stage as it goes into the bundle: file name -> graph, form -> file name."""
+
+    files: Mapping[str, onnx.ModelProto]
+    forms: Mapping[Form, str]
+    precision: Precision
+    reason: str = ""
+    quantized_nodes: int = field(default=0)
+
+
+def float_stage(stage: Stage, model: onnx.ModelProto, precision: Precision, reason: str = "") -> Made:
+    """fp32 or fp16: one file for both forms.
+
+    Raises:
+        QuantizationError: TensorRT would refuse the graph, or there is nothing to convert.
+    """
+    kept = "fp32" if precision == "fp32" or stage.precision == "fp32" else "fp16"
+    if kept == "fp16":
+        model, _ = fp16(stage.name, model)
+    check_tensorrt(stage.name, model)
+    file = f"{stage.name}.onnx"
+    why = reason or (stage.reason if kept != precision else "")
+    return Made({file: model}, {"cpu": file, "tensorrt": file}, "fp32" if kept == "fp32" else "fp16", why)
+
+
+def int8_stage(graph: StageGraph, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+    """int8 in TensorRT's form and in the CPU's, or fp32 with a measured reason where int8 gains nothing.
+
+    Raises:
+        CalibrationError: the table has no ranges for this stage.
+        QuantizationError: nothing was quantized, or TensorRT would refuse the graph.
+    """
+    if stage.precision != "int8":
+        return float_stage(stage, model, stage.precision, stage.reason)
+    quantized = quantize(stage.name, model, table.thresholds(stage.name), stage.quant_exclude)
+    if not quantized.nodes:
+        raise QuantizationError(f"stage {stage.name!r}: expected quantized nodes, counted none; use --precision fp32")
+    if stage.frame_cache == "instruction" and {port.kind for port in stage.inputs} <= {"ids", "mask"}:
+        return float_stage(stage, model, "fp32", _text_reason(graph, stage, model, quantized, table))
+    check_tensorrt(stage.name, quantized.model)
+    files = {f"{stage.name}.tensorrt.onnx": quantized.model, f"{stage.name}.cpu.onnx": u8_activations(quantized.model)}
+    forms: dict[Form, str] = {"tensorrt": f"{stage.name}.tensorrt.onnx", "cpu": f"{stage.name}.cpu.onnx"}
+    return Made(files, forms, "int8", quantized_nodes=quantized.nodes)
+
+
+def _text_reason(graph: StageGraph, stage: Stage, model: onnx.ModelProto, quantized: Quantized, table: Table) -> str:
+    """What int8 would cost and gain in a stage that runs once per instruction: measured, not believed."""
+    tokenizer = Tokenizer(graph.tokenizer, graph.contract.instruction)
+    texts = sorted({episode.instruction for episode in table.split.calibration})
+    kinds = {port.kind: port.name for port in stage.inputs}
+    inputs = [
+        {kinds["ids"]: ids, kinds["mask"]: mask} for ids, mask in (tokenizer.encode(text) for text in texts)
+    ]
+    pairs = zip(_outputs(model, inputs), _outputs(u8_activations(quantized.model), inputs), strict=True)
+    worst = min(cosine(left, right) for left, right in pairs)
+    runs = table.stage_runs.get(stage.name, 0)
+    return (
+        f"runs once per instruction: {runs} times in {table.samples} calibration steps, so int8 would save next to nothing; "
+        f"it would cost fidelity (worst output cosine {worst:.5f} over {len(texts)} instructions)"
+    )
+
+
+def _outputs(model: onnx.ModelProto, inputs: list[dict[str, NDArray[np.generic]]]) -> list[NDArray[np.float32]]:
+    ort = require("onnxruntime", extra="export")
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return [session.run(None, one)[0] for one in inputs]
