@@ -3,8 +3,8 @@
     python benchmarks/step.py --checkpoint DIR --fp32 BUNDLE --int8 BUNDLE [--rounds N] [--json F]
 
 Every round times each contestant once, in an order that changes, on the same new frame. Printed are medians and the
-median of the paired ratios. PyTorch runs twice: the model as it is published (the whole window in one forward), and with
-image features cached by hand as edgevlm does; both resize with Pillow and run in `torch.inference_mode`.
+median of the paired ratios. PyTorch runs twice: the model as it is published (the whole window in one forward), and
+with image features cached by hand as edgevlm does; both resize with Pillow and run in `torch.inference_mode`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgevlm_export.families import build
-from edgevlm_export.stage_graph import StageGraph, WindowInputs
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,6 +33,8 @@ from edgevlm.loop.synthetic import synthetic_observations
 from edgevlm.manifest import Manifest, Normalize, Resize
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
+from edgevlm_export.families import build
+from edgevlm_export.stage_graph import StageGraph, WindowInputs
 
 WIDTH, HEIGHT = 640, 480
 LIMITS = {

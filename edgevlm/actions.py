@@ -38,7 +38,7 @@ class ActionDecoder:
 
     def __call__(self, chunk: NDArray[Any]) -> NDArray[np.float32]:
         """Raises NonFiniteError and ShapeError."""
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             return _finite("chunk", _output("chunk", chunk, self._shape) * self._scale + self._offset)
 
 
@@ -60,12 +60,13 @@ class PlanDecoder:
         spec = self._spec
         points = _output("waypoints", waypoints, (len(self._offsets_ns), len(spec.names)))
         logits = _finite("step_logits", _output("step_logits", step_logits, (len(spec.steps),)))
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             points = points * self._scale + self._offset
             if self._base and state is not None:
                 points = points + state[self._base]
             points = _finite("waypoints", points)
             weights = np.exp(logits - logits.max())
+            confidence = weights / weights.sum()
         return Plan(
             waypoints=points,
             stamps_ns=tuple(observed_ns + offset for offset in self._offsets_ns),
@@ -73,5 +74,5 @@ class PlanDecoder:
             units=spec.units,
             frame_id=spec.frame_id,
             steps=spec.steps,
-            confidence=weights / weights.sum(),
+            confidence=confidence,
         )

@@ -62,7 +62,8 @@ def calibrate_on(
         samples=used,
         stage_runs=runs,
         stages={
-            stage: {name: _range(choose(item), item) for name, item in tensors.items()} for stage, tensors in seen.items()
+            stage: {name: _range(choose(item), item) for name, item in tensors.items()}
+            for stage, tensors in seen.items()
         },
         split=Split(calibration=_refs(data.calibration), held_out=_refs(data.held_out)),
     )
@@ -81,12 +82,7 @@ def observe(
             f"{bundle.root}: expected an fp32 bundle, got {bundle.manifest.precision}; "
             "make one with: edgevlm export CHECKPOINT -o BUNDLE --precision fp32"
         )
-    found = sum(episode.length for episode in episodes)
-    if min(found, samples) < MINIMUM_SAMPLES:
-        raise CalibrationError(
-            f"calibration: expected at least {MINIMUM_SAMPLES} steps, found {found} in {len(episodes)} calibration "
-            f"episode(s) and {samples} asked for; record more episodes or raise --samples"
-        )
+    check_samples(episodes, samples)
     steps = spread([episode.length for episode in episodes], samples)
     total = sum(map(len, steps))
     seen: Seen = {}
@@ -105,6 +101,20 @@ def observe(
             for stage, count in session.stage_runs.items():
                 runs[stage] = runs.get(stage, 0) + count
     return seen, runs, done
+
+
+def check_samples(episodes: tuple[Episode, ...], samples: int) -> None:
+    """Refuse what cannot become a table, before any work is done.
+
+    Raises:
+        CalibrationError: fewer than MINIMUM_SAMPLES steps, saying how many there are.
+    """
+    found = sum(episode.length for episode in episodes)
+    if min(found, samples) < MINIMUM_SAMPLES:
+        raise CalibrationError(
+            f"calibration: expected at least {MINIMUM_SAMPLES} steps, found {found} in {len(episodes)} calibration "
+            f"episode(s) and {samples} asked for; record more episodes or raise --samples"
+        )
 
 
 def play(session: Any, episode: Episode, wanted: Iterable[int]) -> Iterable[tuple[int, Any]]:
@@ -162,9 +172,7 @@ class ObservingBackend:
 
 
 def _range(threshold: float, seen: Magnitudes) -> TensorRange:
-    return TensorRange(
-        threshold=float(np.float32(threshold)), minimum=float(seen.minimum), maximum=float(seen.maximum)
-    )
+    return TensorRange(threshold=float(np.float32(threshold)), minimum=float(seen.minimum), maximum=float(seen.maximum))
 
 
 def _refs(episodes: tuple[Episode, ...]) -> tuple[EpisodeRef, ...]:

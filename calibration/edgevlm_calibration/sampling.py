@@ -31,7 +31,7 @@ def split(episodes: Sequence[E]) -> tuple[tuple[E, ...], tuple[E, ...]]:
     Raises:
         CalibrationError: fewer than two episodes.
     """
-    if len(episodes) < 2:  # noqa: PLR2004
+    if len(episodes) < 2:
         raise CalibrationError(
             f"expected at least 2 episodes, one to calibrate on and one to judge, found {len(episodes)}; "
             "record more: an episode starts at each instruction message"

@@ -14,8 +14,6 @@ from pydantic import Field, ValidationError
 from edgevlm.contract import Spec
 from edgevlm.errors import CalibrationError, OutputError
 
-FORMAT = "edgevlm.calibration/1.0"
-
 
 class TensorRange(Spec):
     """What was seen of one tensor, and the magnitude that becomes code 127."""
@@ -51,7 +49,7 @@ class Table(Spec):
         stage_runs: stage -> engine runs that were observed.
     """
 
-    format: Literal["edgevlm.calibration/1.0"] = FORMAT
+    format: Literal["edgevlm.calibration/1.0"] = "edgevlm.calibration/1.0"
     bundle_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     log_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     observer: str
@@ -101,10 +99,16 @@ def load_table(path: Path) -> Table:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Table.model_validate(data)
     except OSError as error:
-        raise CalibrationError(f"{path}: cannot be read ({error}); make a table with: edgevlm calibrate BUNDLE --data LOG -o {path}") from error
+        raise CalibrationError(
+            f"{path}: cannot be read ({error}); make a table with: edgevlm calibrate BUNDLE --data LOG -o {path}"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise CalibrationError(f"{path} at {where!r}: {first['msg']} (got {str(first['input'])[:80]}); calibrate again") from error
+        raise CalibrationError(
+            f"{path} at {where!r}: {first['msg']} (got {str(first['input'])[:80]}); calibrate again"
+        ) from error
     except ValueError as error:
-        raise CalibrationError(f"{path}: expected a calibration table in JSON, got an error at {error}; calibrate again") from error
+        raise CalibrationError(
+            f"{path}: expected a calibration table in JSON, got an error at {error}; calibrate again"
+        ) from error

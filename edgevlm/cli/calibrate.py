@@ -18,7 +18,7 @@ def command(
     samples: Annotated[int, typer.Option(min=1, help="Steps of the recording to calibrate on.")] = 256,
     json_target: JsonOption = None,
 ) -> None:
-    """Run the fp32 bundle over a recording, through the runtime's own preprocess and graph, and note activation ranges."""
+    """Run an fp32 bundle over a recording, through the runtime's own preprocess and graph; note activation ranges."""
     console = people(json_target)
     with progress(console) as report:
         table = upper("calibrate").calibrate(bundle, data, topics=topics, samples=samples, progress=report)

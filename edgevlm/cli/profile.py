@@ -26,7 +26,7 @@ def command(
     threads: ThreadsOption = 0,
     json_target: JsonOption = None,
 ) -> None:
-    """Measure each stage and the whole step on made-up frames of the contract's size, at the contract's slowest rate."""
+    """Measure each stage and the whole step on made-up frames of the contract's size, at its slowest rate."""
     console = people(json_target)
     with progress(console) as report:
         figures = measure(bundle, runtime_options(threads), steps, warmup, instruction, report)

@@ -54,7 +54,8 @@ ImagePlan::ImagePlan(ImagePlanSpec spec, Kernels kernels) : spec_(std::move(spec
     pitch_ = (static_cast<std::ptrdiff_t>(spec_.crop.width) * kRgbx + kBlock - 1) / kBlock * kBlock;
     wide_.resize(static_cast<std::size_t>(pitch_) * (last_row_ - first_row_));
     line_.resize(static_cast<std::size_t>(pitch_));
-    tail_.resize(static_cast<std::size_t>(spec_.source.width) * spec_.layout.bytes + kOverread);
+    overread_ = columns_ ? overread(spec_.layout, *columns_) : 0;
+    tail_.resize(static_cast<std::size_t>(spec_.source.width) * spec_.layout.bytes + overread_);
 }
 
 void ImagePlan::run(const std::uint8_t* image, std::ptrdiff_t row_stride, float* out) {
@@ -80,11 +81,11 @@ void ImagePlan::fill_rows(const std::uint8_t* image, std::ptrdiff_t row_stride) 
     }
 }
 
-// The row itself, or a copy where kOverread bytes after it would leave the frame.
+// The row itself, or a copy where what the column pass reads after it would leave the frame.
 const std::uint8_t* ImagePlan::readable_row(const std::uint8_t* image, std::ptrdiff_t row_stride, int row) {
     const std::uint8_t* const begin = image + row * row_stride;
     const std::ptrdiff_t left = (spec_.source.height - 1 - row) * row_stride;
-    if (left >= kOverread) {
+    if (left >= overread_) {
         return begin;
     }
     std::memcpy(tail_.data(), begin, static_cast<std::size_t>(spec_.source.width) * spec_.layout.bytes);

@@ -56,6 +56,7 @@ class ImagePlan {
     int first_row_ = 0;  // source rows [first_row_, last_row_) are needed
     int last_row_ = 0;
     std::ptrdiff_t pitch_ = 0;
+    std::ptrdiff_t overread_ = 0;
     std::vector<std::uint8_t> wide_, line_, tail_;
     std::mutex mutex_;
 };

@@ -59,16 +59,18 @@ void portable_rows(const std::uint8_t* rgbx, std::ptrdiff_t pitch, const Taps& t
 
 PackedTaps pack(const Taps& taps) {
     PackedTaps packed;
-    packed.columns.reserve(static_cast<std::size_t>(taps.size_out()) * taps.stride * 8);
+    packed.columns.reserve(static_cast<std::size_t>(taps.size_out()) * taps.stride / kGroup);
     packed.rows.reserve(static_cast<std::size_t>(taps.size_out()) * taps.stride);
     for (int position = 0; position < taps.size_out(); ++position) {
         const std::int32_t* const weight = taps.row(position);
         for (int group = 0; group < taps.stride; group += kGroup) {
-            for (const auto half : {high_half, low_half}) {
-                for (int entry = 0; entry < 16; ++entry) {  // lane 0: taps 0 1 0 1 ..., lane 1: taps 2 3 2 3 ...
-                    packed.columns.push_back(half(weight[group + entry / 8 * 2 + entry % 2]));
-                }
+            ColumnGroup lanes;
+            for (int entry = 0; entry < 16; ++entry) {
+                const std::int32_t whole = weight[group + entry / 8 * 2 + entry % 2];
+                lanes.high[entry] = high_half(whole);
+                lanes.low[entry] = low_half(whole);
             }
+            packed.columns.push_back(lanes);
         }
         for (int tap = 0; tap < taps.stride; tap += 2) {
             packed.rows.push_back(pair(high_half(weight[tap]), high_half(weight[tap + 1])));

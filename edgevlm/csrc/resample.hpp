@@ -10,7 +10,6 @@
 namespace edgevlm {
 
 constexpr int kRgbx = 4;
-constexpr int kOverread = 16;  // a vectorised column pass may read this far beyond a row's last pixel
 constexpr int kBlock = 32;     // rows of RGBX are padded to whole blocks
 
 // How a pixel of the camera lies in memory.
@@ -21,15 +20,26 @@ struct PixelLayout {
     int blue = 2;
 };
 
+// Four taps of a column pass: taps 0 1 0 1 0 1 0 1 in the lower lane, 2 3 2 3 2 3 2 3 in the upper. One cache line.
+struct alignas(64) ColumnGroup {
+    std::int16_t high[16];
+    std::int16_t low[16];
+};
+
 // Taps as the vector kernels want them: 16-bit halves of each weight, in the order of use.
 struct PackedTaps {
-    std::vector<std::int16_t> columns;  // per group of 4 taps: 16 high halves, 16 low halves (two lanes of pairs)
-    std::vector<std::int32_t> rows;     // per pair of taps: both high halves in one word, both low halves in the next
+    std::vector<ColumnGroup> columns;  // taps.stride / kGroup for each output pixel
+    std::vector<std::int32_t> rows;    // per pair of taps: both high halves in one word, both low halves in the next
 };
 
 PackedTaps pack(const Taps& taps);
 
-// One row of camera pixels -> taps.size_out() pixels of RGBX. The row must have kOverread readable bytes after it.
+// How far beyond a row's last pixel a column pass may read: every output pixel takes taps.stride pixels, 16 bytes at a time.
+inline std::ptrdiff_t overread(PixelLayout layout, const Taps& taps) {
+    return static_cast<std::ptrdiff_t>(taps.stride) * layout.bytes + 16;
+}
+
+// One row of camera pixels -> taps.size_out() pixels of RGBX, which may be filled up to a whole block.
 using ColumnPass = void (*)(const std::uint8_t* row, PixelLayout layout, const Taps& taps, const PackedTaps& packed,
                             std::uint8_t* rgbx);
 

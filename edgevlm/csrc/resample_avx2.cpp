@@ -2,7 +2,7 @@
 // from two exact 16-bit multiplications (vpmaddwd), so the bytes equal the portable kernels'.
 #include <immintrin.h>
 
-#include <cstring>
+#include <algorithm>
 
 #include "resample.hpp"
 
@@ -22,33 +22,57 @@ __m256i gather_mask(PixelLayout layout) {
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(mask));
 }
 
+__m256i load(const std::int16_t* aligned) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(aligned)); }
+
 __m256i whole(__m256i high, __m256i low) { return _mm256_add_epi32(_mm256_slli_epi32(high, kLowBits), low); }
 
+// One output pixel before rounding: red, green and blue in 32-bit words, halved between the two lanes. The number of
+// groups is a constant (0: only known at run time), so that the loop is unrolled.
+template <int kGroups>
+__m256i weighted(const std::uint8_t* pixel, __m256i mask, int bytes, const ColumnGroup* weight, int groups) {
+    __m256i high = _mm256_setzero_si256(), low = _mm256_setzero_si256();
+    for (int group = 0; group < (kGroups > 0 ? kGroups : groups); ++group, pixel += kGroup * bytes) {
+        const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixel));
+        const __m256i words = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(four), mask);
+        high = _mm256_add_epi32(high, _mm256_madd_epi16(words, load(weight[group].high)));
+        low = _mm256_add_epi32(low, _mm256_madd_epi16(words, load(weight[group].low)));
+    }
+    return whole(high, low);
+}
+
+// The lanes of two pixels added up: one pixel in each lane, rounded to bytes in 32-bit words.
+__m256i finish(__m256i first, __m256i second) {
+    const __m256i total =
+        _mm256_add_epi32(_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31));
+    return _mm256_srai_epi32(_mm256_add_epi32(total, _mm256_set1_epi32(1 << (kPrecisionBits - 1))), kPrecisionBits);
+}
+
+template <int kGroups>
 void columns(const std::uint8_t* row, PixelLayout layout, const Taps& taps, const PackedTaps& packed,
              std::uint8_t* rgbx) {
     const __m256i mask = gather_mask(layout);
-    const __m128i half = _mm_set1_epi32(1 << (kPrecisionBits - 1));
-    const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(kGroup) * layout.bytes;
-    const int groups = taps.stride / kGroup;
-    const int size = taps.size_out();
-    for (int position = 0; position < size; ++position, rgbx += kRgbx) {
-        const auto* weight = reinterpret_cast<const __m256i*>(packed.columns.data()) +
-                             static_cast<std::size_t>(position) * groups * 2;
-        const std::uint8_t* pixel = row + static_cast<std::ptrdiff_t>(taps.first[position]) * layout.bytes;
-        __m256i high = _mm256_setzero_si256(), low = _mm256_setzero_si256();
-        for (int tap = 0; tap < taps.count[position]; tap += kGroup, pixel += step, weight += 2) {
-            const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixel));
-            const __m256i words = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), mask);
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(words, _mm256_loadu_si256(weight)));
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(words, _mm256_loadu_si256(weight + 1)));
-        }
-        const __m256i lanes = whole(high, low);
-        __m128i total = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
-        total = _mm_srai_epi32(_mm_add_epi32(total, half), kPrecisionBits);
-        total = _mm_packus_epi16(_mm_packs_epi32(total, total), total);
-        const int result = _mm_cvtsi128_si32(total);
-        std::memcpy(rgbx, &result, kRgbx);
+    const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+    const int* const first = taps.first.data();
+    const ColumnGroup* const weight = packed.columns.data();
+    const int last = taps.size_out() - 1, groups = taps.stride / kGroup, bytes = layout.bytes;
+    for (int position = 0; position <= last; position += 4, rgbx += 4 * kRgbx) {
+        const auto pixel = [&](int i) {  // past the end the last pixel again: the row has room for it
+            const int at = std::min(position + i, last);
+            return weighted<kGroups>(row + static_cast<std::ptrdiff_t>(first[at]) * bytes, mask, bytes,
+                                     weight + static_cast<std::ptrdiff_t>(at) * groups, groups);
+        };
+        const __m256i words = _mm256_packs_epi32(finish(pixel(0), pixel(1)), finish(pixel(2), pixel(3)));
+        const __m256i ordered = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, words), in_order);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(rgbx), _mm256_castsi256_si128(ordered));
     }
+}
+
+void any_columns(const std::uint8_t* row, PixelLayout layout, const Taps& taps, const PackedTaps& packed,
+                 std::uint8_t* rgbx) {
+    constexpr ColumnPass by_groups[] = {columns<0>, columns<1>, columns<2>, columns<3>, columns<4>,
+                                        columns<5>, columns<6>, columns<7>, columns<8>};
+    const int groups = taps.stride / kGroup;
+    by_groups[groups <= 8 ? groups : 0](row, layout, taps, packed, rgbx);
 }
 
 void rows(const std::uint8_t* rgbx, std::ptrdiff_t pitch, const Taps& taps, const PackedTaps& packed, int position,
@@ -85,6 +109,6 @@ void rows(const std::uint8_t* rgbx, std::ptrdiff_t pitch, const Taps& taps, cons
 
 }  // namespace
 
-Kernels avx2_kernels() { return {"avx2", columns, rows}; }
+Kernels avx2_kernels() { return {"avx2", any_columns, rows}; }
 
 }  // namespace edgevlm

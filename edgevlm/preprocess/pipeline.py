@@ -24,7 +24,7 @@ class Preprocessor:
 
         Raises:
             BundleError: the operations do not fit the camera or each other.
-            DependencyError: `native` is True and there is no native module.
+            DependencyError: `native` is True and there is no native module, or none for these operations.
         """
         self.camera = camera
         self._steps, normalization = _split(camera, ops)
@@ -35,6 +35,11 @@ class Preprocessor:
             raise DependencyError("native preprocessing: expected edgevlm._native, it was not built; reinstall edgevlm")
         wanted = native is not False and native_available()
         self._fused = fused.plan(camera, self._steps, self._table) if wanted else None
+        if native and self._fused is None:
+            raise DependencyError(
+                f"native preprocessing of camera {camera.name!r}: expected [crop] [resize] [crop] [pad], got "
+                f"[{', '.join(step.op for step in self._steps)}]; leave `native` to None"
+            )
         self._taps: dict[int, tuple[Taps | None, Taps | None]] = {}
         if self._fused is None:
             self._taps = _all_taps(camera, self._steps)

@@ -71,7 +71,7 @@ class Policy:
 
     def normalize_state(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """(S,) in the contract's units -> (1, S) as the model was trained on. Raises NonFiniteError beyond float32."""
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             normalized: NDArray[np.float32] = ((state - self._mean) / self._std)[None]
         if not np.isfinite(normalized).all():
             raise NonFiniteError(

@@ -67,8 +67,8 @@ def _same(tensorrt: Latest, cpu: Latest) -> int:
             if not np.array_equal(value, cpu[stage][name]):
                 gap = float(np.abs(value - cpu[stage][name]).max())
                 raise FidelityError(
-                    f"stage {stage!r}, output {name!r}: expected the TensorRT and the CPU form to be bit-equal without engine rewrites, "
-                    f"they differ by up to {gap:.3g}; the pass u8_activations is at fault"
+                    f"stage {stage!r}, output {name!r}: expected the TensorRT and the CPU form to be bit-equal "
+                    f"without engine rewrites, they differ by up to {gap:.3g}; the pass u8_activations is at fault"
                 )
     return sum(len(outputs) for outputs in tensorrt.values())
 

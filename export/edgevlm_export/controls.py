@@ -1,4 +1,4 @@
-"""Negative controls: wrong inputs and broken features that MUST change the answer, else the comparison proves nothing."""
+"""Negative controls: wrong inputs and broken features MUST change the answer, else the comparison proves nothing."""
 
 from __future__ import annotations
 

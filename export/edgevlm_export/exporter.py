@@ -1,4 +1,4 @@
-"""Checkpoint -> bundle: trace, calibrate, quantize, reload and prove. The output appears only when all of it is done."""
+"""Checkpoint -> bundle: trace, calibrate, quantize, reload, prove. The output appears only when all of it is done."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
 from edgevlm.errors import CalibrationError
 from edgevlm.manifest import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
-from edgevlm_calibration.calibrate import calibrate_on
+from edgevlm_calibration.calibrate import calibrate_on, check_samples
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.sources import Data, make_up, open_log
 from edgevlm_calibration.table import Table, load_table
@@ -21,7 +21,7 @@ from edgevlm_export.families import build
 from edgevlm_export.judge import OriginalJudge
 from edgevlm_export.report import ExportReport, stage_reports
 from edgevlm_export.stage_graph import StageGraph
-from edgevlm_export.stages import Made, int8_stage, float_stage
+from edgevlm_export.stages import Made, float_stage, int8_stage
 from edgevlm_export.trace import OPSET, trace
 from edgevlm_export.verify import compare
 
@@ -58,12 +58,16 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         OutputError: the output cannot be written, or its place is taken.
     """
     if precision == "int8" and calibration is None:
-        raise CalibrationError("int8: expected a recording of the robot or a calibration table, got neither; pass --calib LOG.mcap")
+        raise CalibrationError(
+            "int8: expected a recording of the robot or a calibration table, got neither; pass --calib LOG.mcap"
+        )
     graph = build(source)
     given = load_table(calibration) if calibration is not None and calibration.suffix == TABLE_SUFFIX else None
     with new_directory(output) as work:
         if calibration is not None and given is None:
             data = open_log(calibration, graph.contract, topics)
+            if precision == "int8":
+                check_samples(data.calibration, samples)
         else:
             data = make_up(graph.contract, graph.tokenizer)
         job = _Job(graph, work, data, progress)
@@ -111,8 +115,9 @@ class _Job:
                 return calibrate_on(bundle, self.data, samples=samples, progress=self.progress)
             if given.bundle_sha256 != bundle.sha256:
                 raise CalibrationError(
-                    f"calibration table: expected one of the fp32 bundle {bundle.sha256[:16]}, got one of {given.bundle_sha256[:16]}; "
-                    "export this checkpoint in fp32 with this version and calibrate again"
+                    f"calibration table: expected one of the fp32 bundle {bundle.sha256[:16]}, got "
+                    f"one of {given.bundle_sha256[:16]}; export this checkpoint in fp32 with this version "
+                    "and calibrate again"
                 )
             return given
         finally:

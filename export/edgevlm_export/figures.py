@@ -1,4 +1,4 @@
-"""How far a bundle is from its judge: of each stage, of actions and plans in their units. Values are kept, then summed up."""
+"""How far a bundle is from its judge: for each stage, and for actions and plans in their units."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,14 +62,16 @@ class _Frame:
 
 
 class OriginalJudge:
-    """The PyTorch model in one native forward over the whole window; preprocess, window and tokenizer are the runtime's."""
+    """The PyTorch model in one native forward over the window; preprocess, window and tokenizer are the runtime's."""
 
     def __init__(self, graph: StageGraph) -> None:
         self.kind, self.sha256, self.contract = "checkpoint", graph.source_sha256, graph.contract
         self._graph = graph
         self._modules = {stage.name: stage for stage in graph.stages}
         contract = graph.contract
-        self._preprocessors = {camera.name: Preprocessor(camera, graph.preprocess[camera.name]) for camera in contract.cameras}
+        self._preprocessors = {
+            camera.name: Preprocessor(camera, graph.preprocess[camera.name]) for camera in contract.cameras
+        }
         self._tokenizer = Tokenizer(graph.tokenizer, contract.instruction)
         self._decode = ActionDecoder(contract.action)
         self._decode_plan = PlanDecoder(contract.plan, contract.state) if contract.plan else None
@@ -97,7 +100,10 @@ class OriginalJudge:
         state = None if observation.state is None else np.asarray(observation.state.value, np.float32)
         normalized = None if state is None else ((state - self._mean) / self._std)[None]
         pixels = {name: self._pixels(ring, now_ns) for name, ring in self._rings.items()}
-        outputs = self._graph.reference(WindowInputs(pixels=pixels, ids=ids.copy(), mask=mask.copy(), state=normalized))
+        with _one_thread():
+            outputs = self._graph.reference(
+                WindowInputs(pixels=pixels, ids=ids.copy(), mask=mask.copy(), state=normalized)
+            )
         plan = None
         if self._decode_plan is not None:
             plan = self._decode_plan(outputs["waypoints"], outputs["step_logits"], state, now_ns)
@@ -107,7 +113,7 @@ class OriginalJudge:
         """The stage's module in PyTorch on the same inputs."""
         stage = self._modules[name]
         tensors = [torch.from_numpy(np.array(inputs[port.name])) for port in stage.inputs]
-        with torch.no_grad():
+        with _one_thread(), torch.no_grad():
             results = stage.module(*tensors)
         results = results if isinstance(results, tuple) else (results,)
         return {port.name: value.numpy() for port, value in zip(stage.outputs, results, strict=True)}
@@ -119,12 +125,25 @@ class OriginalJudge:
         return np.concatenate(frames)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small models on a busy machine are many times faster on one thread than on several that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class BundleJudge:
     """Another bundle of the same contract, through the runtime."""
 
     def __init__(self, bundle: Bundle, options: RuntimeOptions) -> None:
         self.kind, self.sha256, self.contract = "bundle", bundle.sha256, bundle.manifest.contract
-        self._engines: dict[str, Backend] = {name: open_backend(bundle, name, options) for name in bundle.manifest.stages}
+        self._engines: dict[str, Backend] = {
+            name: open_backend(bundle, name, options) for name in bundle.manifest.stages
+        }
         self._policy = Policy(bundle, options)
         self._session = self._policy.session()
 

@@ -29,7 +29,9 @@ class Quantized:
     nodes: int
 
 
-def quantize(stage: str, model: onnx.ModelProto, thresholds: Mapping[str, float], exclude: Sequence[str] = ()) -> Quantized:
+def quantize(
+    stage: str, model: onnx.ModelProto, thresholds: Mapping[str, float], exclude: Sequence[str] = ()
+) -> Quantized:
     """The int8 form of one stage; `model` is left as it was.
 
     Args:
@@ -102,7 +104,9 @@ class _Writer:
         self._constant(f"{name}.zero", np.zeros(scales.shape, np.int8))
         inputs = [f"{name}.int8", f"{name}.scale", f"{name}.zero"]
         made = f"{name}.dequantized"
-        self._before.append(helper.make_node("DequantizeLinear", inputs, [made], f"{name}/dequantize", axis=target.axis))
+        self._before.append(
+            helper.make_node("DequantizeLinear", inputs, [made], f"{name}/dequantize", axis=target.axis)
+        )
         return made
 
     def finish(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,19 +73,19 @@ def _text_reason(graph: StageGraph, stage: Stage, model: onnx.ModelProto, quanti
     tokenizer = Tokenizer(graph.tokenizer, graph.contract.instruction)
     texts = sorted({episode.instruction for episode in table.split.calibration})
     kinds = {port.kind: port.name for port in stage.inputs}
-    inputs = [
+    inputs: list[dict[str, NDArray[Any]]] = [
         {kinds["ids"]: ids, kinds["mask"]: mask} for ids, mask in (tokenizer.encode(text) for text in texts)
     ]
     pairs = zip(_outputs(model, inputs), _outputs(u8_activations(quantized.model), inputs), strict=True)
     worst = min(cosine(left, right) for left, right in pairs)
     runs = table.stage_runs.get(stage.name, 0)
     return (
-        f"runs once per instruction: {runs} times in {table.samples} calibration steps, so int8 would save next to nothing; "
-        f"it would cost fidelity (worst output cosine {worst:.5f} over {len(texts)} instructions)"
+        f"runs once per instruction: {runs} times in {table.samples} calibration steps, so int8 would save "
+        f"next to nothing; it would cost fidelity (worst output cosine {worst:.5f} over {len(texts)} instructions)"
     )
 
 
-def _outputs(model: onnx.ModelProto, inputs: list[dict[str, NDArray[np.generic]]]) -> list[NDArray[np.float32]]:
+def _outputs(model: onnx.ModelProto, inputs: list[dict[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
     ort = require("onnxruntime", extra="export")
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1

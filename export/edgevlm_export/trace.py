@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 
 import onnx
 import torch
@@ -64,7 +65,9 @@ def _check_ports(stage: Stage, model: onnx.ModelProto) -> None:
         want = [(port.name, _fixed(port.shape)) for port in ports]
         got = [(value.name, tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)) for value in values]
         if want != got:
-            raise FamilyError(f"stage {stage.name!r}: expected {what} {want}, traced {got} (0 = any); mend the adapter's ports")
+            raise FamilyError(
+                f"stage {stage.name!r}: expected {what} {want}, traced {got} (0 = any); mend the adapter's ports"
+            )
 
 
 def _fixed(shape: tuple[int | str, ...]) -> tuple[int, ...]:
@@ -72,7 +75,7 @@ def _fixed(shape: tuple[int | str, ...]) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def _quiet() -> object:  # type: ignore[misc]
+def _quiet() -> Iterator[None]:
     """The exporter writes notes to stdout and warns about its own internals: neither is for our user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

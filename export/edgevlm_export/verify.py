@@ -7,9 +7,8 @@ than the bundle is off; the two int8 forms must agree bit for bit when the engin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import MANIFEST, Bundle, file_sha256, open_bundle
 from edgevlm.contract import Observation
 from edgevlm.errors import ContractError, FidelityError
-from edgevlm.manifest import FORMAT_NAME, Form
+from edgevlm.manifest import Form
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.policy import Policy, Session
 from edgevlm_calibration.progress import Progress, silent
@@ -76,7 +75,8 @@ def compare(bundle: Bundle, judge: Judge, data: Data, progress: Progress = silen
     """The figures of an opened bundle on the held-out episodes of `data`; raises as `verify` does."""
     if judge.contract != bundle.manifest.contract:
         raise ContractError(
-            f"{bundle.root}: its contract is not that of the {judge.kind} it is compared with; compare bundles of one checkpoint"
+            f"{bundle.root}: its contract is not that of the {judge.kind} it is compared with; "
+            "compare bundles of one checkpoint"
         )
     forms = _forms(bundle)
     run = _Run(bundle, judge, data.held_out)
@@ -105,7 +105,11 @@ def _forms(bundle: Bundle) -> tuple[Form, ...]:
 
 
 def _described(data: Data, steps: int) -> dict[str, Any]:
-    note = "" if data.kind == "log" else "made-up pictures and states: this shows that the graphs agree, not how the robot will fare"
+    note = (
+        ""
+        if data.kind == "log"
+        else "made-up pictures and states: this shows that the graphs agree, not how the robot will fare"
+    )
     return {
         "kind": data.kind,
         "log_sha256": data.sha256,
@@ -121,17 +125,21 @@ def _accept(bundle: Bundle, run: _Run, forms: tuple[Form, ...], controls: tuple[
         worst = float(run.actions[forms[0]].normalized().max())
         if worst > FP32_LIMIT:
             raise FidelityError(
-                f"{bundle.root.name}: expected fp32 actions within {FP32_LIMIT} (normalized) of the original's, got {worst:.3g}; "
-                "the cut into stages loses something: compare each stage in the family's adapter"
+                f"{bundle.root.name}: expected fp32 actions within {FP32_LIMIT} (normalized) of the original's, "
+                f"got {worst:.3g}; the cut into stages loses something: compare each stage in the family's adapter"
             )
     if not controls:
-        raise FidelityError("no negative control could be run: expected at least 2 held-out episodes; record more and export again")
+        raise FidelityError(
+            "no negative control could be run: expected at least 2 held-out episodes; record more and export again"
+        )
     for control in controls:
         if not control.passed:
             raise FidelityError(
-                f"negative control {control.control!r}: expected it to move the actions at least {control.needed:g} times the bundle's "
-                f"error {control.error:.3g}, it moved them {control.moved:.3g} ({control.factor:.2f} times, normalized units); "
-                "the model ignores this input or the quantization lost it: try --precision fp16, or more calibration data"
+                f"negative control {control.control!r}: expected it to move the actions at least "
+                f"{control.needed:g} times the bundle's error {control.error:.3g}, it moved them {control.moved:.3g} "
+                f"({control.factor:.2f} times, "
+                "normalized units); the model ignores this input or the quantization lost it: try --precision fp16, "
+                "or more calibration data"
             )
 
 
@@ -153,15 +161,6 @@ class _Tap:
         self._inner.close()
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One compared step: where it was and what the judge and the bundle's first form decided."""
-
-    episode: int
-    step: int
-    want: Decision
-
-
 class _Run:
     """One bundle beside its judge, over episodes."""
 
@@ -178,7 +177,9 @@ class _Run:
         policies: dict[Form, Policy] = {}
         for form in forms:
             self.stages[form], self.actions[form] = StageMeter(), ActionMeter(self.judge.contract)
-            policies[form] = Policy(self._bundle, OPTIONS.model_copy(update={"form": form}), backends=self._tapped(form))
+            policies[form] = Policy(
+                self._bundle, OPTIONS.model_copy(update={"form": form}), backends=self._tapped(form)
+            )
         for episode, wanted in zip(self._episodes, self._wanted, strict=True):
             self.judge.reset()
             sessions = {form: policy.session() for form, policy in policies.items()}

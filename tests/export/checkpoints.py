@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from edgevlm_export.models.film_policy import CameraInput, FilmPolicy, FilmPolicyConfig
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from edgevlm.contract import (
@@ -21,6 +20,7 @@ from edgevlm.contract import (
     StateSpec,
     WindowSpec,
 )
+from edgevlm_export.models.film_policy import CameraFusion, CameraInput, FilmPolicy, FilmPolicyConfig
 
 WORDS = ("[PAD]", "[UNK]", "push", "pull", "lift", "the", "red", "blue", "cup")
 MAX_TOKENS = 6
@@ -37,18 +37,35 @@ def contract(*cameras: str, window: int = 3) -> Contract:
         action=ActionSpec(
             groups=(
                 ActionGroup(
-                    kind="ee_delta", names=("x", "y"), units=("m", "m"), scale=(0.01, 0.01), offset=(0.0, 0.0),
-                    lower=(-0.05, -0.05), upper=(0.05, 0.05),
+                    kind="ee_delta",
+                    names=("x", "y"),
+                    units=("m", "m"),
+                    scale=(0.01, 0.01),
+                    offset=(0.0, 0.0),
+                    lower=(-0.05, -0.05),
+                    upper=(0.05, 0.05),
                 ),
                 ActionGroup(
-                    kind="gripper", names=("grip",), units=("1",), scale=(1.0,), offset=(0.0,), lower=(-1.0,), upper=(1.0,)
+                    kind="gripper",
+                    names=("grip",),
+                    units=("1",),
+                    scale=(1.0,),
+                    offset=(0.0,),
+                    lower=(-1.0,),
+                    upper=(1.0,),
                 ),
             ),
-            steps=4, step_s=0.1, execute_steps=2,
+            steps=4,
+            step_s=0.1,
+            execute_steps=2,
         ),
         plan=PlanSpec(
-            steps=("approach", "grasp"), waypoint_offsets_s=(0.5, 1.0), names=("x", "y"), units=("m", "m"),
-            scale=(0.1, 0.1), offset=(0.0, 0.0),
+            steps=("approach", "grasp"),
+            waypoint_offsets_s=(0.5, 1.0),
+            names=("x", "y"),
+            units=("m", "m"),
+            scale=(0.1, 0.1),
+            offset=(0.0, 0.0),
         ),
     )
 
@@ -57,9 +74,24 @@ def config(*cameras: str, window: int = 3, shared_trunk: bool = True) -> FilmPol
     """The smallest model that has every part."""
     return FilmPolicyConfig(
         cameras=tuple(CameraInput(name=name, width=32, height=32) for name in cameras),
-        shared_trunk=shared_trunk, window=window, vocabulary=len(WORDS), max_tokens=MAX_TOKENS, state_size=2,
-        chunk_steps=4, action_size=3, waypoints=2, waypoint_size=2, plan_steps=2, stem_width=8, map_width=8,
-        text_width=16, text_layers=1, text_heads=2, fusion_blocks=1, keypoints=8, hidden=32,
+        shared_trunk=shared_trunk,
+        window=window,
+        vocabulary=len(WORDS),
+        max_tokens=MAX_TOKENS,
+        state_size=2,
+        chunk_steps=4,
+        action_size=3,
+        waypoints=2,
+        waypoint_size=2,
+        plan_steps=2,
+        stem_width=8,
+        map_width=8,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+        fusion_blocks=1,
+        keypoints=8,
+        hidden=32,
     )
 
 
@@ -71,8 +103,15 @@ def write_tokenizer(path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def write_checkpoint(folder: Path, *cameras: str, window: int = 3, shared_trunk: bool = True, seed: int = 0) -> Path:
-    """model.safetensors, config.json and tokenizer.json of a random model that listens to all its inputs."""
+def write_checkpoint(
+    folder: Path,
+    *cameras: str,
+    window: int = 3,
+    shared_trunk: bool = True,
+    seed: int = 0,
+    deaf: bool = False,
+) -> Path:
+    """model.safetensors, config.json and tokenizer.json of a random model that listens to all its inputs, or to no words."""
     cameras = cameras or ("front",)
     torch.manual_seed(seed)
     model = FilmPolicy(config(*cameras, window=window, shared_trunk=shared_trunk))
@@ -80,10 +119,16 @@ def write_checkpoint(folder: Path, *cameras: str, window: int = 3, shared_trunk:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0.0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+        if isinstance(
+            module, CameraFusion
+        ):  # sharp keypoints: a random heat map is flat, and pictures would not matter
+            module.heat.weight.data *= 40.0
+    if deaf:
+        model.text.norm.weight.data.zero_()
     said = contract(*cameras, window=window).model_dump(mode="json")
-    model.save_pretrained(folder, said)
     resize = {"op": "resize", "width": 32, "height": 32}
-    edit_config(folder, {"preprocess": {name: [resize, NORMALIZE] for name in cameras}})
+    preprocess = {name: [resize, NORMALIZE] for name in cameras}
+    model.save_pretrained(folder, {"contract": said, "preprocess": preprocess})
     write_tokenizer(folder / "tokenizer.json")
     return folder
 

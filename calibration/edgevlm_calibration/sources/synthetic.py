@@ -29,7 +29,13 @@ def make_up(contract: Contract, tokenizer: Path, seed: int = 0) -> Data:
     """
     texts = instructions(tokenizer, contract.instruction, EPISODES)
     episodes = tuple(
-        Episode(index, texts[index % len(texts)], SECOND_NS, STEPS, _opener(contract, texts[index % len(texts)], seed + index))
+        Episode(
+            index,
+            texts[index % len(texts)],
+            SECOND_NS,
+            STEPS,
+            _opener(contract, texts[index % len(texts)], seed + index),
+        )
         for index in range(EPISODES)
     )
     return Data("synthetic", "", (), episodes)
@@ -49,7 +55,10 @@ def instructions(path: Path, spec: InstructionSpec, count: int) -> tuple[str, ..
             continue
         found.append(word)
     if not found:
-        raise InstructionError(f"{path}: expected a word that makes an instruction, found none of {len(vocabulary)}; verify with --data LOG")
+        raise InstructionError(
+            f"{path}: expected a word that makes an instruction, found none of "
+            f"{len(vocabulary)}; verify with --data LOG"
+        )
     return tuple(found)
 
 
@@ -87,5 +96,5 @@ def _repeats(size: int) -> int:
 def _changed(scene: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
     """The scene moved a little to the side, with sensor noise."""
     moved = np.roll(scene, int(generator.integers(-3, 4)), 1).astype(np.int16)
-    return np.clip(moved + generator.integers(-8, 9, scene.shape), 0, FULL).astype(np.uint8)
-
+    noisy: NDArray[np.uint8] = np.clip(moved + generator.integers(-8, 9, scene.shape), 0, FULL).astype(np.uint8)
+    return noisy

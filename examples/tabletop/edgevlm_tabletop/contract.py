@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,8 @@ from edgevlm.contract import (
     StateSpec,
     WindowSpec,
 )
+from edgevlm.manifest import Normalize, Resize
+from edgevlm_tabletop.commands import COMMANDS
 from edgevlm_tabletop.demos import CHUNK_STEPS, WAYPOINT_STEPS
 from edgevlm_tabletop.experts import MAX_STEP_M, STEPS
 from edgevlm_tabletop.scene import CAMERA, IMAGE_HEIGHT, IMAGE_WIDTH
@@ -54,10 +58,11 @@ def contract() -> Contract:
     gripper = ActionGroup(
         kind="gripper", names=("gripper",), units=("1",), scale=(1.0,), offset=(0.0,), lower=(-1.0,), upper=(1.0,)
     )
+    examples = tuple(command.name for command in COMMANDS)
     return Contract(
         cameras=(CameraSpec(name=CAMERA, width=IMAGE_WIDTH, height=IMAGE_HEIGHT, encoding="rgb8", rate_hz=(10.0, 30.0)),),
         state=StateSpec(fields=fields, frame_id=FRAME_ID),
-        instruction=InstructionSpec(max_tokens=MAX_TOKENS, unknown="refuse"),
+        instruction=InstructionSpec(max_tokens=MAX_TOKENS, unknown="refuse", examples=examples),
         window=WindowSpec(offsets_s=WINDOW_OFFSETS_S, tolerance_s=0.05, pad="repeat"),
         action=ActionSpec(groups=(hand, gripper), steps=CHUNK_STEPS, step_s=STEP_S, execute_steps=STEPS_PER_FRAME),
         plan=PlanSpec(
@@ -71,6 +76,17 @@ def contract() -> Contract:
             relative_to=_HAND,
         ),
     )
+
+
+def described() -> dict[str, Any]:
+    """What config.json says beside the model: the contract, the preprocess of the camera, the simulator's name."""
+    resize = Resize(width=MODEL_WIDTH, height=MODEL_HEIGHT, filter="bilinear")
+    normalize = Normalize(mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
+    return {
+        "contract": contract().model_dump(mode="json"),
+        "preprocess": {CAMERA: [op.model_dump(mode="json") for op in (resize, normalize)]},
+        "extensions": {"simulator": "tabletop"},
+    }
 
 
 def normalise_state(state: NDArray[np.float32]) -> NDArray[np.float32]:

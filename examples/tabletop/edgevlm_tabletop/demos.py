@@ -127,7 +127,8 @@ def _record_frame(
 
 def add_label(sim: TabletopSimulator, command: str, shard: Shard) -> None:
     """Label the newest frame of `shard` with the clean expert's plan for `command` from the present state."""
-    actions, hands, step = clean_rollout(sim, command, WAYPOINT_STEPS[-1])
+    with sim.coarse_physics():
+        actions, hands, step = clean_rollout(sim, command, WAYPOINT_STEPS[-1])
     shard.labels.append((len(shard.frames) - 1, COMMANDS.index(BY_NAME[command]), STEPS.index(step)))
     shard.chunks.append(actions[:CHUNK_STEPS])
     shard.waypoints.append(hands[[after - 1 for after in WAYPOINT_STEPS]])

@@ -16,12 +16,13 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from edgevlm_export.models.film_policy import CameraInput, FilmPolicy, FilmPolicyConfig
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from edgevlm_tabletop.contract import (
@@ -31,7 +32,7 @@ from edgevlm_tabletop.contract import (
     PIXEL_MEAN,
     PIXEL_STD,
     WINDOW_OFFSETS_S,
-    contract,
+    described,
 )
 from edgevlm_tabletop.data import Batch, Demos, batches, load
 from edgevlm_tabletop.demos import CHUNK_STEPS, WAYPOINT_STEPS
@@ -48,11 +49,13 @@ class Recipe:
 
     seed: int
     steps: int
-    segments: int = 20
+    segments: int = 10
     targets: int = 8
     single_share: float = 0.15
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     warmup_steps: int = 200
+    final_share: float = 0.02
+    world: int = 1
     weight_decay: float = 1e-2
     ema: float = 0.998
     waypoint_weight: float = 0.5
@@ -101,10 +104,27 @@ def augment(frames: NDArray[np.uint8], segment: NDArray[np.int64], generator: to
     return pixels.sub_(PIXEL_MEAN).div_(PIXEL_STD).contiguous(memory_format=torch.channels_last)
 
 
+class _ChannelsLast(torch.autograd.Function):
+    """Identity that keeps maps and their gradients channels-last; indexing would turn the gradients over, which costs a fifth."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient.contiguous(memory_format=torch.channels_last)
+
+
+def _take(maps: Tensor, index: NDArray[np.int64]) -> Tensor:
+    kept: Tensor = _ChannelsLast.apply(maps)  # type: ignore[no-untyped-call]
+    return kept[torch.from_numpy(index)]
+
+
 class Trainer:
     """A model, its average and the optimiser."""
 
-    def __init__(self, recipe: Recipe, demos: Demos) -> None:
+    def __init__(self, recipe: Recipe, demos: Demos, rank: int) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.model = FilmPolicy(model_config()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -113,7 +133,7 @@ class Trainer:
         weights = [*self.model.parameters(), *self.locate.parameters()]
         self.optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self._weights = weights
-        self._numpy, self._torch = np.random.default_rng([recipe.seed, 11]), torch.Generator().manual_seed(recipe.seed)
+        self._numpy, self._torch = np.random.default_rng([recipe.seed, 11, rank]), torch.Generator().manual_seed(recipe.seed + 1000 * rank)
         self._sentences = Sentences(build_tokenizer())
         self._batches = batches(
             demos, self._numpy, segments=recipe.segments, targets=recipe.targets, single_share=recipe.single_share
@@ -124,7 +144,8 @@ class Trainer:
         if step < recipe.warmup_steps:
             return recipe.learning_rate * (step + 1) / recipe.warmup_steps
         done = (step - recipe.warmup_steps) / max(recipe.steps - recipe.warmup_steps, 1)
-        return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))))
+        share = recipe.final_share
+        return recipe.learning_rate * (share + (1.0 - share) * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))))
 
     def step(self, index: int) -> dict[str, float]:
         """One optimiser step; the losses."""
@@ -134,22 +155,32 @@ class Trainer:
         total = losses["loss"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
+        self._share_gradients()
         nn.utils.clip_grad_norm_(self._weights, 1.0)
         self.optimizer.step()
         self._average(min(self.recipe.ema, (1 + index) / (10 + index)))
         return {name: float(value.detach()) for name, value in losses.items()}
 
+    def _share_gradients(self) -> None:
+        """The mean over all processes, where there are several."""
+        if self.recipe.world == 1:
+            return
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient) / self.recipe.world)
+
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         recipe, model = self.recipe, self.model.train()
         ids, mask = self._sentences.draw(batch.command, self._numpy)
         pixels = augment(batch.frames, batch.segment, self._torch)
-        target = torch.from_numpy(batch.target)
         with torch.autocast("cpu", torch.bfloat16):
             maps = model.vision(CAMERA)(pixels)
-            slots = [maps[torch.from_numpy(batch.slots[:, slot])] for slot in range(batch.slots.shape[1])]
+            slots = [_take(maps, batch.slots[:, slot]) for slot in range(batch.slots.shape[1])]
             (pooled,) = model.pool(*slots)
             text = model.text(torch.from_numpy(ids), torch.from_numpy(mask))
-            joint = model.head.describe(text, torch.from_numpy(batch.state), pooled[target])
+            joint = model.head.describe(text, torch.from_numpy(batch.state), _take(pooled, batch.target))
             chunk, waypoints, logits = (out.float() for out in model.head.decide(joint))
             where = self.locate(joint).float()
         losses = {
@@ -177,33 +208,33 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """The averaged model, its contract and its tokenizer."""
-        self.average.save_pretrained(folder, contract().model_dump(mode="json"))
+        self.average.save_pretrained(folder, described())
         build_tokenizer().save(str(folder / "tokenizer.json"))
 
 
-def train(recipe: Recipe, demos_folder: Path, out: Path, start: Path | None) -> None:
+def train(recipe: Recipe, demos_folder: Path, out: Path, start: Path | None, rank: int = 0) -> None:
     """Run the recipe; writes checkpoints and train.jsonl into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     demos = load(demos_folder)
     log.info("%d episodes, %d frames, %d labels", len(demos.episodes), len(demos.pixels), len(demos.label))
-    trainer = Trainer(recipe, demos)
+    trainer = Trainer(recipe, demos, rank)
     if start is not None:
         trainer.model.load_state_dict(FilmPolicy.from_pretrained(start).state_dict())
         trainer.average.load_state_dict(trainer.model.state_dict())
     began, sums = time.monotonic(), dict[str, float]()
-    with (out / "train.jsonl").open("w", encoding="utf-8") as journal:
+    with (out / ("train.jsonl" if rank == 0 else f"train-{rank}.jsonl")).open("w", encoding="utf-8") as journal:
         head = {"recipe": vars(recipe), "episodes": len(demos.episodes), "frames": len(demos.pixels), "labels": len(demos.label)}
         journal.write(json.dumps(head) + "\n")
         for index in range(recipe.steps):
             for name, value in trainer.step(index).items():
                 sums[name] = sums.get(name, 0.0) + value / 100
             if (index + 1) % 100 == 0:
-                row = {"step": index + 1, "seconds": round(time.monotonic() - began), **{k: round(v, 5) for k, v in sums.items()}}
+                row = {"steps": index + 1, "seconds": round(time.monotonic() - began), **{k: round(v, 5) for k, v in sums.items()}}
                 journal.write(json.dumps(row) + "\n")
                 journal.flush()
                 log.info("%s", row)
                 sums = {}
-            if (index + 1) % 500 == 0 or index + 1 == recipe.steps:
+            if rank == 0 and ((index + 1) % 250 == 0 or index + 1 == recipe.steps):
                 trainer.save(out)
 
 
@@ -214,14 +245,24 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--start", type=Path, help="a checkpoint to go on from")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--final-share", type=float, default=0.02, help="share of the learning rate left at the end")
+    parser.add_argument("--rank", type=int, default=0, help="number of this process, where --world start the same command")
+    parser.add_argument("--world", type=int, default=1, help="processes that share the work, one thread each")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
-    recipe = Recipe(seed=arguments.seed, steps=arguments.steps, learning_rate=arguments.learning_rate)
-    train(recipe, arguments.demos, arguments.out, arguments.start)
+    torch.set_num_threads(1)
+    if arguments.world > 1:
+        distributed.init_process_group("gloo", "tcp://127.0.0.1:29517", rank=arguments.rank, world_size=arguments.world)
+    recipe = Recipe(
+        seed=arguments.seed,
+        steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        final_share=arguments.final_share,
+        world=arguments.world,
+    )
+    train(recipe, arguments.demos, arguments.out, arguments.start, arguments.rank)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def tokenizer_file(checkpoint: Path) -> tuple[Path, int]:
         json.loads(path.read_bytes())
         size = Tokenizer.from_file(str(path)).get_vocab_size()
     except Exception as error:  # the library raises bare Exception for everything
-        raise CheckpointError(f"{path}: expected a tokenizer of the `tokenizers` library, got an error: {error}; {AGAIN}") from error
+        raise CheckpointError(
+            f"{path}: expected a tokenizer of the `tokenizers` library, got an error: {error}; {AGAIN}"
+        ) from error
     return path, int(size)
 
 
@@ -75,7 +77,9 @@ def source_sha256(checkpoint: Path) -> str:
 def _file(checkpoint: Path, name: str) -> Path:
     path = checkpoint / name
     if not checkpoint.is_dir():
-        raise CheckpointError(f"{checkpoint}: expected a checkpoint directory with {CONFIG}, {WEIGHTS} and {TOKENIZER}, found none there")
+        raise CheckpointError(
+            f"{checkpoint}: expected a checkpoint directory with {CONFIG}, {WEIGHTS} and {TOKENIZER}, found none there"
+        )
     if not path.is_file():
         present = sorted(item.name for item in checkpoint.iterdir())
         raise CheckpointError(f"{path}: expected this file in the checkpoint, found only {present}; {AGAIN}")

@@ -47,13 +47,17 @@ def build(checkpoint: Path) -> StageGraph:
         contract = Contract.model_validate(config["contract"])
         preprocess = OPERATIONS.validate_python(config["preprocess"])
     except KeyError as error:
-        raise CheckpointError(f"{where}: expected the keys model, contract and preprocess, missing {error}; train it again") from error
+        raise CheckpointError(
+            f"{where}: expected the keys model, contract and preprocess, missing {error}; train it again"
+        ) from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: {_first(error)}; correct the file or train it again") from error
     tokenizer, words = tokenizer_file(checkpoint)
     _check(where, shape, contract, preprocess)
     if words > shape.vocabulary:
-        raise CheckpointError(f"{checkpoint / TOKENIZER}: expected at most the model's {shape.vocabulary} token ids, got {words}")
+        raise CheckpointError(
+            f"{checkpoint / TOKENIZER}: expected at most the model's {shape.vocabulary} token ids, got {words}"
+        )
     model = _load(checkpoint, shape)
     vision = _vision_stages(shape)
     return StageGraph(
@@ -120,7 +124,9 @@ def _check(where: Path, shape: FilmPolicyConfig, contract: Contract, preprocess:
     }
     for key, want in needed.items():
         if said[key] != want:
-            raise CheckpointError(f"{where}: {key}: the model needs {want}, contract and preprocess say {said[key]}; correct the file")
+            raise CheckpointError(
+                f"{where}: {key}: the model needs {want}, contract and preprocess say {said[key]}; correct the file"
+            )
 
 
 def _size(camera: CameraSpec, operations: Sequence[ImageOp]) -> tuple[int, int]:
@@ -139,7 +145,10 @@ def _vision_stages(shape: FilmPolicyConfig) -> dict[str, str]:
 
 def _once(vision: Mapping[str, str]) -> list[tuple[str, str]]:
     """(stage, a camera of it), each stage once."""
-    return list({stage: (stage, camera) for camera, stage in reversed(vision.items())}.values())[::-1]
+    first: dict[str, str] = {}
+    for camera, stage in vision.items():
+        first.setdefault(stage, camera)
+    return list(first.items())
 
 
 def _port(name: str, kind: Any, *dims: int, dtype: Any = "float32") -> Port:
@@ -160,7 +169,12 @@ def _vision(name: str, model: FilmPolicy, shape: FilmPolicyConfig, camera: str) 
     inputs = (_port("pixels", "pixels", 3, *size),)
     outputs = (_port("features", "features", *_map_dims(shape, camera)),)
     return Stage(
-        name=name, module=model.vision(camera), inputs=inputs, outputs=outputs, example=_example(inputs), frame_cache="frame"
+        name=name,
+        module=model.vision(camera),
+        inputs=inputs,
+        outputs=outputs,
+        example=_example(inputs),
+        frame_cache="frame",
     )
 
 
@@ -168,7 +182,12 @@ def _text(model: FilmPolicy, shape: FilmPolicyConfig) -> Stage:
     inputs = (_port("ids", "ids", shape.max_tokens, dtype="int64"), _port("mask", "mask", shape.max_tokens))
     outputs = (_port("text", "features", shape.text_width),)
     return Stage(
-        name="text", module=model.text, inputs=inputs, outputs=outputs, example=_example(inputs), frame_cache="instruction"
+        name="text",
+        module=model.text,
+        inputs=inputs,
+        outputs=outputs,
+        example=_example(inputs),
+        frame_cache="instruction",
     )
 
 
@@ -178,7 +197,9 @@ def _pool(model: FilmPolicy, shape: FilmPolicyConfig) -> Stage:
         for camera in shape.cameras
         for slot in range(shape.window)
     )
-    outputs = tuple(_port(f"{camera.name}_pooled", "features", *_map_dims(shape, camera.name)) for camera in shape.cameras)
+    outputs = tuple(
+        _port(f"{camera.name}_pooled", "features", *_map_dims(shape, camera.name)) for camera in shape.cameras
+    )
     return Stage(name="pool", module=model.pool, inputs=inputs, outputs=outputs, example=_example(inputs))
 
 
@@ -195,7 +216,12 @@ def _head(model: FilmPolicy, shape: FilmPolicyConfig) -> Stage:
     )
     keypoints = tuple(f"fusion.{i}.grid" for i in range(len(shape.cameras)))
     return Stage(
-        name="head", module=model.head, inputs=inputs, outputs=outputs, example=_example(inputs), quant_exclude=keypoints
+        name="head",
+        module=model.head,
+        inputs=inputs,
+        outputs=outputs,
+        example=_example(inputs),
+        quant_exclude=keypoints,
     )
 
 
@@ -204,7 +230,9 @@ def _reference(model: FilmPolicy) -> Reference:
         assert window.state is not None
         pixels = {camera: torch.from_numpy(frames)[None] for camera, frames in window.pixels.items()}
         with torch.no_grad():
-            outputs = model(pixels, torch.from_numpy(window.ids), torch.from_numpy(window.mask), torch.from_numpy(window.state))
+            outputs = model(
+                pixels, torch.from_numpy(window.ids), torch.from_numpy(window.mask), torch.from_numpy(window.state)
+            )
         return {name: value.numpy() for name, value in zip(("chunk", "waypoints", "step_logits"), outputs, strict=True)}
 
     return run

@@ -177,17 +177,17 @@ class TemporalPool(nn.Module):
 
 
 class FilmBlock(nn.Module):
-    """A residual block whose channels are scaled and shifted by the text."""
+    """A residual block; before it joins its input, its channels are scaled and shifted by the text."""
 
     def __init__(self, width: int, text_width: int) -> None:
         super().__init__()
         self.first, self.second = _conv(width, width, 3), _conv(width, width, 3)
-        self.film = nn.Linear(text_width, 4 * width)
+        self.film = nn.Linear(text_width, 2 * width)
 
     def forward(self, maps: Tensor, text: Tensor) -> Tensor:
-        scale1, shift1, scale2, shift2 = self.film(text)[:, :, None, None].chunk(4, 1)
-        inner = functional.relu(self.first(maps) * (1.0 + scale1) + shift1)
-        return functional.relu(maps + self.second(inner) * (1.0 + scale2) + shift2)
+        scale, shift = self.film(text)[:, :, None, None].chunk(2, 1)
+        inner = self.second(functional.relu(self.first(maps)))
+        return functional.relu(maps + inner * (1.0 + scale) + shift)
 
 
 class CameraFusion(nn.Module):
@@ -281,12 +281,12 @@ class FilmPolicy(nn.Module):
         outputs: tuple[Tensor, Tensor, Tensor] = self.head(self.text(ids, mask), state, *self.pool(*maps))
         return outputs
 
-    def save_pretrained(self, folder: Path, contract: Mapping[str, Any]) -> None:
-        """Write model.safetensors and config.json (`contract` goes into it untouched)."""
+    def save_pretrained(self, folder: Path, described: Mapping[str, Any]) -> None:
+        """Write model.safetensors and config.json; `described` ("contract", "preprocess", ...) goes into it untouched."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: value.detach().float().contiguous().cpu() for key, value in self.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
-        config = {"model_type": MODEL_TYPE, "model": self.config.to_dict(), "contract": dict(contract)}
+        config = {"model_type": MODEL_TYPE, "model": self.config.to_dict(), **described}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -26,6 +26,8 @@ def fp16(stage: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         result: onnx.ModelProto = converter.convert_float_to_float16(copy, keep_io_types=True)
     converted = sum(item.data_type == onnx.TensorProto.FLOAT16 for item in result.graph.initializer)
     if not converted:
-        raise QuantizationError(f"stage {stage!r}: expected floating-point constants to convert to fp16, found none; use --precision fp32")
+        raise QuantizationError(
+            f"stage {stage!r}: expected floating-point constants to convert to fp16, found none; use --precision fp32"
+        )
     del result.graph.value_info[:]
     return result, converted

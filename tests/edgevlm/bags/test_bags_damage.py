@@ -125,3 +125,11 @@ def test_pictures_survive_a_cut(record: Record, contract: Contract) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
     after = read_log(path, contract)
     assert np.array_equal(after.observation(after.episodes[0], 2).frames["left"].value, wanted)
+
+
+def test_damage_in_the_repeated_schemas_at_the_end_does_no_harm(record: Record, contract: Contract) -> None:
+    path = record()
+    whole, data = states(read_log(path, contract)), bytearray(path.read_bytes())
+    data[data.rindex(b"float64[] position")] ^= 0xFF
+    path.write_bytes(data)
+    assert states(read_log(path, contract)) == whole

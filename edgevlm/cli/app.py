@@ -1,0 +1,50 @@
+"""The verbs, and what becomes of an error.
+
+Exit codes: 0 done, 1 a defect of ours, 2 usage, and one for each class in `edgevlm.errors`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from edgevlm.cli import calibrate, export, inspect, profile, run, verify
+from edgevlm.errors import EdgevlmError
+
+app = typer.Typer(
+    name="edgevlm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=("Export vision-language(-action) models to INT8 bundles, prove them, run them on a robot and profile them."),
+)
+app.command("export")(export.command)
+app.command("calibrate")(calibrate.command)
+app.command("inspect")(inspect.command)
+app.command("verify")(verify.command)
+app.command("run")(run.command)
+app.command("profile")(profile.command)
+
+
+@app.callback()
+def _options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on standard error.")) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+
+
+def main() -> None:
+    """Entry point of `edgevlm`."""
+    try:
+        app()
+    except EdgevlmError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was left half-written", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,201 @@
+"""edgevlm run: drive a simulated robot with a bundle, or ask it once about a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
+from edgevlm.cli.pictures import Film
+from edgevlm.contract import ActionChunk, Contract, Observation, Stamped
+from edgevlm.errors import ContractError, SimulatorError
+from edgevlm.images import decode
+from edgevlm.load import load
+from edgevlm.loop.controls import Control
+from edgevlm.loop.episode import EpisodeFrame, EpisodeResult
+from edgevlm.loop.evaluation import EvaluationPlan, Watch, evaluate
+from edgevlm.loop.simulator import open_simulator
+from edgevlm.tasks import Policy
+
+STRIP_ROWS, STRIP_COLUMNS = 5, 6
+FILM_HZ = 10.0
+
+Images = Annotated[
+    list[str] | None, typer.Option("--image", metavar="[CAMERA=]F", help="A picture; one for each camera.")
+]
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
+    sim: Annotated[bool, typer.Option("--sim", help="Drive the bundle's simulated robot.")] = False,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes in the simulator, commands in turn.")] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 5_000_000,
+    commands: Annotated[
+        list[str] | None, typer.Option("--command", help="Only this command; may be given more than once.")
+    ] = None,
+    variant: Annotated[str, typer.Option(help="A kind of scene that the simulator knows.")] = "plain",
+    control: Annotated[Control, typer.Option(help="A negative control.")] = "none",
+    record: Annotated[Path | None, typer.Option(metavar="F.mp4", help="Film the robot.")] = None,
+    strip: Annotated[Path | None, typer.Option(metavar="F.png", help="A picture strip of the first episodes.")] = None,
+    image: Images = None,
+    text: Annotated[str | None, typer.Option(help="What to do, with --image.")] = None,
+    state: Annotated[
+        str | None, typer.Option(metavar="V,V,..", help="The robot's state, in the contract's order.")
+    ] = None,
+    threads: ThreadsOption = 0,
+    json_target: JsonOption = None,
+) -> None:
+    """Closed loop in the simulator (--sim), or one chunk and plan for one picture (--image, --text, --state)."""
+    if sim == (image is not None):
+        raise typer.BadParameter("give either --sim, or --image F --text T --state V,..")
+    console = people(json_target)
+    with load(bundle, runtime_options(threads)) as policy:
+        if image is not None:
+            figures = ask_once(console, policy, _pictures(image, policy.contract), text or "", state)
+        else:
+            plan = EvaluationPlan(
+                episodes=episodes, seed=seed, commands=tuple(commands or ()), variant=variant, control=control
+            )
+            figures = drive(console, policy, plan, record, strip)
+    write_json(json_target, figures)
+
+
+def drive(
+    console: Console, policy: Policy, plan: EvaluationPlan, record: Path | None, strip: Path | None
+) -> dict[str, Any]:
+    """Run the plan in the bundle's simulator; print the tables, write the film, give the figures."""
+    name = policy.bundle.manifest.extensions.get("simulator")
+    if not isinstance(name, str):
+        raise SimulatorError(
+            f"{policy.bundle.root}: the bundle names no simulator; run it with --image, --text and --state"
+        )
+    simulator = open_simulator(name)
+    film = _Filmed() if record or strip else None
+    try:
+        with progress(console) as report:
+
+            def done(result: EpisodeResult) -> None:
+                done_episodes.append(result)
+                report("episodes", len(done_episodes), plan.episodes)
+
+            done_episodes: list[EpisodeResult] = []
+            figures = evaluate(policy, simulator, plan, Watch(progress=done, on_frame=film)).to_json()
+    finally:
+        simulator.close()
+    if film and record:
+        film.film.write_video(record, FILM_HZ)
+    if film and strip:
+        film.film.write_strip(strip, rows=STRIP_ROWS, columns=STRIP_COLUMNS)
+    _print_success(console, figures)
+    console.print(latency_table("latency of a step", {"step": figures["step_ms"]}))
+    return figures
+
+
+class _Filmed:
+    """The frame hook that captions frames and hands them to a film."""
+
+    def __init__(self) -> None:
+        self.film = Film()
+        self._spec: object = None
+
+    def __call__(self, frame: EpisodeFrame) -> None:
+        if frame.spec is not self._spec:
+            self._spec = frame.spec
+            self.film.begin()
+        doing = f"plan: {frame.plan.step}" if frame.plan else ""
+        self.film.add(frame.image, f'"{frame.instruction}"', doing)
+
+
+def _print_success(console: Console, figures: Mapping[str, Any]) -> None:
+    table = Table("command", "done", "of", title="success", title_justify="left")
+    for name, row in figures["per_command"].items():
+        table.add_row(name, str(row["successes"]), str(row["episodes"]))
+    table.add_section()
+    table.add_row("all", str(figures["successes"]), str(figures["episodes"]))
+    console.print(table)
+    rate = f"{figures['success_rate']:.1%} success, {figures['encodes_per_frame']:.2f} image encodes a sampled frame"
+    if "given" in figures:
+        rate += f", {figures['given']['success_rate']:.1%} on the command given"
+    console.print(rate)
+    for column, change in figures.get("action_change", {}).items():
+        console.print(f"{column}: changed by {change['mean_abs_change']:.3g} of {change['mean_abs_plain']:.3g}")
+
+
+def _pictures(given: list[str], contract: Contract) -> dict[str, Path]:
+    """Camera -> file, from `F` (the only camera) or `CAMERA=F`."""
+    names = [camera.name for camera in contract.cameras]
+    pictures: dict[str, Path] = {}
+    for item in given:
+        name, equals, path = item.partition("=")
+        if not equals and len(names) == 1:
+            name, path = names[0], item
+        if name not in names or not path:
+            raise typer.BadParameter(f"--image {item!r}: expected CAMERA=FILE with a camera of {names}")
+        pictures[name] = Path(path)
+    if missing := [name for name in names if name not in pictures]:
+        raise typer.BadParameter(f"--image: the cameras {missing} have no picture; give --image CAMERA=FILE for each")
+    return pictures
+
+
+def ask_once(
+    console: Console, policy: Policy, pictures: Mapping[str, Path], text: str, state: str | None
+) -> dict[str, Any]:
+    """One chunk and plan for one picture of each camera; print them, give them as figures."""
+    contract = policy.contract
+    observation = Observation(
+        frames={camera.name: Stamped(_read(pictures[camera.name], camera.encoding), 0) for camera in contract.cameras},
+        state=Stamped(_state(contract, state), 0) if contract.state else None,
+        instruction=text,
+    )
+    chunk = policy.act(observation)
+    console.print(_chunk_table(chunk))
+    figures: dict[str, Any] = {
+        "names": chunk.names,
+        "units": chunk.units,
+        "step_s": chunk.step_s,
+        "values": chunk.values.tolist(),
+        "bundle_sha256": policy.bundle.sha256,
+    }
+    if chunk.plan:
+        points = ", ".join(f"({', '.join(f'{v:.3f}' for v in point)})" for point in chunk.plan.waypoints)
+        console.print(
+            f"step: {chunk.plan.step} ({chunk.plan.confidence.max():.0%}); waypoints {chunk.plan.names}: {points}"
+        )
+        figures["plan"] = {
+            "step": chunk.plan.step,
+            "confidence": dict(zip(chunk.plan.steps, chunk.plan.confidence.tolist(), strict=True)),
+            "waypoints": chunk.plan.waypoints.tolist(),
+            "waypoint_offsets_s": contract.plan.waypoint_offsets_s if contract.plan else (),
+        }
+    return figures
+
+
+def _read(path: Path, encoding: str) -> Any:
+    try:
+        return decode(path.read_bytes(), encoding)
+    except OSError as error:
+        raise ContractError(f"--image {path}: cannot be read ({error.strerror}); give a JPEG or PNG file") from error
+
+
+def _state(contract: Contract, given: str | None) -> Any:
+    assert contract.state is not None
+    wanted = f"--state: expected {len(contract.state.fields)} numbers {','.join(contract.state.names)}"
+    if given is None:
+        raise typer.BadParameter(f"{wanted}, got none")
+    try:
+        return np.array([float(number) for number in given.split(",")], np.float32)
+    except ValueError as error:
+        raise typer.BadParameter(f"{wanted}, got {given!r}") from error
+
+
+def _chunk_table(chunk: ActionChunk) -> Table:
+    table = Table("step", *(f"{name} [{unit}]" for name, unit in zip(chunk.names, chunk.units, strict=True)))
+    for row, values in enumerate(chunk.values):
+        table.add_row(f"{row * chunk.step_s * 1e3:.0f} ms", *(f"{value:.5f}" for value in values))
+    return table

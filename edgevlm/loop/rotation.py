@@ -1,0 +1,130 @@
+"""Orientations as unit quaternions (x, y, z, w), and the one step that keeps a rotation within its limits.
+
+Angular velocity is about the fixed axes: w[k] = log(q[k] q[k-1]^-1) / dt. Angles and their rates are limited by their
+magnitude, so a limit does not change the axis of a rotation that begins at rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from edgevlm.loop.axes import fastest
+from edgevlm.loop.columns import Form
+from edgevlm.loop.limits import OrientationLimits
+
+Vector = tuple[float, float, float]
+Quaternion = tuple[float, float, float, float]
+
+
+def quaternion(form: Form, numbers: Sequence[float]) -> Quaternion:
+    """One of the contract's forms -> a unit quaternion. `rpy`: angles about the fixed x, y, z (REP 103)."""
+    if form == "quaternion_xyzw":
+        x, y, z, w = numbers
+        return normalize((x, y, z, w))
+    a, b, c = numbers
+    if form == "rotation_vector":
+        return exponential((a, b, c))
+    roll, pitch, yaw = exponential((a, 0.0, 0.0)), exponential((0.0, b, 0.0)), exponential((0.0, 0.0, c))
+    return multiply(yaw, multiply(pitch, roll))
+
+
+def numbers(form: Form, q: Quaternion, near: Sequence[float]) -> tuple[float, ...]:
+    """A unit quaternion in one of the contract's forms; of its two signs the one nearer to the quaternion `near`."""
+    if form == "quaternion_xyzw":
+        sign = -1.0 if sum(a * b for a, b in zip(q, near, strict=True)) < 0 else 1.0
+        return tuple(sign * part for part in q)
+    if form == "rotation_vector":
+        return logarithm(q)
+    x, y, z, w = q
+    pitch = math.asin(min(max(2 * (w * y - z * x), -1.0), 1.0))
+    roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
+    return roll, pitch, math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+
+
+def normalize(q: Quaternion) -> Quaternion:
+    """The unit quaternion of the same direction; `q` is not zero."""
+    x, y, z, w = q
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    return x / length, y / length, z / length, w / length
+
+
+def multiply(a: Quaternion, b: Quaternion) -> Quaternion:
+    """First `b`, then `a`."""
+    ax, ay, az, aw = a
+    bx, by, bz, bw = b
+    return (
+        aw * bx + ax * bw + ay * bz - az * by,
+        aw * by - ax * bz + ay * bw + az * bx,
+        aw * bz + ax * by - ay * bx + az * bw,
+        aw * bw - ax * bx - ay * by - az * bz,
+    )
+
+
+def exponential(v: Vector) -> Quaternion:
+    """A rotation vector -> a unit quaternion."""
+    x, y, z = v
+    angle = math.sqrt(x * x + y * y + z * z)
+    scale = 0.5 - angle * angle / 48 if angle < 1e-4 else math.sin(angle / 2) / angle
+    return normalize((x * scale, y * scale, z * scale, math.cos(angle / 2)))
+
+
+def logarithm(q: Quaternion) -> Vector:
+    """A unit quaternion -> the shortest rotation vector."""
+    x, y, z, w = q
+    if w < 0:
+        x, y, z, w = -x, -y, -z, -w
+    sine = math.sqrt(x * x + y * y + z * z)
+    scale = 2.0 if sine < 1e-9 else 2 * math.atan2(sine, w) / sine
+    return x * scale, y * scale, z * scale
+
+
+def between(start: Quaternion, end: Quaternion) -> Vector:
+    """The shortest rotation vector, about fixed axes, that turns `start` into `end`."""
+    x, y, z, w = start
+    return logarithm(multiply(end, (-x, -y, -z, w)))
+
+
+def step_orientation(
+    limits: OrientationLimits, q: Quaternion, rate: Vector, target: Quaternion | None, dt: float, remaining: float
+) -> tuple[Quaternion, Vector, bool]:
+    """Next (orientation, angular velocity) and whether a limit changed it; None brakes."""
+    change = limits.acceleration * dt
+    if target is None:
+        chosen = _towards(rate, (0.0, 0.0, 0.0), change)
+        return multiply_unit(_scaled(chosen, dt), q), chosen, False
+    turn = between(q, target)
+    angle = _length(turn)
+    wanted = _scaled(turn, 1 / max(dt, remaining))
+    if _length(wanted) <= limits.velocity and _length(_minus(wanted, rate)) <= change:
+        return (target if remaining <= dt else multiply_unit(_scaled(wanted, dt), q)), wanted, False
+    speed = min(_length(wanted), limits.velocity, fastest(angle, limits.acceleration, dt))
+    chosen = _towards(rate, _scaled(turn, speed / angle) if angle else turn, change)
+    return multiply_unit(_scaled(chosen, dt), q), chosen, True
+
+
+def multiply_unit(turn: Vector, q: Quaternion) -> Quaternion:
+    """`q` turned by a rotation vector about fixed axes."""
+    return normalize(multiply(exponential(turn), q))
+
+
+def _towards(start: Vector, end: Vector, most: float) -> Vector:
+    """From `start` to `end`, but no further than `most`."""
+    difference = _minus(end, start)
+    distance = _length(difference)
+    if distance <= most:
+        return end
+    share = most / distance
+    return start[0] + share * difference[0], start[1] + share * difference[1], start[2] + share * difference[2]
+
+
+def _scaled(v: Vector, by: float) -> Vector:
+    return v[0] * by, v[1] * by, v[2] * by
+
+
+def _minus(a: Vector, b: Vector) -> Vector:
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
+
+
+def _length(v: Vector) -> float:
+    return math.sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])

@@ -1,0 +1,211 @@
+"""Stages over versioned values: run once for each combination of versions, and never a stale result."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgevlm.errors import BackendError
+from edgevlm.graph import Graph, Memory, Value
+
+
+class Adder:
+    """A backend in NumPy: `sum` is a weighted sum of its inputs, each with a weight of its own."""
+
+    def __init__(self, *inputs: str, weight: float = 1.0) -> None:
+        self.inputs, self.outputs = inputs, ("sum",)
+        self.weight = weight
+        self.runs = 0
+        self.fails = False
+        self.closed = False
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if self.fails:
+            raise BackendError("the engine failed")
+        self.runs += 1
+        total = sum(inputs[name] * (self.weight + place) for place, name in enumerate(self.inputs))
+        return {"sum": np.asarray(total)}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Clock:
+    """Every look at it takes 10 ns."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        self.now_ns += 10
+        return self.now_ns
+
+
+def array(number: float) -> NDArray[np.float32]:
+    return np.float32([number])
+
+
+def test_a_value_is_made_when_first_asked_for_and_once() -> None:
+    made: list[int] = []
+
+    def make() -> NDArray[np.float32]:
+        made.append(1)
+        return array(3.0)
+
+    value = Value("v", make)
+    assert made == []
+    assert value.array is value.array
+    assert made == [1]
+
+
+def test_a_value_whose_maker_failed_can_be_asked_again() -> None:
+    tries: list[int] = []
+
+    def make() -> NDArray[np.float32]:
+        tries.append(1)
+        if len(tries) == 1:
+            raise BackendError("not this time")
+        return array(3.0)
+
+    value = Value("v", make)
+    with pytest.raises(BackendError):
+        _ = value.array
+    assert value.array.tolist() == [3.0]
+
+
+@given(
+    frames=st.lists(st.integers(0, 5), min_size=1, max_size=30),
+    words=st.lists(st.integers(0, 3), min_size=30, max_size=30),
+    capacity=st.integers(1, 4),
+)
+def test_memoised_results_equal_fresh_ones(frames: list[int], words: list[int], capacity: int) -> None:
+    trunk, fusion = Adder("frame", weight=2.0), Adder("features", "word")
+    graph = Graph({"trunk": trunk, "fusion": fusion}, Clock())
+    memory = Memory({"fusion": capacity})
+    for frame, word in zip(frames, words, strict=False):
+        features = graph.run("trunk", {"frame": Value(("frame", frame), array(frame))}, memory)["sum"]
+        told = Value(("word", word), array(word))
+        result = graph.run("fusion", {"features": features, "word": told}, memory)["sum"]
+        assert result.array.tolist() == [2.0 * frame * 1.0 + word * 2.0]
+    assert trunk.runs == memory.runs["trunk"] == len(set(frames))  # nothing is ever computed twice without a capacity
+    pairs = list(zip(frames, words, strict=False))
+    assert fusion.runs == memory.runs["fusion"] == misses(pairs, capacity)
+
+
+def misses(keys: list[tuple[int, int]], capacity: int) -> int:
+    """How often a cache that lets the least recently used key go has to compute."""
+    kept: list[tuple[int, int]] = []
+    count = 0
+    for key in keys:
+        if key in kept:
+            kept.remove(key)
+        else:
+            count += 1
+        kept = [*kept, key][-capacity:]
+    return count
+
+
+def test_inputs_are_not_made_for_a_result_that_is_known() -> None:
+    graph, memory = Graph({"trunk": Adder("frame")}, Clock()), Memory({})
+    graph.run("trunk", {"frame": Value(1, array(1.0))}, memory)
+
+    def never() -> NDArray[Any]:
+        raise AssertionError("this frame was known")
+
+    graph.run("trunk", {"frame": Value(1, never)}, memory)
+
+
+def test_equal_versions_of_other_stages_or_outputs_are_no_mix_up() -> None:
+    graph, memory = Graph({"a": Adder("x"), "b": Adder("x", weight=5.0), "c": Adder("x")}, Clock()), Memory({})
+    x = Value("x", array(1.0))
+    a, b = graph.run("a", {"x": x}, memory)["sum"], graph.run("b", {"x": x}, memory)["sum"]
+    assert a.version != b.version
+    assert graph.run("c", {"x": a}, memory)["sum"].array.tolist() == [1.0]
+    assert graph.run("c", {"x": b}, memory)["sum"].array.tolist() == [5.0]
+
+
+def test_sessions_share_engines_and_no_results() -> None:
+    engine = Adder("x")
+    graph, one, other = Graph({"a": engine}, Clock()), Memory({}), Memory({})
+    assert graph.run("a", {"x": Value(1, array(1.0))}, one)["sum"].array.tolist() == [1.0]
+    assert graph.run("a", {"x": Value(1, array(2.0))}, other)["sum"].array.tolist() == [2.0]
+    assert engine.runs == 2
+
+
+def test_a_failed_run_is_not_kept_and_not_counted() -> None:
+    engine = Adder("x")
+    graph, memory = Graph({"a": engine}, Clock()), Memory({})
+    engine.fails = True
+    with pytest.raises(BackendError):
+        graph.run("a", {"x": Value(1, array(1.0))}, memory)
+    assert memory.runs == {}
+    engine.fails = False
+    assert graph.run("a", {"x": Value(1, array(1.0))}, memory)["sum"].array.tolist() == [1.0]
+    assert memory.runs == {"a": 1}
+
+
+def test_forgets_one_result_and_all_of_them() -> None:
+    engine = Adder("x")
+    graph, memory = Graph({"a": engine}, Clock()), Memory({})
+    for version in (1, 2, 1, 2):
+        graph.run("a", {"x": Value(version, array(1.0))}, memory)
+    assert engine.runs == 2
+    memory.forget("a", (1,))
+    memory.forget("a", (9,))
+    memory.forget("none", (1,))
+    for version in (1, 2):
+        graph.run("a", {"x": Value(version, array(1.0))}, memory)
+    assert engine.runs == 3
+    memory.clear()
+    graph.run("a", {"x": Value(2, array(1.0))}, memory)
+    assert engine.runs == 4
+
+
+def test_times_are_of_the_current_step_and_of_stages_that_ran() -> None:
+    graph, memory = Graph({"a": Adder("x"), "b": Adder("x")}, Clock()), Memory({})
+    graph.run("a", {"x": Value(1, array(1.0))}, memory)
+    graph.run("a", {"x": Value(2, array(1.0))}, memory)
+    assert memory.times_ns == {"a": 20}
+    memory.begin_step()
+    graph.run("a", {"x": Value(2, array(1.0))}, memory)
+    graph.run("b", {"x": Value(2, array(1.0))}, memory)
+    assert memory.times_ns == {"b": 10}
+
+
+def test_threads_take_turns_at_an_engine() -> None:
+    inside, most, entered = 0, 0, threading.Barrier(2)
+
+    class Watched(Adder):
+        def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            threading.Event().wait(0.02)  # lets the other thread in, if anything does
+            inside -= 1
+            return super().run(inputs)
+
+    graph = Graph({"a": Watched("x")}, Clock())
+
+    def work(memory: Memory) -> None:
+        entered.wait()
+        graph.run("a", {"x": Value(1, array(1.0))}, memory)
+
+    threads = [threading.Thread(target=work, args=(Memory({}),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_close_closes_every_engine() -> None:
+    engines = [Adder("x"), Adder("x")]
+    Graph({"a": engines[0], "b": engines[1]}, Clock()).close()
+    assert all(engine.closed for engine in engines)

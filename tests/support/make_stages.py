@@ -1,0 +1,151 @@
+"""Write tests/support/stages/*.onnx: stages of a few hundred weights that the tests put together to bundles.
+
+Needs onnx, which the tests themselves do not: run `python tests/support/make_stages.py` after a change here and commit
+what it writes. The weights come from a fixed seed, so the files come out byte for byte the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper, save_model
+
+STAGES = Path(__file__).parent / "stages"
+OPSET, IR = 17, 8  # old enough for every ONNX Runtime that edgevlm promises to run with
+MAPS, TEXT, WORDS, TOKENS = 4, 4, 16, 6  # feature maps, size of a text vector, vocabulary, tokens
+MONO_MAP, DUO_MAPS = (4, 4), {"left": (4, 4), "wrist": (3, 5)}
+_random = np.random.default_rng(20)
+
+
+def _weights(*shape: int) -> NDArray[np.float32]:
+    return _random.normal(0.0, 0.6, shape).astype(np.float32)
+
+
+def _model(
+    name: str,
+    nodes: Sequence[NodeProto],
+    inputs: Mapping[str, Sequence[int]],
+    outputs: Mapping[str, Sequence[int]],
+    weights: Mapping[str, NDArray[Any]],
+) -> None:
+    def ports(shapes: Mapping[str, Sequence[int]]) -> list[Any]:
+        kinds = {port: TensorProto.INT64 if port == "ids" else TensorProto.FLOAT for port in shapes}
+        return [helper.make_tensor_value_info(port, kinds[port], list(shape)) for port, shape in shapes.items()]
+
+    tensors = [numpy_helper.from_array(value, key) for key, value in weights.items()]
+    graph = helper.make_graph(list(nodes), name, ports(inputs), ports(outputs), tensors)
+    model: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    checker.check_model(model, full_check=True)
+    save_model(model, STAGES / f"{name}.onnx")
+
+
+def vision(name: str, height: int, width: int) -> None:
+    """pixels (1, 3, 2h, 2w) -> features (1, MAPS, h, w): mean over 2x2, a 1x1 convolution, ReLU."""
+    nodes = [
+        helper.make_node("AveragePool", ["pixels"], ["small"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["small", "w", "b"], ["mixed"], kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["mixed"], ["features"]),
+    ]
+    weights = {"w": _weights(MAPS, 3, 1, 1), "b": _weights(MAPS)}
+    _model(name, nodes, {"pixels": (1, 3, 2 * height, 2 * width)}, {"features": (1, MAPS, height, width)}, weights)
+
+
+def text() -> None:
+    """ids, mask (1, TOKENS) -> text (1, TEXT): the mean of the words' vectors."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Mul", ["vectors", "column"], ["said"]),
+        helper.make_node("ReduceSum", ["said", "words"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["mask", "words"], ["count"], keepdims=1),
+        helper.make_node("Div", ["total", "count"], ["text"]),
+    ]
+    weights = {"table": _weights(WORDS, TEXT), "last": np.array([2]), "words": np.array([1])}
+    _model("text", nodes, {"ids": (1, TOKENS), "mask": (1, TOKENS)}, {"text": (1, TEXT)}, weights)
+
+
+def pool(name: str, maps: Mapping[str, tuple[int, int]], slots: int, *, masked: bool) -> None:
+    """<camera>_<slot> (1, MAPS, h, w) -> <camera>_pooled: the slots' sum, each with a weight of its own."""
+    nodes, inputs, weights = [], {}, {}
+    for camera, size in maps.items():
+        parts = []
+        for slot in range(slots):
+            inputs[f"{camera}_{slot}"] = (1, MAPS, *size)
+            weights[f"{camera}_w{slot}"] = np.float32([(slot + 1) / slots]).reshape(1, 1, 1, 1)
+            nodes.append(helper.make_node("Mul", [f"{camera}_{slot}", f"{camera}_w{slot}"], [f"{camera}_part{slot}"]))
+            parts.append(f"{camera}_part{slot}")
+        nodes.append(helper.make_node("Sum", parts, [f"{camera}_sum" if masked else f"{camera}_pooled"]))
+        if masked:
+            inputs[f"{camera}_mask"] = (1, slots)
+            nodes.append(helper.make_node("ReduceSum", [f"{camera}_mask"], [f"{camera}_count"], keepdims=0))
+            nodes.append(helper.make_node("Div", [f"{camera}_sum", f"{camera}_count"], [f"{camera}_pooled"]))
+    _model(name, nodes, inputs, {f"{camera}_pooled": (1, MAPS, *size) for camera, size in maps.items()}, weights)
+
+
+def head(name: str, maps: Mapping[str, tuple[int, int]], state: int, outputs: Mapping[str, Sequence[int]]) -> None:
+    """Pooled maps, text, state -> each output: tanh of a linear map. In `head_fragile`, NaN where a state is below -1."""
+    nodes, joined = [], ["text", *(["state"] if state else [])]
+    for camera in maps:
+        nodes.append(helper.make_node("GlobalAveragePool", [f"{camera}_pooled"], [f"{camera}_mean"]))
+        nodes.append(helper.make_node("Flatten", [f"{camera}_mean"], [f"{camera}_flat"]))
+        joined.append(f"{camera}_flat")
+    nodes.append(helper.make_node("Concat", joined, ["all"], axis=1))
+    weights: dict[str, NDArray[Any]] = {}
+    for output, shape in outputs.items():
+        weights[f"{output}_w"] = _weights(TEXT + state + MAPS * len(maps), int(np.prod(shape)))
+        weights[f"{output}_shape"] = np.array(shape, np.int64)
+        nodes.append(helper.make_node("MatMul", ["all", f"{output}_w"], [f"{output}_line"]))
+        nodes.append(helper.make_node("Tanh", [f"{output}_line"], [f"{output}_flat"]))
+        last = f"{output}_whole" if name == "head_fragile" else output
+        nodes.append(helper.make_node("Reshape", [f"{output}_flat", f"{output}_shape"], [last]))
+        if name == "head_fragile":
+            nodes.append(helper.make_node("Add", [last, "hurt"], [output]))
+    if name == "head_fragile":
+        weights["one"] = np.float32([1.0])
+        hurt = [("Add", ["state", "one"], "shifted"), ("Log", ["shifted"], "logs"), ("ReduceSum", ["logs"], "hurt")]
+        attributes = {"ReduceSum": {"keepdims": 0}}
+        nodes[:0] = [helper.make_node(op, ins, [out], **attributes.get(op, {})) for op, ins, out in hurt]
+    inputs: dict[str, Sequence[int]] = {"text": (1, TEXT)}
+    if state:
+        inputs["state"] = (1, state)
+    inputs |= {f"{camera}_pooled": (1, MAPS, *size) for camera, size in maps.items()}
+    _model(name, nodes, inputs, outputs, weights)
+
+
+def busy(size: int = 512, rounds: int = 24) -> None:
+    """features (1, 4) -> features (1, 4), after some 6 G multiplications: long enough to see who holds the GIL."""
+    nodes = [
+        helper.make_node("ReduceMean", ["features_in"], ["mean"], keepdims=0),
+        helper.make_node("Expand", ["mean", "square"], ["m0"]),
+    ]
+    for turn in range(rounds):
+        nodes.append(helper.make_node("MatMul", [f"m{turn}", "m0"], [f"p{turn}"]))
+        nodes.append(helper.make_node("Tanh", [f"p{turn}"], [f"m{turn + 1}"]))
+    nodes.append(helper.make_node("ReduceMean", [f"m{rounds}"], ["end"], keepdims=0))
+    nodes.append(helper.make_node("Add", ["features_in", "end"], ["features_out"]))
+    _model("busy", nodes, {"features_in": (1, 4)}, {"features_out": (1, 4)}, {"square": np.array([size, size])})
+
+
+def main() -> None:
+    """Every stage, in an order that is part of the seed."""
+    STAGES.mkdir(exist_ok=True)
+    mono, planned = {"front": MONO_MAP}, {"chunk": (1, 5, 3), "waypoints": (1, 2, 2), "step_logits": (1, 3)}
+    vision("vision", *MONO_MAP)
+    vision("vision_wrist", *DUO_MAPS["wrist"])
+    text()
+    pool("pool_4", mono, 4, masked=False)
+    pool("pool_8", mono, 8, masked=False)
+    pool("pool_duo", DUO_MAPS, 3, masked=False)
+    pool("pool_duo_masked", DUO_MAPS, 3, masked=True)
+    head("head", mono, 3, planned)
+    head("head_fragile", mono, 3, planned)
+    head("head_duo", DUO_MAPS, 0, {"chunk": (1, 5, 3)})
+    busy()
+
+
+if __name__ == "__main__":
+    main()
