@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.errors import BackendError, require
+from edgevlm.manifest import Port
 from edgevlm.options import RuntimeOptions
+
+
+TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
 class OrtBackend:
@@ -36,15 +40,23 @@ class OrtBackend:
         self.inputs: tuple[str, ...] = tuple(port.name for port in spec.inputs)
         self.outputs: tuple[str, ...] = tuple(port.name for port in spec.outputs)
         self._names = list(self.outputs)
-        self._check_ports("inputs", self.inputs, self._session.get_inputs())
-        self._check_ports("outputs", self.outputs, self._session.get_outputs())
+        self._check_ports("inputs", spec.inputs, self._session.get_inputs())
+        self._check_ports("outputs", spec.outputs, self._session.get_outputs())
 
-    def _check_ports(self, side: str, said: tuple[str, ...], found: Sequence[Any]) -> None:
-        if (names := {item.name for item in found}) != set(said):
+    def _check_ports(self, side: str, said: Sequence[Port], found: Sequence[Any]) -> None:
+        items = {item.name: item for item in found}
+        if set(items) != {port.name for port in said}:
             raise BackendError(
-                f"{self._where}: expected {side} {list(said)} as the manifest says, the file has {sorted(names)}; "
-                "export the bundle again"
+                f"{self._where}: expected {side} {[port.name for port in said]} as the manifest says, the file has "
+                f"{sorted(items)}; export the bundle again"
             )
+        for port in said:
+            shape, kind = tuple(items[port.name].shape), items[port.name].type
+            if kind != TYPES[port.dtype] or not _fits(port.shape, shape):
+                raise BackendError(
+                    f"{self._where}: expected {port.name!r} {port.dtype} {port.shape} as the manifest says, the file has "
+                    f"{kind} {shape}; export the bundle again"
+                )
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self._session is None:
@@ -57,6 +69,14 @@ class OrtBackend:
 
     def close(self) -> None:
         self._session = None
+
+
+def _fits(said: Sequence[int | str], found: Sequence[int | str | None]) -> bool:
+    """Whether two shapes agree wherever both give numbers; a file need not tell the shape at all."""
+    if not found:
+        return True
+    pairs = zip(said, found, strict=False)
+    return len(said) == len(found) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
 
 
 def _failures() -> tuple[type[Exception], ...]:

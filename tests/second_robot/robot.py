@@ -1,8 +1,8 @@
-"""A robot that shares nothing with the trained default: its contract, a tiny random model, and a foreign recording of it.
+"""A robot that shares nothing with the trained default: contract, tiny random model, and a foreign recording of it.
 
-Two cameras: `left`, bgr8, recorded as an Image with padded rows; `wrist`, rgb8, recorded as JPEG. Seven joints in radians,
-which its recording has in degrees, in another order and among four others. 20 Hz. Topic names follow no convention;
-MAP, one YAML, names them.
+Two cameras: `left`, bgr8, recorded as an Image with padded rows; `wrist`, rgb8, recorded as JPEG. Seven joints in
+radians, which its recording has in degrees, in another order and among four others. 20 Hz. Topic names follow no
+convention; MAP, one YAML, names them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor
 
 from edgevlm.bags import LogWriter
 from edgevlm.contract import (
@@ -58,7 +59,12 @@ LEFT_PADDING = 13  # bytes behind each row
 SIZES = {"left": (64, 48), "wrist": (40, 40)}  # width, height
 MODEL_SIZES = {"left": (48, 32), "wrist": (32, 32)}
 PIXEL_MEAN, PIXEL_STD = (0.5, 0.4, 0.3), (0.25, 0.3, 0.2)
-TOPICS = {"left": "/stereo/port/raw", "wrist": "/gripper_eye/jpeg", "joints": "/driver/axes", "text": "/operator/speech"}
+TOPICS = {
+    "left": "/stereo/port/raw",
+    "wrist": "/gripper_eye/jpeg",
+    "joints": "/driver/axes",
+    "text": "/operator/speech",
+}
 MAP = "\n".join(
     [
         f"cameras: {{left: {TOPICS['left']}, wrist: {TOPICS['wrist']}}}",
@@ -140,12 +146,7 @@ def write_checkpoint(folder: Path, seed: int = 7) -> Path:
     """model.safetensors, config.json, tokenizer.json of a random model in which every input matters."""
     torch.manual_seed(seed)
     model = FilmPolicy(config())
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0.0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-        if isinstance(module, CameraFusion):  # a random heat map is flat, and pictures would hardly matter
-            module.heat.weight.data *= 40.0
+    _settle(model)
     preprocess = {
         name: [
             {"op": "resize", "width": width, "height": height, "filter": "bilinear"},
@@ -159,6 +160,31 @@ def write_checkpoint(folder: Path, seed: int = 7) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def _settle(model: FilmPolicy) -> None:
+    """Batch norms take the statistics of the robot's own pictures, and the head's first layer spreads what differs.
+
+    Without it a random network puts out nearly the same whatever it sees.
+    """
+    moments = [native_inputs(task, last) for task in tasks(episodes=12, steps=4, seed=9) for last in (0, 3)]
+    pixels = {name: torch.cat([moment[0][name] for moment in moments]) for name in SIZES}
+    ids, mask, state = (torch.cat([moment[i] for moment in moments]) for i in (1, 2, 3))
+    seen: list[Tensor] = []
+    first = model.head.trunk[0]
+    hook = first.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all passes
+        if isinstance(module, CameraFusion):
+            module.heat.weight.data *= 20.0  # keypoints that stand out
+    with torch.no_grad():
+        model.train()(pixels, ids, mask, state)
+        model.eval()(pixels, ids, mask, state)
+        reached = seen[-1] @ first.weight.T
+        first.weight.data /= reached.std(0)[:, None]
+        first.bias.data = -reached.mean(0) / reached.std(0)
+    hook.remove()
 
 
 @dataclass(frozen=True)
@@ -208,8 +234,37 @@ def tasks(episodes: int = 8, steps: int = 16, seed: int = 3) -> Iterator[Task]:
 
 
 def _scene(generator: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
-    coarse = generator.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    return np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+    """Blocks of 8 pixels around a colour of the scene's own."""
+    colour, contrast = generator.uniform(40, 215, 3), generator.uniform(5, 80)
+    coarse = np.clip(colour + contrast * generator.standard_normal((height // 8, width // 8, 3)), 0, 255)
+    return np.kron(coarse.astype(np.uint8), np.ones((8, 8, 1), np.uint8))
+
+
+def native_inputs(task: Task, last: int) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    """(pixels, ids, mask, state) for the model at step `last`, by Pillow and arithmetic on what was true."""
+    window = [task.steps[max(last - i, 0)] for i in (3, 2, 1, 0)]
+    pictures = {
+        "left": [Image.fromarray(step.left_rgb) for step in window],
+        "wrist": [Image.open(BytesIO(step.wrist_jpeg)).convert("RGB") for step in window],
+    }
+    pixels = {
+        name: torch.cat([_pixels(picture, MODEL_SIZES[name]) for picture in pictures[name]])[None] for name in pictures
+    }
+    ids = [WORDS.index(word) for word in task.command.split()]
+    padding = MAX_TOKENS - len(ids)
+    state = (window[-1].joints_rad - np.array(MEAN)) / np.array(STD)
+    return (
+        pixels,
+        torch.tensor([ids + [0] * padding]),
+        torch.tensor([[1.0] * len(ids) + [0.0] * padding]),
+        torch.tensor(state, dtype=torch.float32)[None],
+    )
+
+
+def _pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR)) / 255.0
+    normalized = (small - np.array(PIXEL_MEAN)) / np.array(PIXEL_STD)
+    return torch.tensor(normalized, dtype=torch.float32).permute(2, 0, 1)[None]
 
 
 def write_log(path: Path, episodes: int = 8, steps: int = 16) -> Path:
@@ -230,7 +285,7 @@ def _write_step(log: LogWriter, step: Step) -> None:
         log.joints(TOPICS["joints"], step.stamp_ns + i * PERIOD_NS // 5, position)
         if i == 0:
             bgr = np.ascontiguousarray(step.left_rgb[:, :, ::-1])
-            log.image(TOPICS["left"], step.stamp_ns, bgr, encoding="bgr8", padding=LEFT_PADDING, frame_id="port_optical")
+            log.image(TOPICS["left"], step.stamp_ns, bgr, encoding="bgr8", padding=LEFT_PADDING, frame_id="port")
             late_ns = step.stamp_ns + 7_000_000
             log.compressed_image(TOPICS["wrist"], late_ns, step.wrist_jpeg, form="rgb8; jpeg compressed bgr8")
             log.pose("/odometry/mast", step.stamp_ns, (1.0, 2.0, 0.0))

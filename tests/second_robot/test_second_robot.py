@@ -1,10 +1,11 @@
-"""Not only the trained default: another robot goes from its checkpoint and recording to actions, by the same commands."""
+"""Not only the trained default: another robot goes from checkpoint and recording to actions, by the same commands."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -76,42 +77,10 @@ def observations(folder: Path) -> list[Observation]:
 def native_chunk(folder: Path, task: robot.Task, last: int) -> NDArray[np.float32]:
     """PyTorch and Pillow on what was true, past the recording and the runtime: (K, A) in radians."""
     model = FilmPolicy.from_pretrained(folder / "checkpoint")
-    window = [task.steps[max(last - i, 0)] for i in (3, 2, 1, 0)]
-    pictures = {
-        "left": [Image.fromarray(step.left_rgb) for step in window],
-        "wrist": [Image.open(_file(step.wrist_jpeg)).convert("RGB") for step in window],
-    }
-    mean, std = np.array(robot.PIXEL_MEAN), np.array(robot.PIXEL_STD)
-    pixels = {
-        name: torch.tensor(
-            np.stack(
-                [
-                    ((np.asarray(p.resize(robot.MODEL_SIZES[name], Image.Resampling.BILINEAR)) / 255.0 - mean) / std)
-                    for p in pictures[name]
-                ]
-            ),
-            dtype=torch.float32,
-        ).permute(0, 3, 1, 2)[None]
-        for name in pictures
-    }
-    ids = [robot.WORDS.index(word) for word in task.command.split()]
-    padding = robot.MAX_TOKENS - len(ids)
-    state = (window[-1].joints_rad - np.array(robot.MEAN)) / np.array(robot.STD)
     with torch.no_grad():
-        chunk, _, _ = model(
-            pixels,
-            torch.tensor([ids + [0] * padding]),
-            torch.tensor([[1.0] * len(ids) + [0.0] * padding]),
-            torch.tensor(state, dtype=torch.float32)[None],
-        )
+        chunk, _, _ = model(*robot.native_inputs(task, last))
     values: NDArray[np.float32] = chunk[0].numpy() * np.float32(0.05)
     return values
-
-
-def _file(data: bytes) -> Any:
-    from io import BytesIO
-
-    return BytesIO(data)
 
 
 def test_the_recording_comes_back_as_what_was_true(folder: Path) -> None:
@@ -123,7 +92,7 @@ def test_the_recording_comes_back_as_what_was_true(folder: Path) -> None:
         assert observation.frames["left"].stamp_ns == step.stamp_ns
         assert observation.frames["wrist"].stamp_ns == step.stamp_ns + 7_000_000
         assert np.array_equal(observation.frames["left"].value, step.left_rgb[:, :, ::-1])
-        apart = observation.frames["wrist"].value.astype(int) - np.asarray(Image.open(_file(step.wrist_jpeg)))
+        apart = observation.frames["wrist"].value.astype(int) - np.asarray(Image.open(BytesIO(step.wrist_jpeg)))
         assert np.abs(apart).max() <= 2  # two JPEG decoders
         assert observation.state is not None
         assert observation.state.value == pytest.approx(step.joints_rad, abs=1e-6)
@@ -152,9 +121,10 @@ def test_every_step_of_the_way_matters(fp32: Path, folder: Path) -> None:
     truth = native_chunk(folder, task, 0)
     first = observations(folder)[0]
     assert first.state is not None
+    stamp_ns, joints = first.state.stamp_ns, first.state.value
     wrong = {
-        "degrees": Observation(first.frames, Stamped(np.degrees(first.state.value), first.state.stamp_ns), task.command),
-        "order": Observation(first.frames, Stamped(first.state.value[::-1].copy(), first.state.stamp_ns), task.command),
+        "degrees": Observation(first.frames, Stamped(np.degrees(joints), stamp_ns), task.command),
+        "order": Observation(first.frames, Stamped(joints[::-1].copy(), stamp_ns), task.command),
         "words": Observation(first.frames, first.state, robot.COMMANDS[2]),
     }
     for name in ("left", "wrist"):

@@ -1,4 +1,4 @@
-"""A judge of gate commands with rules of its own: it imports nothing of the gate, and recomputes every limit from stamps.
+"""A judge of gate commands with rules of its own: it imports nothing of the gate, and recomputes all from stamps.
 
 `arm` is a made-up robot that has every kind of column the gate knows how to send, apart from orientations.
 """

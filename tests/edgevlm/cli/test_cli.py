@@ -1,0 +1,153 @@
+"""The command line: figures for machines, tables for people, one exit code for each kind of fault, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from support import tiny
+from typer.testing import CliRunner
+
+from edgevlm import errors
+from edgevlm.bundle import MANIFEST
+from edgevlm.cli.app import app
+from edgevlm.errors import EdgevlmError
+
+STATE = "0.1,-0.1,0.5"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return tiny.mono(tmp_path / "bundle")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "front.png"
+    assert cv2.imwrite(str(path), tiny.image(tiny.mono_contract().cameras[0], 1)[..., ::-1])
+    return path
+
+
+def figures(tmp_path: Path, *arguments: str | Path) -> Any:
+    """Run a verb in this process with --json FILE; the figures."""
+    target = tmp_path / "figures.json"
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json", str(target)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return json.loads(target.read_text())
+
+
+def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `edgevlm` as a process of its own."""
+    command = [sys.executable, "-m", "edgevlm.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_inspect_shows_the_whole_manifest_and_the_hash(bundle: Path, tmp_path: Path) -> None:
+    shown = figures(tmp_path, "inspect", bundle)
+    assert shown["manifest"] == json.loads((bundle / MANIFEST).read_text())
+    assert len(shown["bundle_sha256"]) == 64
+
+
+def test_verify_finds_a_flipped_byte(bundle: Path, tmp_path: Path) -> None:
+    assert figures(tmp_path, "verify", bundle)["whole"] is True
+    stage = bundle / "stages" / "head.onnx"
+    content = bytearray(stage.read_bytes())
+    content[len(content) // 2] ^= 1
+    stage.write_bytes(content)
+    done = process("verify", bundle)
+    assert done.returncode == errors.TamperedError.exit_code
+    assert "TamperedError" in done.stderr and "head.onnx" in done.stderr and not done.stdout
+
+
+def test_run_on_a_picture_gives_the_chunk_and_plan_that_act_gives(bundle: Path, picture: Path, tmp_path: Path) -> None:
+    import edgevlm
+    from edgevlm import Observation, Stamped
+
+    told = ("run", bundle, "--image", picture, "--text", tiny.COMMANDS[0], "--state", STATE)
+    shown = figures(tmp_path, *told)
+    with edgevlm.load(bundle) as policy:
+        frame = Stamped(tiny.image(policy.contract.cameras[0], 1), 0)
+        state = Stamped(np.array([float(v) for v in STATE.split(",")], np.float32), 0)
+        chunk = policy.act(Observation({"front": frame}, state, tiny.COMMANDS[0]))
+    np.testing.assert_allclose(shown["values"], chunk.values, atol=1e-6)
+    assert chunk.plan is not None and shown["plan"]["step"] == chunk.plan.step
+    np.testing.assert_allclose(shown["plan"]["waypoints"], chunk.plan.waypoints, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--text", "", "--state", STATE), errors.InstructionError),
+        (("--text", "push the crimson cup", "--state", STATE), errors.InstructionError),
+        (("--text", tiny.COMMANDS[0], "--state", "0.1,nan,0.5"), errors.NonFiniteError),
+        (("--text", tiny.COMMANDS[0], "--state", "0.1,0.5"), errors.ShapeError),
+    ],
+)
+def test_bad_input_has_the_exit_code_of_its_class(
+    bundle: Path, picture: Path, arguments: tuple[str, ...], expected: type[EdgevlmError]
+) -> None:
+    done = process("run", bundle, "--image", picture, *arguments)
+    assert done.returncode == expected.exit_code
+    assert done.stderr.startswith(f"{expected.__name__}: ") and "Traceback" not in done.stderr
+
+
+def test_a_picture_of_another_size_is_refused(bundle: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.png"
+    assert cv2.imwrite(str(small), np.zeros((5, 5, 3), np.uint8))
+    done = process("run", bundle, "--image", small, "--text", tiny.COMMANDS[0], "--state", STATE)
+    assert done.returncode == errors.ShapeError.exit_code and "(12, 16, 3)" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--sim", "--image", "x.png"), ("--image", "side=x.png")])
+def test_usage_faults_exit_with_2(bundle: Path, arguments: tuple[str, ...]) -> None:
+    assert process("run", bundle, *arguments).returncode == 2
+
+
+def test_run_sim_says_when_a_bundle_names_no_simulator(bundle: Path) -> None:
+    done = process("run", bundle, "--sim")
+    assert done.returncode == errors.SimulatorError.exit_code and "names no simulator" in done.stderr
+
+
+def test_profile_has_each_stage_the_overhead_and_the_machine(bundle: Path, tmp_path: Path) -> None:
+    shown = figures(tmp_path, "profile", bundle, "--steps", "60", "--warmup", "5")
+    assert set(shown["stages"]) == {"preprocess", "vision", "text", "pool", "head"}
+    assert shown["step_ms"]["n"] == shown["stages"]["vision"]["n"] == 60
+    assert shown["stages"]["text"]["n"] < 10  # once for each new instruction
+    parts = sum(row["p50"] for name, row in shown["stages"].items() if name != "text")
+    assert 0 < shown["overhead_ms"]["p50"] < shown["step_ms"]["p50"]
+    assert parts < shown["step_ms"]["p50"] * 1.5
+    assert shown["encodes_per_frame"] == 1.0
+    assert shown["cold_start_ms"] > shown["open_ms"] > 0 and shown["peak_rss_mb"] > 10
+    assert shown["machine"]["cpu"] and shown["machine"]["versions"]["onnxruntime"] and "intra_threads" in shown["options"]
+
+
+def test_json_on_standard_output_is_alone_there(bundle: Path) -> None:
+    done = process("inspect", bundle, "--json", "-")
+    assert done.returncode == 0 and json.loads(done.stdout)["bundle_sha256"]
+    assert "contract" in done.stderr
+
+
+def test_json_that_cannot_be_written_is_an_output_error(bundle: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    done = process("inspect", bundle, "--json", blocked / "figures.json")
+    assert done.returncode == errors.OutputError.exit_code
+    assert blocked.read_text() == "in the way"
+
+
+def test_int8_without_a_recording_is_a_usage_fault(tmp_path: Path) -> None:
+    done = process("export", tmp_path, "-o", tmp_path / "out", "--int8")
+    assert done.returncode == 2 and "--calib" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_no_bundle_there_says_how_to_make_one(tmp_path: Path) -> None:
+    done = process("inspect", tmp_path / "none")
+    assert done.returncode == errors.BundleError.exit_code and "edgevlm export" in done.stderr
