@@ -28,7 +28,7 @@ from edgevlm_calibration.table import EpisodeRef, Split, Table, TensorRange
 from edgevlm_calibration.targets import targets, tensors
 
 MINIMUM_SAMPLES = 16
-OBSERVER = "mse"
+OBSERVER = "minmax"
 OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
 
 Seen = dict[str, dict[str, Magnitudes]]  # stage -> tensor -> what was seen

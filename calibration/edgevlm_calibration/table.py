@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -84,9 +85,9 @@ class Table(Spec):
             work.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
             work.replace(path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                work.unlink()
             raise OutputError(f"{path}: cannot be written ({error}); free some space or choose another -o") from error
-        finally:
-            work.unlink(missing_ok=True)
 
 
 def load_table(path: Path) -> Table:

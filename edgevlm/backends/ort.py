@@ -12,7 +12,6 @@ from edgevlm.errors import BackendError, require
 from edgevlm.manifest import Port
 from edgevlm.options import RuntimeOptions
 
-
 TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
@@ -35,7 +34,7 @@ class OrtBackend:
             self._session = ort.InferenceSession(str(path), _session_options(ort, options), ["CPUExecutionProvider"])
         except self._failures as error:
             raise BackendError(
-                f"{self._where}: ONNX Runtime refuses {path.name}: {error}; export the bundle again"
+                f"{self._where}: ONNX Runtime refuses {path.name}: {_line(error)}; export the bundle again"
             ) from error
         self.inputs: tuple[str, ...] = tuple(port.name for port in spec.inputs)
         self.outputs: tuple[str, ...] = tuple(port.name for port in spec.outputs)
@@ -64,7 +63,7 @@ class OrtBackend:
         try:
             results = self._session.run(self._names, inputs)
         except self._failures as error:
-            raise BackendError(f"{self._where}: {error}") from error
+            raise BackendError(f"{self._where}: {_line(error)}") from error
         return dict(zip(self._names, results, strict=True))
 
     def close(self) -> None:
@@ -77,6 +76,10 @@ def _fits(said: Sequence[int | str], found: Sequence[int | str | None]) -> bool:
         return True
     pairs = zip(said, found, strict=False)
     return len(said) == len(found) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _failures() -> tuple[type[Exception], ...]:

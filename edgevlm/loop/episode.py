@@ -140,9 +140,7 @@ class _Run:
         self._plan = chunk.plan
         self._executor.offer(chunk, self._now_ns)
 
-    def _altered(
-        self, window: WindowControl, observation: Observation, plain: ActionChunk
-    ) -> tuple[ActionChunk, int]:
+    def _altered(self, window: WindowControl, observation: Observation, plain: ActionChunk) -> tuple[ActionChunk, int]:
         started = self._driver.clock()
         chunk = window.act(observation, self._history)
         elapsed = self._driver.clock() - started
@@ -153,9 +151,7 @@ class _Run:
         lead = self._driver.contract.cameras[0].name
         if self._driver.on_frame and lead in fresh:
             frame = observation.frames[lead]
-            self._driver.on_frame(
-                EpisodeFrame(self._spec, self._instruction, frame.value, frame.stamp_ns, self._plan)
-            )
+            self._driver.on_frame(EpisodeFrame(self._spec, self._instruction, frame.value, frame.stamp_ns, self._plan))
 
     def end(self) -> EpisodeResult:
         """Show the last frame and say what came of the episode."""

@@ -120,9 +120,8 @@ class Gate:
         except SessionError as error:
             return self._count("chunk", Refusal("unannounced", str(error)))
         if not taken:
-            return self._count(
-                "chunk", Refusal("late", f"chunk {chunk.sequence}: older than the one in use, or used up")
-            )
+            late = Refusal("late", f"chunk {chunk.sequence}: older than the one in use, or used up")
+            return self._count("chunk", late)
         self._until_ns[checked.observed_ns] = checked.valid_until_ns
         if len(self._until_ns) > _CHUNKS_KEPT:
             del self._until_ns[next(iter(self._until_ns))]
@@ -287,7 +286,7 @@ class Gate:
         return GateCommand(
             number=self._number(),
             stamp_ns=now_ns,
-            valid_until_ns=min(now_ns + self._valid_ns, self._until_ns[due.observed_ns]),
+            valid_until_ns=min(now_ns + self._valid_ns, self._until_ns.get(due.observed_ns, now_ns)),
             mode="follow",
             values=step.values,
             limited=tuple(self.columns[i].name for i in step.limited),

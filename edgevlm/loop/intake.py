@@ -104,14 +104,14 @@ class ChunkCheck:
     def __init__(
         self, contract: Contract, limits: GateLimits, columns: Sequence[Column], orientations: Sequence[Orientation]
     ) -> None:
-        self._spec = contract.action
+        self._spec, self._names = contract.action, contract.action.names
         self._future_ns = round(limits.future_s * SECOND_NS)
         self._relative = [(i, column) for i, column in enumerate(columns) if column.relative]
         self._quaternions = [list(turning.columns) for turning in orientations if turning.form == "quaternion_xyzw"]
 
     def __call__(self, chunk: ActionChunk, states: States, now_ns: int) -> ActionChunk | Refusal:
         """The chunk with absolute positions and a validity that its rows can bear, or why not."""
-        names = self._spec.names
+        names = self._names
         if tuple(chunk.names) != names:
             return Refusal("names", f"chunk: expected the columns {names}, got {tuple(chunk.names)}")
         values = np.asarray(chunk.values)

@@ -12,6 +12,8 @@ from edgevlm.loop.axes import step_position, step_velocity
 from edgevlm.loop.columns import Column, Orientation
 from edgevlm.loop.rotation import Quaternion, Vector, between, numbers, quaternion, step_orientation
 
+_SENT_KEPT = 1024  # far more than fit between two states that are fresh enough to act on
+
 
 @dataclass(frozen=True)
 class Step:
@@ -33,7 +35,7 @@ class Motion:
         self._columns = tuple(columns)
         self._orientations = tuple(orientations)
         self._horizon_s = horizon_s
-        self._sent: deque[tuple[int, tuple[float, ...]]] = deque()  # (since, rates), oldest first
+        self._sent: deque[tuple[int, tuple[float, ...]]] = deque(maxlen=_SENT_KEPT)  # (since, rates), oldest first
         self._values: tuple[float, ...] | None = None
         self._rates = (0.0,) * len(self._columns)
 

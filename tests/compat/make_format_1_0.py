@@ -52,7 +52,9 @@ def answer(root: Path) -> dict[str, Any]:
 def main() -> None:
     """Both bundles and their answers."""
     if FORMAT != "edgevlm.bundle/1.0":
-        raise SystemExit(f"this script made bundles of format 1.0; this version writes {FORMAT}: copy it under another name")
+        raise SystemExit(
+            f"this script made bundles of format 1.0; this version writes {FORMAT}: copy it under another name"
+        )
     for name, make in BUNDLES.items():
         root = make(PLACE / name)
         write_record(root, "answer", answer(root))

@@ -37,7 +37,9 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tiny.mono(tmp_path_factory.mktemp("contract") / "bundle")
-    busy = tiny.stage("busy", [tiny.port("features_in", "features", 1, 4)], [tiny.port("features_out", "features", 1, 4)])
+    busy = tiny.stage(
+        "busy", [tiny.port("features_in", "features", 1, 4)], [tiny.port("features_out", "features", 1, 4)]
+    )
     parts = tiny.mono_parts(4, "head", tiny.mono_contract())
     parts["stages"]["busy"] = busy
     return tiny.write_bundle(place.parent / "with-busy", parts)
@@ -134,7 +136,9 @@ def test_takes_arrays_whatever_their_strides(open_stage: Open) -> None:
     np.testing.assert_array_equal(vision.run({"pixels": frozen})["features"], want)
 
 
-@pytest.mark.parametrize("options", [{"optimize": False}, {"form": "tensorrt"}, {"spinning": True}, {"intra_threads": 2}])
+@pytest.mark.parametrize(
+    "options", [{"optimize": False}, {"form": "tensorrt"}, {"spinning": True}, {"intra_threads": 2}]
+)
 def test_no_option_changes_what_is_computed(open_stage: Open, options: dict[str, Any]) -> None:
     inputs = pool_inputs()
     got = open_stage("pool", **options).run(inputs)["front_pooled"]

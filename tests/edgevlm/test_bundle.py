@@ -72,7 +72,7 @@ def test_records_are_no_part_of_the_name(root: Path) -> None:
     assert bundle.records() == {"fidelity": {"cosine": 0.999}}
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_refuses_a_flipped_bit_anywhere_in_any_file(shared: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(files_of(shared)))
@@ -89,7 +89,7 @@ def test_refuses_a_flipped_bit_anywhere_in_any_file(shared: Path, data: st.DataO
     open_bundle(shared)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(data=st.data(), grow=st.binary(min_size=0, max_size=3))
 def test_refuses_a_truncated_or_grown_file(shared: Path, data: st.DataObject, grow: bytes) -> None:
     path = data.draw(st.sampled_from(files_of(shared)))
@@ -230,7 +230,13 @@ class Failure(Exception):
     pass
 
 
-FAILURES = [Failure("no"), KeyboardInterrupt(), SystemExit(3), BundleError("no"), OSError(28, "No space left on device")]
+FAILURES = [
+    Failure("no"),
+    KeyboardInterrupt(),
+    SystemExit(3),
+    BundleError("no"),
+    OSError(28, "No space left on device"),
+]
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
@@ -390,7 +396,9 @@ def test_every_refusal_is_one_of_ours(root: Path) -> None:
     tiny.rewrite(root, lambda data: data["files"]["tokenizer.json"].update(bytes=10**30))
     with pytest.raises(EdgevlmError):
         open_bundle(root)
-    tiny.rewrite(root, lambda data: data["files"].update({"a" * 255 + "/" + "b" * 255: {"sha256": "0" * 64, "bytes": 1}}))
+    tiny.rewrite(
+        root, lambda data: data["files"].update({"a" * 255 + "/" + "b" * 255: {"sha256": "0" * 64, "bytes": 1}})
+    )
     with pytest.raises(EdgevlmError):
         open_bundle(root)
     assert json.loads((root / "manifest.json").read_text())

@@ -153,7 +153,19 @@ def test_takes_any_numbers_as_state_and_copies_them() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [[1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], 1.0, None, "12", ["1", "2"], [True, False], [1j, 2j], [[1.0], [2.0, 3.0]], {}],
+    [
+        [1.0],
+        [1.0, 2.0, 3.0],
+        [[1.0, 2.0]],
+        1.0,
+        None,
+        "12",
+        ["1", "2"],
+        [True, False],
+        [1j, 2j],
+        [[1.0], [2.0, 3.0]],
+        {},
+    ],
 )
 def test_refuses_a_state_that_is_not_its_numbers(value: Any) -> None:
     with pytest.raises(ShapeError, match=r"state: expected.*\['x', 'y'\], got"):

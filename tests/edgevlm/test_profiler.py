@@ -37,7 +37,9 @@ def test_the_parts_and_the_overhead_make_the_step(steps: list[dict[str, int]]) -
         ran = [parts[name] for parts in steps if name in parts]
         assert summary.get(name, {"n": 0})["n"] == len(ran)
     if steps:
-        assert summary["overhead"] == pytest.approx({"p50": 1e-3, "p95": 1e-3, "p99": 1e-3, "max": 1e-3, "n": len(steps)})
+        assert summary["overhead"] == pytest.approx(
+            {"p50": 1e-3, "p95": 1e-3, "p99": 1e-3, "max": 1e-3, "n": len(steps)}
+        )
         assert summary["step"]["n"] == len(steps)
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # checkpoints.py and logs.py are shared by these tests only
-
-from checkpoints import contract, write_checkpoint
-from logs import write_log
+from support.film import contract, write_checkpoint
+from support.film_log import write_log
 
 from edgevlm_export.exporter import export
 from edgevlm_export.report import ExportReport

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from checkpoints import contract, edit_config, write_checkpoint
-from logs import write_log
+from support.film import contract, edit_config, write_checkpoint
+from support.film_log import write_log
 
 import edgevlm
 from edgevlm.bundle import open_bundle

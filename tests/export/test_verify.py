@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from checkpoints import contract, write_checkpoint
-from logs import write_log
 from onnx import numpy_helper
+from support.film import contract, write_checkpoint
+from support.film_log import write_log
 
 from edgevlm.bundle import MANIFEST, open_bundle, write_manifest
 from edgevlm.errors import ContractError, FidelityError

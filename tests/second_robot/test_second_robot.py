@@ -19,9 +19,12 @@ from typer.testing import CliRunner
 
 import edgevlm
 from edgevlm.bags import load_topics, read_log
+from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
 from edgevlm.contract import Observation, Stamped
 from edgevlm.errors import InstructionError, LogError
+from edgevlm.manifest import CalibrationRef
+from edgevlm_calibration.table import load_table
 from edgevlm_export.models.film_policy import FilmPolicy
 
 RUNTIME = Path(edgevlm.__file__).parent
@@ -60,10 +63,11 @@ def fp32(cli: Cli, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def int8(cli: Cli, fp32: Path, folder: Path) -> Path:
-    """By way of a table: calibrate, then export from it."""
-    cli("calibrate", "@fp32", "--data", "@log.mcap", "--topics", "@topics.yaml", "-o", "@table.json", "--samples", "40")
-    cli("export", "@checkpoint", "-o", "@int8", "--int8", "--calib", "@table.json")
+def int8(cli: Cli, folder: Path) -> Path:
+    cli(
+        "export", "@checkpoint", "-o", "@int8", "--int8", "--calib", "@log.mcap", "--topics", "@topics.yaml",
+        "--samples", "40",
+    )  # fmt: skip
     return folder / "int8"
 
 
@@ -136,20 +140,20 @@ def test_every_step_of_the_way_matters(fp32: Path, folder: Path) -> None:
             assert apart > 1e-3, what
 
 
-def test_int8_is_made_from_the_robots_own_recording(int8: Path, cli: Cli) -> None:
-    manifest = json.loads((int8 / "manifest.json").read_text())
-    quantized = {name for name, stage in manifest["stages"].items() if stage["quantized_nodes"]}
+def test_int8_is_made_from_the_robots_own_recording(int8: Path, fp32: Path, folder: Path, cli: Cli) -> None:
+    """`calibrate` by itself makes the very table that `export` made."""
+    cli("calibrate", "@fp32", "--data", "@log.mcap", "--topics", "@topics.yaml", "-o", "@table.json", "--samples", "40")
+    manifest = open_bundle(int8).manifest
+    quantized = {name for name, stage in manifest.stages.items() if stage.quantized_nodes}
     assert {"vision_left", "vision_wrist", "pool", "head"} <= quantized
-    assert manifest["calibration"]["samples"] == 40
+    assert manifest.calibration == CalibrationRef(table_sha256=load_table(folder / "table.json").sha256(), samples=40)
 
 
 def test_verify_compares_it_with_its_checkpoint_on_the_recording(int8: Path, cli: Cli) -> None:
-    figures = cli(
-        "verify", "@int8", "--against", "@checkpoint", "--data", "@log.mcap", "--topics", "@topics.yaml"
-    )  # fmt: skip
-    assert "radian" not in json.dumps(figures)
-    units = {row["unit"] for row in figures["pipeline"]}
-    assert units == {"rad"}
+    figures = cli("verify", "@int8", "--against", "@checkpoint", "--data", "@log.mcap", "--topics", "@topics.yaml")
+    assert {row["unit"] for row in figures["pipeline"]} == {"rad"}
+    assert {row["name"] for row in figures["pipeline"]} == {f"d_{joint}" for joint in robot.JOINTS}
+    assert figures["data"]["kind"] == "log" and all(row["passed"] for row in figures["controls"])
 
 
 def test_int8_acts_on_the_recording(int8: Path, fp32: Path, folder: Path) -> None:

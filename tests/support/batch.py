@@ -37,7 +37,9 @@ class Batch:
         for camera, images in window.items():
             vision = self._stages[self._manifest.driver.args.vision[camera]]
             for slot, picture in enumerate(images):
-                pixels = self._preprocess[camera](np.zeros(self._shape(camera), np.uint8) if picture is None else picture)
+                pixels = self._preprocess[camera](
+                    np.zeros(self._shape(camera), np.uint8) if picture is None else picture
+                )
                 features = vision.run({"pixels": pixels})["features"]
                 known[f"{camera}_{slot}"] = np.zeros_like(features) if picture is None else features
             known[f"{camera}_mask"] = np.float32([[picture is not None for picture in images]])

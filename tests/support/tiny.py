@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import DIGEST, MANIFEST, Bundle, new_directory, write_manifest
 from edgevlm.contract import (
+    ActionChunk,
     ActionGroup,
     ActionSpec,
     CameraSpec,
@@ -33,6 +34,7 @@ from edgevlm.contract import (
 )
 from edgevlm.manifest import FORMAT, FileEntry, Manifest, Normalize, Port, Resize, StageSpec
 from edgevlm.options import RuntimeOptions
+from edgevlm.tasks import Policy
 
 STAGES = Path(__file__).parent / "stages"
 TOKENIZER = Path(__file__).parent / "tokenizer.json"
@@ -144,7 +146,10 @@ def mono_parts(slots: int, head: str, contract: Contract) -> dict[str, Any]:
             "head": stage(head, inputs, outputs),
         },
         "preprocess": {"front": (Resize(width=8, height=8), NORMALIZE)},
-        "driver": {"name": "fuse", "args": {"vision": {"front": "vision"}, "text": "text", "pool": "pool", "head": "head"}},
+        "driver": {
+            "name": "fuse",
+            "args": {"vision": {"front": "vision"}, "text": "text", "pool": "pool", "head": "head"},
+        },
         "contract": contract,
     }
 
@@ -233,7 +238,8 @@ def observation(contract: Contract, index: int, command: str = COMMANDS[0], stam
     """The `index`-th step of a made-up episode: fresh frames and state every 0.1 s."""
     now_ns = START_NS + index * PERIOD_NS if stamp_ns is None else stamp_ns
     frames = {
-        camera.name: Stamped(image(camera, 1000 * place + index), now_ns) for place, camera in enumerate(contract.cameras)
+        camera.name: Stamped(image(camera, 1000 * place + index), now_ns)
+        for place, camera in enumerate(contract.cameras)
     }
     values = np.random.default_rng(index).uniform(-0.3, 0.3, 3).astype(np.float32)
     state = Stamped(values, now_ns) if contract.state else None
@@ -265,3 +271,15 @@ class _CountedBackend:
     def close(self) -> None:
         self._owner.closed.append(self._stage)
         self._engine.close()
+
+
+Open = Callable[..., tuple[Policy, Counted]]  # a bundle's name -> a policy over it, and its counted engines
+
+
+def same(one: ActionChunk, other: ActionChunk) -> bool:
+    """Whether two chunks are equal in everything that a robot would use."""
+    equal = np.array_equal(one.values, other.values) and one.observed_ns == other.observed_ns
+    if one.plan and other.plan:
+        equal &= np.array_equal(one.plan.waypoints, other.plan.waypoints)
+        equal &= np.array_equal(one.plan.confidence, other.plan.confidence)
+    return bool(equal) and (one.plan is None) == (other.plan is None)

@@ -142,9 +142,7 @@ def test_joint_states_of_several_publishers_are_put_together(
     assert observation.state.stamp_ns == START_NS
 
 
-def test_a_state_that_is_not_finite_is_left_out_and_said(
-    tmp_path: Path, contract: Contract, picture: Picture
-) -> None:
+def test_a_state_that_is_not_finite_is_left_out_and_said(tmp_path: Path, contract: Contract, picture: Picture) -> None:
     path = tmp_path / "nan.mcap"
     with LogWriter(path) as log:
         log.string("/instruction", START_NS, "go")
@@ -158,9 +156,7 @@ def test_a_state_that_is_not_finite_is_left_out_and_said(
     assert any("'a': left out 1 NaN" in warning for warning in recording.warnings)
 
 
-def test_stamps_that_no_driver_set_are_replaced_and_said(
-    tmp_path: Path, contract: Contract, picture: Picture
-) -> None:
+def test_stamps_that_no_driver_set_are_replaced_and_said(tmp_path: Path, contract: Contract, picture: Picture) -> None:
     path = tmp_path / "zero.mcap"
     with LogWriter(path, log_clock=iter(range(START_NS, START_NS + 100)).__next__) as log:
         log.string("/instruction", 0, "go")

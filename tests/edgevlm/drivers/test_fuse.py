@@ -46,7 +46,11 @@ WRONG: list[tuple[str, str, Edit]] = [
     ("an input from nowhere", "'x'", lambda d: stages(d, "head")["inputs"].append(port("x"))),
     ("a name made twice", "inputs made once", lambda d: stages(d, "text")["outputs"][0].update(name="front_pooled")),
     ("two states", "the state", lambda d: stages(d, "head")["inputs"].append(port("more", "state"))),
-    ("features of an instruction", "frame_cache 'frame'", lambda d: stages(d, "vision").update(frame_cache="instruction")),
+    (
+        "features of an instruction",
+        "frame_cache 'frame'",
+        lambda d: stages(d, "vision").update(frame_cache="instruction"),
+    ),
 ]
 
 

@@ -76,7 +76,12 @@ Spoil = Callable[[Observation], Observation]
 BAD: list[tuple[str, type[EdgevlmError], str, Spoil]] = [
     ("no frame", ContractError, r"each camera \['front'\], got \[\]", lambda o: framed(o, {})),
     ("another camera", ContractError, "got .*'side'", lambda o: framed(o, {**o.frames, "side": o.frames["front"]})),
-    ("a bare image", ContractError, r"expected Stamped\(value, stamp_ns\), got ndarray", lambda o: framed(o, {"front": IMAGE})),
+    (
+        "a bare image",
+        ContractError,
+        r"expected Stamped\(value, stamp_ns\), got ndarray",
+        lambda o: framed(o, {"front": IMAGE}),
+    ),
     ("a small image", ShapeError, r"expected uint8 \(12, 16, 3\) in rgb8, got", lambda o: with_image(o, IMAGE[:6])),
     ("turned axes", ShapeError, r"got uint8 \(3, 12, 16\)", lambda o: with_image(o, IMAGE.transpose(2, 0, 1))),
     ("alpha", ShapeError, r"got uint8 \(12, 16, 4\)", lambda o: with_image(o, np.zeros((12, 16, 4), np.uint8))),
@@ -84,7 +89,12 @@ BAD: list[tuple[str, type[EdgevlmError], str, Spoil]] = [
     ("mirrored", ShapeError, "ascontiguousarray", lambda o: with_image(o, IMAGE[:, ::-1])),
     ("bytes", ShapeError, "got bytes", lambda o: with_image(o, IMAGE.tobytes())),
     ("no image", ShapeError, "got NoneType", lambda o: with_image(o, None)),
-    ("no state", ShapeError, "expected the state .*'x', 'y', 'grip'", lambda o: Observation(o.frames, None, o.instruction)),
+    (
+        "no state",
+        ShapeError,
+        "expected the state .*'x', 'y', 'grip'",
+        lambda o: Observation(o.frames, None, o.instruction),
+    ),
     ("a bare state", ContractError, "got list", lambda o: Observation(o.frames, [0.0] * 3, o.instruction)),  # type: ignore[arg-type]
     ("a short state", ShapeError, r"expected float32 \(3,\)", lambda o: with_state(o, [0.0, 0.0])),
     ("words for numbers", ShapeError, "'grip'", lambda o: with_state(o, ["a", "b", "c"])),
@@ -99,10 +109,20 @@ BAD: list[tuple[str, type[EdgevlmError], str, Spoil]] = [
     ("a list of words", InstructionError, "got \\['push'\\]", lambda o: told(o, ["push"])),
     ("a stamp in seconds", StampError, "whole nanoseconds, got 1.5", lambda o: with_frame_stamp(o, 1.5)),
     ("no stamp", StampError, "state: expected a stamp in whole nanoseconds", lambda o: with_state(o, [0.0] * 3, "now")),
-    ("an unset stamp of the state", StampError, "state: expected a stamp within 1000 ms", lambda o: with_state(o, [0.0] * 3, 0)),
+    (
+        "an unset stamp of the state",
+        StampError,
+        "state: expected a stamp within 1000 ms",
+        lambda o: with_state(o, [0.0] * 3, 0),
+    ),
     ("an unset stamp of the frame", StampError, "before|after", lambda o: with_frame_stamp(o, 0)),
     ("a state of the future", StampError, "after it", lambda o: with_state(o, [0.0] * 3, START_NS + 60 * SECOND_NS)),
-    ("a frame that goes back", StampError, "camera 'front'.*before it; drop late", lambda o: observation_back(o, frame=True)),
+    (
+        "a frame that goes back",
+        StampError,
+        "camera 'front'.*before it; drop late",
+        lambda o: observation_back(o, frame=True),
+    ),
     ("a state that goes back", StampError, "state.*before it; drop late", lambda o: observation_back(o, frame=False)),
 ]
 
@@ -285,7 +305,9 @@ def test_a_camera_that_fell_behind_is_named_and_the_session_goes_on(duo: Policy)
     for index in range(4):
         step = observation(duo.contract, index)
         frames = {**step.frames, "left": Stamped(step.frames["left"].value, step.frames["left"].stamp_ns - 51 * MS)}
-        with pytest.raises(StampError, match=r"camera 'left': expected a stamp within 50 ms of the newest frame.*51\.0 ms"):
+        with pytest.raises(
+            StampError, match=r"camera 'left': expected a stamp within 50 ms of the newest frame.*51\.0 ms"
+        ):
             session.act(Observation(frames, None, step.instruction))
         assert same(session.act(step), untroubled.act(step))
 

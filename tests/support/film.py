@@ -111,7 +111,7 @@ def write_checkpoint(
     seed: int = 0,
     deaf: bool = False,
 ) -> Path:
-    """model.safetensors, config.json and tokenizer.json of a random model that listens to all its inputs, or to no words."""
+    """The three files of a random model that listens to all its inputs, or (`deaf`) to no words."""
     cameras = cameras or ("front",)
     torch.manual_seed(seed)
     model = FilmPolicy(config(*cameras, window=window, shared_trunk=shared_trunk))
@@ -119,9 +119,7 @@ def write_checkpoint(
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0.0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-        if isinstance(
-            module, CameraFusion
-        ):  # sharp keypoints: a random heat map is flat, and pictures would not matter
+        if isinstance(module, CameraFusion):  # a random heat map is flat, and pictures would not matter
             module.heat.weight.data *= 40.0
     if deaf:
         model.text.norm.weight.data.zero_()

@@ -1,0 +1,121 @@
+"""Claims about calibration, on a bundle of a few kilobytes that no training framework made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import tiny
+
+from edgevlm.backends import Backend, open_backend
+from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.errors import CalibrationError, InstructionError
+from edgevlm.manifest import Manifest
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks.policy import Policy
+from edgevlm_calibration.calibrate import calibrate_on, observe
+from edgevlm_calibration.sources import Data, make_up
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(tiny.mono(tmp_path_factory.mktemp("bundles") / "mono"))
+
+
+@pytest.fixture(scope="module")
+def data(bundle: Bundle) -> Data:
+    made = make_up(bundle.manifest.contract, bundle.path(bundle.manifest.tokenizer))
+    return replace(made, sha256="0" * 64, calibration=made.held_out[:3], held_out=made.held_out[3:])
+
+
+def test_two_calibrations_give_one_table(bundle: Bundle, data: Data) -> None:
+    first, second = (calibrate_on(bundle, data, samples=20) for _ in range(2))
+    assert first == second and first.sha256() == second.sha256()
+    assert (first.samples, first.bundle_sha256) == (20, bundle.sha256)
+
+
+def test_every_range_holds_what_the_runtime_itself_computes(bundle: Bundle, data: Data) -> None:
+    """What enters and leaves the stages, seen once more without our observers, reaches just the ends of the ranges."""
+    table = calibrate_on(bundle, data, samples=36, observer="minmax")
+    peaks: dict[tuple[str, str], float] = {}
+
+    class Peeking:
+        def __init__(self, inner: Backend, stage: str) -> None:
+            self.inner, self.stage = inner, stage
+            self.inputs, self.outputs = inner.inputs, inner.outputs
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+            outputs = self.inner.run(inputs)
+            for name, value in {**inputs, **outputs}.items():
+                key = (self.stage, name)
+                peaks[key] = max(peaks.get(key, 0.0), float(np.abs(value).max()))
+            return outputs
+
+        def close(self) -> None:
+            self.inner.close()
+
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
+        return Peeking(open_backend(opened, stage, options), stage)  # type: ignore[return-value]
+
+    with Policy(bundle, RuntimeOptions(), backends=factory) as policy:
+        for episode in data.calibration:
+            session = policy.session()
+            for observation in episode.observations():
+                session.act(observation)
+    shared = {(stage, name) for stage, ranges in table.stages.items() for name in ranges} & set(peaks)
+    assert ("vision", "features") in shared
+    for stage, name in shared:
+        assert table.stages[stage][name].threshold == pytest.approx(peaks[stage, name], rel=1e-6)
+
+
+def test_a_frame_is_observed_once_however_many_windows_it_is_in(bundle: Bundle, data: Data) -> None:
+    _, runs, steps = observe(bundle, data.calibration, samples=36)
+    frames = sum(episode.length for episode in data.calibration)
+    vision = bundle.manifest.driver.args.vision["front"]
+    assert steps == frames == 36 and runs[vision] == frames
+    assert runs[bundle.manifest.driver.args.text] == len(data.calibration)
+
+
+def test_held_out_episodes_do_not_touch_the_table(bundle: Bundle, data: Data) -> None:
+    without = replace(data, held_out=())
+    assert calibrate_on(bundle, data, samples=20).stages == calibrate_on(bundle, without, samples=20).stages
+
+
+def test_progress_is_told_to_the_end(bundle: Bundle, data: Data) -> None:
+    told: list[tuple[str, int, int]] = []
+    calibrate_on(bundle, data, samples=20, progress=lambda *what: told.append(what))
+    assert told == [("calibrate", step, 20) for step in range(1, 21)]
+
+
+@pytest.mark.parametrize(("samples", "episodes"), [(15, 3), (100, 1)])
+def test_too_few_steps_are_refused_with_both_numbers(samples: int, episodes: int, bundle: Bundle, data: Data) -> None:
+    with pytest.raises(
+        CalibrationError, match=rf"at least 16 steps, found {12 * episodes} in {episodes} .* {samples} asked"
+    ):
+        observe(bundle, data.calibration[:episodes], samples=samples)
+
+
+def test_a_bundle_that_is_quantized_already_is_refused(bundle: Bundle, data: Data) -> None:
+    changed = Manifest.model_validate({**bundle.manifest.model_dump(), "precision": "int8"})
+    with pytest.raises(CalibrationError, match="expected an fp32 bundle, got int8"):
+        observe(replace(bundle, manifest=changed), data.calibration, samples=20)
+
+
+def test_made_up_episodes_fit_the_contract_and_repeat(bundle: Bundle) -> None:
+    path = bundle.path(bundle.manifest.tokenizer)
+    first, again = (make_up(bundle.manifest.contract, path).held_out for _ in range(2))
+    for left, right in zip(first, again, strict=True):
+        for one, other in zip(left.observations(), right.observations(), strict=True):
+            assert one.instruction == other.instruction
+            np.testing.assert_array_equal(one.frames["front"].value, other.frames["front"].value)
+    assert len({episode.instruction for episode in first}) > 1
+
+
+def test_a_vocabulary_without_a_usable_word_asks_for_a_log(bundle: Bundle, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"[UNK]": 0, "1": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InstructionError, match="--data LOG"):
+        make_up(bundle.manifest.contract, tmp_path / "tokenizer.json")

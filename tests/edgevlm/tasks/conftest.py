@@ -1,0 +1,41 @@
+"""Tiny bundles and policies with counted engines, for the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tiny
+from support.tiny import Open
+
+from edgevlm.bundle import open_bundle
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks import Policy
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return {
+        "mono": tiny.mono(folder / "mono"),
+        "eight": tiny.mono(folder / "eight", slots=8),
+        "duo": tiny.duo(folder / "duo"),
+        "masked": tiny.duo(folder / "masked", pad="mask"),
+    }
+
+
+@pytest.fixture(scope="module")
+def open_policy(bundles: dict[str, Path]) -> Iterator[Open]:
+    opened = []
+
+    def open_it(name: str, **more: Any) -> tuple[Policy, tiny.Counted]:
+        counted = tiny.Counted()
+        policy = Policy(open_bundle(bundles[name]), RuntimeOptions(intra_threads=1), backends=counted, **more)
+        opened.append(policy)
+        return policy, counted
+
+    yield open_it
+    for policy in opened:
+        policy.close()
