@@ -11,12 +11,13 @@ CHECKPOINT := examples/tabletop/checkpoint
 LOG := examples/tabletop/log.mcap
 DEMO := build/demo
 BUNDLE := build/tabletop-int8
+FP32 := build/tabletop-fp32
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check gate bench floor clean
+.PHONY: help setup demo test check both gate bench floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -32,6 +33,7 @@ $(VENV)/.created: .ci/system-packages
 
 # Build tools first, and no build isolation: the native module is then built again from its own CMake cache.
 $(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing what development needs into $(VENV); the first time this takes some minutes"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt 'pip>=24' scikit-build-core nanobind cmake ninja
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[cpu,vision,bags,export,sim,dev]'
 	touch $@
@@ -57,11 +59,16 @@ check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy --strict $(addprefix -p ,$(PACKAGES))
 	$(BIN)/lint-imports
 
-gate: setup ## fp32 against int8 over 900 paired episodes, and the controls (half an hour)
-	$(BIN)/python benchmarks/gate.py
+both: setup # the two bundles that gate and bench compare
+	$(BIN)/edgevlm export $(CHECKPOINT) -o $(FP32) --calib $(LOG)
+	$(BIN)/edgevlm export $(CHECKPOINT) -o $(BUNDLE) --int8 --calib $(LOG)
 
-bench: setup ## the whole step: PyTorch, fp32 and int8, interleaved
-	$(BIN)/python benchmarks/step.py
+gate: both ## fp32 against int8 over 915 paired episodes, the controls and the plan (half an hour)
+	$(BIN)/python benchmarks/gate.py --fp32 $(FP32) --int8 $(BUNDLE) --json build/gate.json
+	$(BIN)/python -m edgevlm_tabletop.plan_gate $(BUNDLE) --json build/plan.json
+
+bench: both ## the whole step: PyTorch, fp32 and int8, interleaved
+	$(BIN)/python benchmarks/step.py --checkpoint $(CHECKPOINT) --fp32 $(FP32) --int8 $(BUNDLE) --json build/step.json
 
 floor: setup ## the runtime's tests on the oldest Python and NumPy promised, where that Python is at hand
 	.ci/floor

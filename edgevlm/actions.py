@@ -13,9 +13,7 @@ from edgevlm.errors import NonFiniteError, ShapeError
 
 def _output(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
     if array.shape != (1, *shape):
-        raise ShapeError(
-            f"model output {name!r}: expected (1, {', '.join(map(str, shape))}), got {array.shape}; export the bundle again"
-        )
+        raise ShapeError(f"model output {name!r}: expected {(1, *shape)}, got {array.shape}; export the bundle again")
     return np.asarray(array[0], np.float32)
 
 

@@ -293,7 +293,7 @@ def check_frame(camera: CameraSpec, image: Any) -> NDArray[np.uint8]:
     strides = image.strides
     if strides[1] != CHANNELS[camera.encoding] or (image.ndim == 3 and strides[2] != 1) or strides[0] < 0:
         raise ShapeError(
-            f"{_wanted(camera)} with its pixels side by side, got strides {strides}; pass numpy.ascontiguousarray(frame)"
+            f"{_wanted(camera)} with its pixels side by side, got strides {strides}; pass a contiguous copy"
         )
     return image
 
@@ -339,5 +339,6 @@ def check_stamp(what: str, stamp_ns: Any) -> int:
     if isinstance(stamp_ns, (int, np.integer)) and not isinstance(stamp_ns, bool):
         return int(stamp_ns)
     raise StampError(
-        f"{what}: expected a stamp in whole nanoseconds, got {stamp_ns!r:.80}; a ROS stamp is sec * 1_000_000_000 + nanosec"
+        f"{what}: expected a stamp in whole nanoseconds, got {stamp_ns!r:.80}; "
+        "a ROS stamp is sec * 1_000_000_000 + nanosec"
     )

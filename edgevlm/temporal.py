@@ -105,7 +105,8 @@ class FrameRing(Generic[F]):
         """
         if self._stamps_ns and frame.stamp_ns <= self._stamps_ns[-1]:
             raise StampError(
-                f"expected a frame after {self._stamps_ns[-1]} ns, got {frame.stamp_ns} ns; drop late frames, or reset the session"
+                f"expected a frame after {self._stamps_ns[-1]} ns, got {frame.stamp_ns} ns; "
+                "drop late frames, or reset the session"
             )
         self._frames.append(frame)
         self._stamps_ns.append(frame.stamp_ns)

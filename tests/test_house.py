@@ -38,8 +38,9 @@ def python(code: str) -> str:
 
 
 def test_import_edgevlm_is_quick() -> None:
-    code = "import time; begin = time.perf_counter(); import edgevlm; print(time.perf_counter() - begin)"
-    best_s = min(float(python(code)) for _ in range(5))  # the best of five: other processes share the machine
+    # Time on a processor, and the best of three: what else the machine does is no fault of an import.
+    code = "import time; begin = time.process_time(); import edgevlm; print(time.process_time() - begin)"
+    best_s = min(float(python(code)) for _ in range(3))
     assert best_s < IMPORT_LIMIT_S
 
 

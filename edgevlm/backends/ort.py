@@ -53,8 +53,8 @@ class OrtBackend:
             shape, kind = tuple(items[port.name].shape), items[port.name].type
             if kind != TYPES[port.dtype] or not _fits(port.shape, shape):
                 raise BackendError(
-                    f"{self._where}: expected {port.name!r} {port.dtype} {port.shape} as the manifest says, the file has "
-                    f"{kind} {shape}; export the bundle again"
+                    f"{self._where}: expected {port.name!r} {port.dtype} {port.shape} as the manifest says, the file "
+                    f"has {kind} {shape}; export the bundle again"
                 )
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -113,7 +113,8 @@ def _session_options(ort: Any, options: RuntimeOptions) -> Any:
         workers = len(options.affinity) - 1  # the calling thread is the first one
         if options.intra_threads != len(options.affinity):
             raise BackendError(
-                f"options: expected one CPU in affinity for each of {options.intra_threads} intra_threads, got {options.affinity}"
+                f"options: expected one CPU in affinity for each of {options.intra_threads} intra_threads, "
+                f"got {options.affinity}; give both the same number"
             )
         if workers:
             # ONNX Runtime counts processors from 1.

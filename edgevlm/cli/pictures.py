@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgevlm.cli.output import write_whole
 from edgevlm.errors import OutputError, require
 
-CAPTION_HEIGHT = 28
+CAPTION_HEIGHT = 36
+TEXT = 0.75
 SCALE = 2
 
 
@@ -40,9 +41,9 @@ class Film:
         page = np.full((height + CAPTION_HEIGHT, width, 3), 24, np.uint8)
         page[:height] = cv2.resize(image_rgb, (width, height), interpolation=cv2.INTER_CUBIC)
         for text, right_aligned in ((left, False), (right, True)):
-            (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
-            at = (width - length - 8 if right_aligned else 8, height + 19)
-            cv2.putText(page, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235, 235, 235), 1, cv2.LINE_AA)
+            (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)
+            at = (width - length - 8 if right_aligned else 8, height + 25)
+            cv2.putText(page, text, at, cv2.FONT_HERSHEY_SIMPLEX, TEXT, (235, 235, 235), 1, cv2.LINE_AA)
         self._episodes[-1].append(page)
 
     def write_video(self, path: Path, rate_hz: float) -> None:
@@ -68,14 +69,15 @@ class Film:
             write_whole(path, whole.read_bytes())
 
     def write_strip(self, path: Path, *, rows: int, columns: int) -> None:
-        """A PNG: one episode a row, `columns` frames spread over it, the first and the last among them.
+        """A PNG: `rows` episodes spread over all of them, `columns` frames spread over each, first and last among them.
 
         Raises:
             OutputError: nothing was filmed, or the file cannot be written.
         """
-        chosen = [episode for episode in self._episodes if episode][:rows]
-        if not chosen:
+        filmed = [episode for episode in self._episodes if episode]
+        if not filmed:
             raise OutputError(f"{path}: no frame was filmed")
+        chosen = _spread(filmed, min(rows, len(filmed)))
         picture = np.concatenate([np.concatenate(_spread(episode, columns), 1) for episode in chosen], 0)
         picture = self._cv2.resize(picture, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=self._cv2.INTER_AREA)
         done, png = self._cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
@@ -84,6 +86,6 @@ class Film:
         write_whole(path, png.tobytes())
 
 
-def _spread(episode: Sequence[NDArray[np.uint8]], columns: int) -> list[Any]:
-    places = np.linspace(0, len(episode) - 1, columns).round().astype(int)
-    return [episode[place] for place in places]
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    places = np.linspace(0, len(items) - 1, count).round().astype(int)
+    return [items[place] for place in places]

@@ -1,4 +1,4 @@
-// The core on its own: no Python, no framework. Every check names what it claims; the exit status is the number of failures.
+// The core on its own: no Python, no framework. Every check names what it claims; any failure makes the exit status 1.
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -80,7 +80,8 @@ void all_kernels_give_the_same_bytes() {
     const PixelLayout layouts[] = {{3, 0, 1, 2}, {3, 2, 1, 0}, {4, 0, 1, 2}, {4, 2, 1, 0}, {1, 0, 0, 0}};
     for (int i = 0; i < 300; ++i) {
         const Size source{draw(1, 70), draw(1, 70)};
-        ImagePlanSpec spec = resize_spec(source, {draw(1, 70), draw(1, 70)}, i % 2 ? Filter::bicubic : Filter::bilinear);
+        const Filter filter = i % 2 ? Filter::bicubic : Filter::bilinear;
+        ImagePlanSpec spec = resize_spec(source, {draw(1, 70), draw(1, 70)}, filter);
         spec.layout = layouts[i % 5];
         const int padding = draw(0, 9);
         const auto pixels = frame(source, spec.layout.bytes, padding);

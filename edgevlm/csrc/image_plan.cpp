@@ -39,11 +39,13 @@ ImagePlan::ImagePlan(ImagePlanSpec spec, Kernels kernels) : spec_(std::move(spec
     first_row_ = spec_.crop_top;
     last_row_ = spec_.crop_top + spec_.crop.height;
     if (spec_.resized.width != spec_.source.width) {
-        columns_ = make_taps(spec_.source.width, spec_.resized.width, spec_.filter).slice(spec_.crop_left, spec_.crop.width);
+        columns_ = make_taps(spec_.source.width, spec_.resized.width, spec_.filter)
+                       .slice(spec_.crop_left, spec_.crop.width);
         packed_columns_ = pack(*columns_);
     }
     if (spec_.resized.height != spec_.source.height) {
-        rows_ = make_taps(spec_.source.height, spec_.resized.height, spec_.filter).slice(spec_.crop_top, spec_.crop.height);
+        rows_ = make_taps(spec_.source.height, spec_.resized.height, spec_.filter)
+                    .slice(spec_.crop_top, spec_.crop.height);
         packed_rows_ = pack(*rows_);
         first_row_ = rows_->first.front();
         last_row_ = rows_->first.back() + rows_->count.back();

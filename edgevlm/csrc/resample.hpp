@@ -34,7 +34,7 @@ struct PackedTaps {
 
 PackedTaps pack(const Taps& taps);
 
-// How far beyond a row's last pixel a column pass may read: every output pixel takes taps.stride pixels, 16 bytes at a time.
+// How far beyond a row's last pixel a column pass may read: it takes taps.stride pixels each time, 16 bytes at once.
 inline std::ptrdiff_t overread(PixelLayout layout, const Taps& taps) {
     return static_cast<std::ptrdiff_t>(taps.stride) * layout.bytes + 16;
 }

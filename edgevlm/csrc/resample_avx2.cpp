@@ -9,7 +9,7 @@
 namespace edgevlm {
 namespace {
 
-// Which bytes of four neighbouring pixels go where: r0 r1 g0 g1 b0 b1 as 16-bit words in lane 0, pixels 2 and 3 in lane 1.
+// Where the bytes of four neighbouring pixels go: r0 r1 g0 g1 b0 b1 as 16-bit words in lane 0, pixels 2, 3 in lane 1.
 __m256i gather_mask(PixelLayout layout) {
     alignas(32) std::uint8_t mask[32];
     const int channel[3] = {layout.red, layout.green, layout.blue};
@@ -42,8 +42,9 @@ __m256i weighted(const std::uint8_t* pixel, __m256i mask, int bytes, const Colum
 
 // The lanes of two pixels added up: one pixel in each lane, rounded to bytes in 32-bit words.
 __m256i finish(__m256i first, __m256i second) {
-    const __m256i total =
-        _mm256_add_epi32(_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31));
+    const __m256i lower = _mm256_permute2x128_si256(first, second, 0x20);
+    const __m256i upper = _mm256_permute2x128_si256(first, second, 0x31);
+    const __m256i total = _mm256_add_epi32(lower, upper);
     return _mm256_srai_epi32(_mm256_add_epi32(total, _mm256_set1_epi32(1 << (kPrecisionBits - 1))), kPrecisionBits);
 }
 
@@ -91,7 +92,8 @@ void rows(const std::uint8_t* rgbx, std::ptrdiff_t pitch, const Taps& taps, cons
             const __m256i near = _mm256_unpacklo_epi8(a, b), far = _mm256_unpackhi_epi8(a, b);
             const __m256i words[4] = {_mm256_unpacklo_epi8(near, zero), _mm256_unpackhi_epi8(near, zero),
                                       _mm256_unpacklo_epi8(far, zero), _mm256_unpackhi_epi8(far, zero)};
-            const __m256i weight_high = _mm256_set1_epi32(weights[tap]), weight_low = _mm256_set1_epi32(weights[tap + 1]);
+            const __m256i weight_high = _mm256_set1_epi32(weights[tap]);
+            const __m256i weight_low = _mm256_set1_epi32(weights[tap + 1]);
             for (int i = 0; i < 4; ++i) {
                 high[i] = _mm256_add_epi32(high[i], _mm256_madd_epi16(words[i], weight_high));
                 low[i] = _mm256_add_epi32(low[i], _mm256_madd_epi16(words[i], weight_low));

@@ -137,8 +137,8 @@ def _presence(slots: Sequence[Value | None]) -> Value:
 def _wire_vision(stage: StageSpec, name: str) -> str:
     if stage.frame_cache == "instruction":
         raise BundleError(
-            f"stage {name!r}: expected frame_cache 'frame', got 'instruction', which this version of the fuse driver cannot "
-            "run; update edgevlm"
+            f"stage {name!r}: expected frame_cache 'frame', got 'instruction', which this version of the fuse driver "
+            "cannot run; update edgevlm"
         )
     if len(stage.inputs) != 1 or len(stage.outputs) != 1:
         raise _misfit(

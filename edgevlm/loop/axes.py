@@ -13,6 +13,7 @@ holds after the step; braking as hard as the acceleration limit allows keeps bot
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from edgevlm.loop.columns import Column
 
@@ -40,28 +41,36 @@ def reachable(
     return min(max(low, slowest), highest), min(max(high, slowest), highest)
 
 
-def step_position(
-    column: Column, position: float, velocity: float, target: float | None, dt: float, remaining: float
-) -> tuple[float, float, bool]:
-    """Next (position, velocity) and whether a limit changed it; None brakes.
+class At(NamedTuple):
+    """Where an axis was commanded to be, how fast it went there, and whether limits kept it behind its target."""
 
-    `target` is meant to be reached `remaining` seconds after the command before.
+    position: float
+    velocity: float
+    behind: bool
+
+
+def step_position(column: Column, at: At, target: float | None, dt: float, remaining: float) -> At:
+    """The next command; `behind` says that a limit changed it. None brakes.
+
+    `target` is meant to be reached `remaining` seconds after the command before. What the limits allow is done exactly
+    so; an axis that fell behind catches up no faster than it can stop at the target.
     """
-    low, high = reachable(column, velocity, dt, (position - column.low, column.high - position), dt)
+    room = (at.position - column.low, column.high - at.position)
+    low, high = reachable(column, at.velocity, dt, room, dt)
     if target is None:
         chosen = min(max(0.0, low), high)
-        return min(max(position + chosen * dt, column.low), column.high), chosen, False
+        return At(min(max(at.position + chosen * dt, column.low), column.high), chosen, False)
     inside = min(max(target, column.low), column.high)
-    wanted = (inside - position) / max(dt, remaining)
-    if low <= wanted <= high:
+    wanted = (inside - at.position) / max(dt, remaining)
+    if low <= wanted <= high and not (at.behind and abs(wanted) > abs(at.velocity)):
         if remaining <= dt:
-            return inside, wanted, inside != target
+            return At(inside, wanted, inside != target)
         chosen = wanted
-    else:  # out of reach: go there as fast as it is still possible to stop there
-        stoppable = fastest(abs(inside - position), column.acceleration, dt)
+    else:
+        stoppable = fastest(abs(inside - at.position), column.acceleration, dt)
         chosen = min(max(min(max(wanted, -stoppable), stoppable), low), high)
     limited = chosen != wanted or inside != target
-    return min(max(position + chosen * dt, column.low), column.high), chosen, limited
+    return At(min(max(at.position + chosen * dt, column.low), column.high), chosen, limited)
 
 
 def step_velocity(

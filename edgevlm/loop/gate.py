@@ -263,22 +263,26 @@ class Gate:
         target = due.values.tolist()
         state = self._states.newest
         measured = state.value if state else None
-        if self._motion.values is None and not self._motion.start(measured, target):
+        starts = self._motion.values is None
+        if starts and not self._motion.start(measured, target):
             self._fall_back("outside_workspace", now_ns, now_steady_ns)
             return None
         step = self._motion.propose(target, state, now_ns, dt, self._remaining(due, now_ns, dt))
         if self._motion.astray(step.values, measured):
             self._fall_back("tracking", now_ns, now_steady_ns)
+            if starts:
+                self._motion.release()
             return None
         self._motion.commit(step, now_ns, state.stamp_ns if state else None)
         self._episode = None
         return self._following(due, step, now_ns)
 
     def _remaining(self, due: Command, now_ns: int, dt: float) -> float:
-        """Seconds from the last command to the end of the row's own interval: rows are ramps, not jumps."""
-        last_ns = now_ns - round(dt * SECOND_NS)
+        """Seconds from the last command to the last one of this row: rows are ramps of whole commands, not jumps."""
+        dt_ns = max(1, round(dt * SECOND_NS))
         end_ns = due.observed_ns + due.row * self._step_ns + self._step_ns // 2
-        return max(dt, min(end_ns - last_ns, self._step_ns) / SECOND_NS)
+        commands = min(end_ns - now_ns + dt_ns, self._step_ns) // dt_ns
+        return max(1, commands) * dt
 
     def _following(self, due: Command, step: Step, now_ns: int) -> GateCommand:
         for i in step.limited:

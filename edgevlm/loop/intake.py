@@ -19,7 +19,7 @@ Reason = Literal[
     "not_finite", "names", "shape", "step", "future", "expired", "late", "old", "rotation", "no_state", "unannounced"
 ]
 
-_STATES_KEPT = 512
+_STATES_KEPT = 4096  # some seconds at 1 kHz: a slow model's observation must still be among them
 
 
 @dataclass(frozen=True)

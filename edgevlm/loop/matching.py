@@ -81,8 +81,8 @@ class Matcher:
     """Not thread-safe. Call `match` after every frame, and again at `wake_steady_ns`.
 
     Attributes:
-        counts: "<source>.taken", ".late" (out of order), ".old", ".future"; "unmatched" and "skipped" lead frames;
-            "matched"; "restarts" of the clock.
+        counts: "<source>.taken", ".late" (out of order), ".old", ".future"; "<camera>.unmatched"; "skipped" lead
+            frames, for newer ones; "matched"; "restarts" of the clock.
     """
 
     def __init__(self, cameras: Sequence[str], spec: MatchSpec, *, needs_state: bool) -> None:
@@ -119,7 +119,8 @@ class Matcher:
             return False
         waiting = self._waiting[camera]
         waiting.append(_Waiting(frame, now_steady_ns))
-        del waiting[:-_KEPT]
+        while len(waiting) > _KEPT:
+            self._give_up(camera, waiting.pop(0))
         return True
 
     def add_state(self, state: State, now_ros_ns: int) -> bool:
@@ -136,9 +137,9 @@ class Matcher:
         self._clock(now_ros_ns)
         oldest_ns = now_ros_ns - round(self._spec.max_age_s * SECOND_NS)
         leads = self._waiting[self._lead]
-        while leads and leads[0].frame.stamp_ns < oldest_ns:
-            self.counts[f"{self._lead}.old"] += 1
-            self._give_up(leads.pop(0))
+        for name, waiting in self._waiting.items():
+            while waiting and waiting[0].frame.stamp_ns < oldest_ns:
+                self._give_up(name, waiting.pop(0))
         self.wake_steady_ns = None
         for lead in reversed(leads):
             over_ns = lead.arrived_steady_ns + round(self._spec.wait_s * SECOND_NS)
@@ -149,7 +150,7 @@ class Matcher:
             if found is not None:
                 return self._emit(found)
             if now_steady_ns >= over_ns:
-                self._give_up(lead)
+                self._give_up(self._lead, lead)
         return None
 
     def skew_ns(self, camera: str) -> int | None:
@@ -225,10 +226,10 @@ class Matcher:
         passed.sort(key=lambda item: item[1].stamp_ns)
         return Matched(found.frames, found.state, tuple(passed[-PASSED_KEPT:]))
 
-    def _give_up(self, lead: _Waiting) -> None:
-        if not lead.given_up:
-            lead.given_up = True
-            self.counts["unmatched"] += 1
+    def _give_up(self, camera: str, waiting: _Waiting) -> None:
+        if not waiting.given_up and waiting.frame.stamp_ns != self._acted_ns.get(camera):
+            waiting.given_up = True
+            self.counts[f"{camera}.unmatched"] += 1
 
 
 def _median(values: deque[int]) -> int | None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgevlm.contract import SECOND_NS, Stamped
-from edgevlm.loop.axes import step_position, step_velocity
+from edgevlm.loop.axes import At, step_position, step_velocity
 from edgevlm.loop.columns import Column, Orientation
-from edgevlm.loop.rotation import Quaternion, Vector, between, numbers, quaternion, step_orientation
+from edgevlm.loop.rotation import Facing, Vector, between, numbers, quaternion, step_orientation
 
 _SENT_KEPT = 1024  # far more than fit between two states that are fresh enough to act on
 
@@ -38,6 +38,7 @@ class Motion:
         self._sent: deque[tuple[int, tuple[float, ...]]] = deque(maxlen=_SENT_KEPT)  # (since, rates), oldest first
         self._values: tuple[float, ...] | None = None
         self._rates = (0.0,) * len(self._columns)
+        self._limited: tuple[int, ...] = ()
 
     @property
     def values(self) -> tuple[float, ...] | None:
@@ -52,7 +53,7 @@ class Motion:
     def release(self) -> None:
         """Nothing is commanded any more: the robot comes to rest by its own means."""
         self._values = None
-        self._rates = (0.0,) * len(self._columns)
+        self._rates, self._limited = (0.0,) * len(self._columns), ()
         self._sent.clear()
 
     def start(self, state: Sequence[float] | None, target: Sequence[float]) -> bool:
@@ -89,8 +90,8 @@ class Motion:
         for i, column in enumerate(self._columns):
             wanted = None if target is None else target[i]
             if column.sent == "position":
-                step = step_position(column, self._values[i], self._rates[i], wanted, dt, remaining)
-                values[i], rates[i], changed = step
+                at = At(self._values[i], self._rates[i], i in self._limited)
+                values[i], rates[i], changed = step_position(column, at, wanted, dt, remaining)
             elif column.sent == "velocity":
                 wanted = None if wanted is None else wanted / column.divide_s
                 here = self._here(i, column, state, now_ns)
@@ -118,23 +119,23 @@ class Motion:
     ) -> bool:
         """One orientation's next values and rates, in place; whether a limit changed it."""
         before = [values[i] for i in turning.columns]
-        rate: Vector = tuple(self._rates[i] for i in turning.columns[:3])  # type: ignore[assignment]
+        x, y, z = turning.columns[:3]
+        rate: Vector = (self._rates[x], self._rates[y], self._rates[z])
+        at = Facing(quaternion(turning.form, before), rate, x in self._limited)
         wanted = None if target is None else [target[i] for i in turning.columns]
         goal = None if wanted is None else quaternion(turning.form, wanted)
-        q, rate, changed = step_orientation(turning.limits, quaternion(turning.form, before), rate, goal, *times)
-        exact = (
-            q is goal and turning.form != "quaternion_xyzw"
-        )  # those are sent with length 1 and without a change of sign
-        after = wanted if wanted is not None and exact else numbers(turning.form, q, before)
-        for i, value in zip(turning.columns, after, strict=True):
+        after = step_orientation(turning.limits, at, goal, *times)
+        # A quaternion is always sent with length 1 and without a change of sign; other forms as they were given.
+        exact = wanted is not None and after.q is goal and turning.form != "quaternion_xyzw"
+        sent = wanted if wanted is not None and exact else numbers(turning.form, after.q, before)
+        for i, value in zip(turning.columns, sent, strict=True):
             values[i] = value
-        for i, part in zip(turning.columns, rate, strict=False):
-            rates[i] = part
-        return changed
+        rates[x], rates[y], rates[z] = after.rate
+        return after.behind
 
     def commit(self, step: Step, now_ns: int, state_ns: int | None) -> None:
         """This step was sent now; `state_ns` is the stamp of the newest measured state."""
-        self._values, self._rates = step.values, step.rates
+        self._values, self._rates, self._limited = step.values, step.rates, step.limited
         if self._sent and now_ns <= self._sent[-1][0]:  # the clock restarted
             self._sent.clear()
         self._sent.append((now_ns, step.rates))
@@ -172,5 +173,5 @@ def _bounded(column: Column, value: float) -> float:
 
 
 def _angle(turning: Orientation, values: Sequence[float], state: Sequence[float]) -> float:
-    sent: Quaternion = quaternion(turning.form, [values[i] for i in turning.columns])
+    sent = quaternion(turning.form, [values[i] for i in turning.columns])
     return math.hypot(*between(sent, quaternion(turning.form, [state[i] for i in turning.state])))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from edgevlm.loop.axes import fastest
 from edgevlm.loop.columns import Form
@@ -85,22 +86,33 @@ def between(start: Quaternion, end: Quaternion) -> Vector:
     return logarithm(multiply(end, (-x, -y, -z, w)))
 
 
+class Facing(NamedTuple):
+    """How a body was commanded to be turned, how fast it turned there, and whether limits kept it behind its target."""
+
+    q: Quaternion
+    rate: Vector
+    behind: bool
+
+
 def step_orientation(
-    limits: OrientationLimits, q: Quaternion, rate: Vector, target: Quaternion | None, dt: float, remaining: float
-) -> tuple[Quaternion, Vector, bool]:
-    """Next (orientation, angular velocity) and whether a limit changed it; None brakes."""
+    limits: OrientationLimits, at: Facing, target: Quaternion | None, dt: float, remaining: float
+) -> Facing:
+    """The next command, by the rules of `axes.step_position`; `behind` says that a limit changed it. None brakes."""
     change = limits.acceleration * dt
     if target is None:
-        chosen = _towards(rate, (0.0, 0.0, 0.0), change)
-        return multiply_unit(_scaled(chosen, dt), q), chosen, False
-    turn = between(q, target)
+        chosen = _towards(at.rate, (0.0, 0.0, 0.0), change)
+        return Facing(multiply_unit(_scaled(chosen, dt), at.q), chosen, False)
+    turn = between(at.q, target)
     angle = _length(turn)
     wanted = _scaled(turn, 1 / max(dt, remaining))
-    if _length(wanted) <= limits.velocity and _length(_minus(wanted, rate)) <= change:
-        return (target if remaining <= dt else multiply_unit(_scaled(wanted, dt), q)), wanted, False
-    speed = min(_length(wanted), limits.velocity, fastest(angle, limits.acceleration, dt))
-    chosen = _towards(rate, _scaled(turn, speed / angle) if angle else turn, change)
-    return multiply_unit(_scaled(chosen, dt), q), chosen, True
+    speed = _length(wanted)
+    allowed = speed <= limits.velocity and _length(_minus(wanted, at.rate)) <= change
+    if allowed and not (at.behind and speed > _length(at.rate)):
+        exact = remaining <= dt
+        return Facing(target if exact else multiply_unit(_scaled(wanted, dt), at.q), wanted, False)
+    speed = min(speed, limits.velocity, fastest(angle, limits.acceleration, dt))
+    chosen = _towards(at.rate, _scaled(turn, speed / angle) if angle else turn, change)
+    return Facing(multiply_unit(_scaled(chosen, dt), at.q), chosen, True)
 
 
 def multiply_unit(turn: Vector, q: Quaternion) -> Quaternion:

@@ -18,7 +18,7 @@ def native_module() -> Any:
     except ImportError as error:
         _log.warning(
             "edgevlm was installed without its native module (%s): images are prepared in NumPy, with the same bytes "
-            "but some ten times slower; install a C++ compiler and reinstall edgevlm to get it",
+            "but some twenty times slower; install a C++ compiler and reinstall edgevlm to get it",
             error,
         )
         return None

@@ -195,7 +195,7 @@ class Session:
         return MappingProxyType(self._memory.runs)
 
     def push(self, camera: str, frame: Stamped[NDArray[np.uint8]]) -> None:
-        """Take a frame without acting; it is copied, and encoded only if a window samples it. A late one is dropped and counted.
+        """Take a copy of a frame without acting, encoded once a window samples it; a late one is dropped and counted.
 
         Raises:
             ContractError, ShapeError: no such camera, or not its frame.
@@ -236,7 +236,7 @@ class Session:
             self._forget_all()
 
     def run_stages(self, now_ns: int, text: tuple[Value, Value], state: NDArray[np.float32] | None) -> dict[str, Value]:
-        """The head's raw outputs for the window at `now_ns`; `state` (S,) in the contract's units. Not guarded by the lock."""
+        """The head's raw outputs for the window at `now_ns`; `state` (S,) in the contract's units. One thread only."""
         normalized = None if state is None else self._policy.normalize_state(state)
         return self._run(now_ns, text, normalized)
 

@@ -81,6 +81,7 @@ def _check_together(what: str, stamp_ns: int, newest_ns: int, limit_ns: int) -> 
     apart_ns = stamp_ns - newest_ns
     if abs(apart_ns) > limit_ns:
         raise StampError(
-            f"{what}: expected a stamp within {limit_ns / 1e6:g} ms of the newest frame ({newest_ns} ns), got {stamp_ns} ns, "
-            f"{abs(apart_ns) / 1e6:.1f} ms {'before' if apart_ns < 0 else 'after'} it; check the sensors and their clocks"
+            f"{what}: expected a stamp within {limit_ns / 1e6:g} ms of the newest frame ({newest_ns} ns), got "
+            f"{stamp_ns} ns, {abs(apart_ns) / 1e6:.1f} ms {'before' if apart_ns < 0 else 'after'} it; "
+            "check the sensors and their clocks"
         )

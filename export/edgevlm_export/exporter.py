@@ -13,6 +13,7 @@ import onnx
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
 from edgevlm.errors import CalibrationError
 from edgevlm.manifest import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
+from edgevlm.profiler import machine
 from edgevlm_calibration.calibrate import calibrate_on, check_samples
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.sources import Data, make_up, open_log
@@ -27,7 +28,7 @@ from edgevlm_export.verify import compare
 
 STAGES, TOKENIZER = "stages", "tokenizer.json"
 TABLE_SUFFIX = ".json"
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+PACKAGES = ("torch", "onnx", "onnxscript")
 
 Models = Mapping[str, onnx.ModelProto]
 
@@ -70,7 +71,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
                 check_samples(data.calibration, samples)
         else:
             data = make_up(graph.contract, graph.tokenizer)
-        job = _Job(graph, work, data, progress)
+        job = Job(graph, work, data, progress)
         models = job.trace()
         table = job.table(models, given, samples) if precision == "int8" else None
         bundle = job.write(precision, models, table)
@@ -88,7 +89,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One export in its working directory."""
 
     graph: StageGraph
@@ -97,6 +98,7 @@ class _Job:
     progress: Progress
 
     def trace(self) -> Models:
+        """Every stage as an fp32 graph."""
         models = {}
         for done, stage in enumerate(self.graph.stages):
             self.progress("trace", done, len(self.graph.stages))
@@ -107,10 +109,8 @@ class _Job:
     def table(self, models: Models, given: Table | None, samples: int) -> Table:
         """The table at hand if it is of this model, else a new one; both belong to the fp32 bundle of these graphs."""
         root = self.work / ".fp32"
-        root.mkdir()
         try:
-            made = {name: float_stage(self.graph.stage(name), model, "fp32") for name, model in models.items()}
-            bundle = self._write(root, "fp32", made, None)
+            bundle = self.fp32(models, root)
             if given is None:
                 return calibrate_on(bundle, self.data, samples=samples, progress=self.progress)
             if given.bundle_sha256 != bundle.sha256:
@@ -121,10 +121,16 @@ class _Job:
                 )
             return given
         finally:
-            shutil.rmtree(root)
+            shutil.rmtree(root, ignore_errors=True)
+
+    def fp32(self, models: Models, root: Path) -> Bundle:
+        """The fp32 bundle of these graphs, in a new directory `root`."""
+        root.mkdir()
+        made = {name: float_stage(self.graph.stage(name), model, "fp32") for name, model in models.items()}
+        return self._write(root, "fp32", made, None)
 
     def write(self, precision: Precision, models: Models, table: Table | None) -> Bundle:
-        """The bundle's files; it is reopened from disk."""
+        """The bundle of this precision in the working directory, reopened from disk."""
         made = {}
         for done, (name, model) in enumerate(models.items()):
             self.progress("compress", done, len(models))
@@ -180,5 +186,5 @@ def _write_records(bundle: Bundle, fidelity: Mapping[str, object], table: Table 
     write_record(bundle.root, "fidelity", fidelity)
     if table is not None:
         write_record(bundle.root, "calibration", table.to_json())
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    write_record(bundle.root, "export", {"versions": versions, "opset": OPSET})
+    tools = {name: importlib.metadata.version(name) for name in PACKAGES}
+    write_record(bundle.root, "export", {"machine": machine(), "tools": tools, "opset": OPSET})

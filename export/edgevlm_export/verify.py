@@ -95,7 +95,7 @@ def compare(bundle: Bundle, judge: Judge, data: Data, progress: Progress = silen
         "forms_bit_equal": bits,
         "options": OPTIONS.model_dump(mode="json"),
     }
-    _accept(bundle, run, forms, controls)
+    _accept(run, forms[0], controls, data)
     return figures
 
 
@@ -121,26 +121,28 @@ def _described(data: Data, steps: int) -> dict[str, Any]:
     }
 
 
-def _accept(bundle: Bundle, run: _Run, forms: tuple[Form, ...], controls: tuple[ControlFigures, ...]) -> None:
-    if bundle.manifest.precision == "fp32" and run.judge.kind == "checkpoint":
-        worst = float(run.actions[forms[0]].normalized().max())
+def _accept(run: _Run, form: Form, controls: tuple[ControlFigures, ...], data: Data) -> None:
+    if run.bundle.manifest.precision == "fp32" and run.judge.kind == "checkpoint":
+        worst = float(run.actions[form].normalized().max())
         if worst > FP32_LIMIT:
             raise FidelityError(
-                f"{bundle.root.name}: expected fp32 actions within {FP32_LIMIT} (normalized) of the original's, "
+                f"expected fp32 actions within {FP32_LIMIT} (normalized) of the original's, "
                 f"got {worst:.3g}; the cut into stages loses something: compare each stage in the family's adapter"
             )
     if not controls:
         raise FidelityError(
             "no negative control could be run: expected at least 2 held-out episodes; record more and export again"
         )
+    hint = "try --precision fp16, or more calibration data"
+    if data.kind == "synthetic":
+        hint = "these pictures were made up, the model was trained on others: judge it on a recording of the robot"
     for control in controls:
         if not control.passed:
             raise FidelityError(
                 f"negative control {control.control!r}: expected it to move the actions at least "
                 f"{control.needed:g} times the bundle's error {control.error:.3g}, it moved them {control.moved:.3g} "
-                f"({control.factor:.2f} times, "
-                "normalized units); the model ignores this input or the quantization lost it: try --precision fp16, "
-                "or more calibration data"
+                f"({control.factor:.2f} times, normalized units); the model ignores this input or the quantization "
+                f"lost it: {hint}"
             )
 
 
@@ -169,7 +171,7 @@ class _Run:
     """One bundle beside its judge, over episodes."""
 
     def __init__(self, bundle: Bundle, judge: Judge, episodes: tuple[Episode, ...]) -> None:
-        self._bundle, self.judge, self._episodes = bundle, judge, episodes
+        self.bundle, self.judge, self._episodes = bundle, judge, episodes
         self.stages: dict[Form, StageMeter] = {}
         self.actions: dict[Form, ActionMeter] = {}
         self._wanted = spread([episode.length for episode in episodes], STEPS)
@@ -181,9 +183,7 @@ class _Run:
         policies: dict[Form, Policy] = {}
         for form in forms:
             self.stages[form], self.actions[form] = StageMeter(), ActionMeter(self.judge.contract)
-            policies[form] = Policy(
-                self._bundle, OPTIONS.model_copy(update={"form": form}), backends=self._tapped(form)
-            )
+            policies[form] = Policy(self.bundle, OPTIONS.model_copy(update={"form": form}), backends=self._tapped(form))
         for episode, wanted in zip(self._episodes, self._wanted, strict=True):
             self.judge.reset()
             sessions = {form: policy.session() for form, policy in policies.items()}
@@ -208,13 +208,13 @@ class _Run:
         options = OPTIONS.model_copy(update={"form": form})
         error = self.actions[form].normalized()
         found = []
-        with Policy(self._bundle, options) as policy:
+        with Policy(self.bundle, options) as policy:
             for name, twist in TWISTS.items():
                 twisted = [twist(episode, self._episodes) for episode in self._episodes]
                 if all(one is not None for one in twisted):
                     moved = self._moved(policy, [one for one in twisted if one is not None])
                     found.append(control_figures(name, moved, error))
-        with Policy(self._bundle, options, backends=open_shuffled) as policy:
+        with Policy(self.bundle, options, backends=open_shuffled) as policy:
             moved = self._moved(policy, [episode.observations() for episode in self._episodes])
             found.append(control_figures("shuffled-features", moved, error))
         return tuple(found)

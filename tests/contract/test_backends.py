@@ -73,7 +73,7 @@ def pooled(inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.asarray(sum(inputs[f"front_{slot}"] * np.float32((slot + 1) / 4) for slot in range(4)))
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
+# --- numbers ---
 
 
 def test_names_the_ports_of_the_manifest_in_its_order(open_stage: Open) -> None:
@@ -153,7 +153,7 @@ def test_equal_inputs_give_equal_bytes_every_time(open_stage: Open) -> None:
         assert vision.run({"pixels": pixels()})["features"].tobytes() == want
 
 
-# --- who owns what ------------------------------------------------------------------------------------------------------
+# --- who owns what ---
 
 
 def test_outputs_are_the_callers_and_never_written_again(open_stage: Open) -> None:
@@ -186,7 +186,7 @@ def test_inputs_are_read_during_the_call_only_and_never_written(open_stage: Open
     np.testing.assert_array_equal(vision.run({"pixels": before})["features"], kept)
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------------
+# --- what is refused ---
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_refuses_a_file_whose_ports_have_another_shape_or_type(open_stage: Open,
         open_stage("text", open_bundle(place))
 
 
-# --- threads and the end --------------------------------------------------------------------------------------------------
+# --- threads and the end ---
 
 
 def test_lets_other_threads_run_while_the_engine_works(open_stage: Open) -> None:
@@ -308,7 +308,7 @@ def test_after_close_it_says_so_and_may_be_closed_again(open_stage: Open) -> Non
     vision = open_stage("vision")
     vision.close()
     vision.close()
-    with pytest.raises(BackendError, match="stage 'vision'.*it was closed; load the bundle again"):
+    with pytest.raises(BackendError, match=r"stage 'vision'.*it was closed; load the bundle again"):
         vision.run({"pixels": pixels()})
 
 

@@ -52,7 +52,7 @@ def test_a_chunk_is_finite_or_refused(flat: list[float]) -> None:
 def test_refuses_a_finite_output_that_overflows_when_it_is_scaled() -> None:
     groups = tuple(group.model_copy(update={"scale": (100.0,) * len(group.names)}) for group in CONTRACT.action.groups)
     decode = ActionDecoder(CONTRACT.action.model_copy(update={"groups": groups}))
-    with pytest.raises(NonFiniteError, match="'chunk'.*no action was put out"):
+    with pytest.raises(NonFiniteError, match=r"'chunk'.*no action was put out"):
         decode(np.full((1, 5, 3), 3e38, np.float32))
 
 

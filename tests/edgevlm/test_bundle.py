@@ -208,7 +208,7 @@ def test_the_manifest_lists_every_file_but_the_records(root: Path) -> None:
     assert open_bundle(root).manifest == manifest
 
 
-# --- writing -----------------------------------------------------------------------------------------------------
+# --- writing ---
 
 
 def tree(place: Path) -> dict[str, bytes | None]:
@@ -341,7 +341,7 @@ def test_never_replaces_what_is_no_bundle(tmp_path: Path, content: dict[str, str
     for name, text in content.items():
         (place / name).write_text(text)
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match="expected a free place or an earlier bundle.*another -o"):
+    with pytest.raises(OutputError, match=r"expected a free place or an earlier bundle.*another -o"):
         tiny.mono(place)
     assert tree(tmp_path) == before
 

@@ -206,7 +206,7 @@ def test_refuses_json_that_not_every_reader_reads_alike(valid: dict[str, Any], m
 
 @pytest.mark.parametrize("version", ["1.1", "2.0", "1.10", "999999999.0"])
 def test_refuses_a_newer_format_and_says_update(valid: dict[str, Any], version: str) -> None:
-    with pytest.raises(FormatError, match="newer than .*; update edgevlm"):
+    with pytest.raises(FormatError, match=r"newer than .*; update edgevlm"):
         parse({**valid, "format": f"edgevlm.bundle/{version}", "a key of the future": 1})
 
 
@@ -230,7 +230,8 @@ def test_reads_this_major_version_up_to_this_minor_one(major: int, minor: int) -
             check_format(text)
 
 
-UNSAFE = ["/etc/passwd", "../x.onnx", "stages/../../x", "stages/..", "..", ".", "", "stages//x", "stages/./x", "stages/",
+UNSAFE = ["/etc/passwd", "../x.onnx", "stages/../../x", "stages/..", "..", ".", "", "stages//x", "stages/./x",
+          "stages/",
           "C:/x", "stages\\x", "\\\\host\\x", "stages/x\0", "stages/x\n", "a" * 300, "a/" * 2100 + "b"]  # fmt: skip
 
 

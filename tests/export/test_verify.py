@@ -67,6 +67,7 @@ def test_forms_that_differ_are_refused(int8: Exported, checkpoint: Path, log: Pa
         verify(_spoil(int8[0], tmp_path / "spoilt", "pool.cpu.onnx"), against=checkpoint, data=log)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_bundles_of_different_contracts_are_not_compared(fp32: Exported, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "one-camera", "front")
     export(other, tmp_path / "bundle")
@@ -75,6 +76,7 @@ def test_bundles_of_different_contracts_are_not_compared(fp32: Exported, tmp_pat
         verify(fp32[0], against=tmp_path / "bundle")
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_cameras_with_trunks_of_their_own_are_stages_of_their_own(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "apart", "front", "wrist", shared_trunk=False)
     report = export(folder, tmp_path / "bundle")

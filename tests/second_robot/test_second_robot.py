@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,17 @@ from edgevlm_calibration.table import load_table
 from edgevlm_export.models.film_policy import FilmPolicy
 
 RUNTIME = Path(edgevlm.__file__).parent
+ONE_THREAD = edgevlm.RuntimeOptions(intra_threads=1)
 Cli = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads on so small a model only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +120,7 @@ def test_without_the_map_the_topics_are_listed(folder: Path) -> None:
 def test_the_exported_bundle_does_what_the_model_does_on_what_was_true(fp32: Path, folder: Path) -> None:
     """All of it at once: padded rows, BGR, JPEG, degrees, order of joints, window, resize, stages, units."""
     task = next(robot.tasks())
-    with edgevlm.load(fp32) as policy:
+    with edgevlm.load(fp32, ONE_THREAD) as policy:
         for step, observation in enumerate(observations(folder)):
             chunk = policy.act(observation)
             assert np.abs(chunk.values - native_chunk(folder, task, step)).max() < 5e-4  # radians, of 0.05 and more
@@ -134,7 +144,7 @@ def test_every_step_of_the_way_matters(fp32: Path, folder: Path) -> None:
     for name in ("left", "wrist"):
         swapped = Stamped(np.ascontiguousarray(first.frames[name].value[:, :, ::-1]), first.frames[name].stamp_ns)
         wrong[f"{name} channels"] = Observation({**first.frames, name: swapped}, first.state, task.command)
-    with edgevlm.load(fp32) as policy:
+    with edgevlm.load(fp32, ONE_THREAD) as policy:
         for what, observation in wrong.items():
             apart = np.abs(policy.session().act(observation).values - truth).max()
             assert apart > 1e-3, what
@@ -151,13 +161,14 @@ def test_int8_is_made_from_the_robots_own_recording(int8: Path, fp32: Path, fold
 
 def test_verify_compares_it_with_its_checkpoint_on_the_recording(int8: Path, cli: Cli) -> None:
     figures = cli("verify", "@int8", "--against", "@checkpoint", "--data", "@log.mcap", "--topics", "@topics.yaml")
-    assert {row["unit"] for row in figures["pipeline"]} == {"rad"}
-    assert {row["name"] for row in figures["pipeline"]} == {f"d_{joint}" for joint in robot.JOINTS}
-    assert figures["data"]["kind"] == "log" and all(row["passed"] for row in figures["controls"])
+    fidelity = figures["fidelity"]
+    assert {row["unit"] for row in fidelity["pipeline"]} == {"rad"}
+    assert {row["name"] for row in fidelity["pipeline"]} == {f"d_{joint}" for joint in robot.JOINTS}
+    assert fidelity["data"]["kind"] == "log" and all(row["passed"] for row in fidelity["controls"])
 
 
 def test_int8_acts_on_the_recording(int8: Path, fp32: Path, folder: Path) -> None:
-    with edgevlm.load(int8) as small, edgevlm.load(fp32) as whole:
+    with edgevlm.load(int8, ONE_THREAD) as small, edgevlm.load(fp32, ONE_THREAD) as whole:
         errors, sizes = [], []
         for observation in observations(folder):
             chunk, reference = small.act(observation), whole.act(observation)
@@ -175,7 +186,7 @@ def test_run_prints_a_chunk_for_one_picture_of_each_camera(fp32: Path, folder: P
         "run", "@fp32", "--image", "left=@left.png", "--image", "wrist=@wrist.jpg",
         "--text", robot.COMMANDS[0], "--state", state,
     )  # fmt: skip
-    with edgevlm.load(fp32) as policy:
+    with edgevlm.load(fp32, ONE_THREAD) as policy:
         values = policy.act(observations(folder)[0]).values
     assert np.abs(np.array(figures["values"]) - values).max() < 1e-5
     assert figures["names"] == [f"d_{joint}" for joint in robot.JOINTS]
@@ -183,7 +194,7 @@ def test_run_prints_a_chunk_for_one_picture_of_each_camera(fp32: Path, folder: P
 
 def test_a_word_of_another_robot_is_refused(fp32: Path, folder: Path) -> None:
     first = observations(folder)[0]
-    with edgevlm.load(fp32) as policy, pytest.raises(InstructionError, match="puck"):
+    with edgevlm.load(fp32, ONE_THREAD) as policy, pytest.raises(InstructionError, match="puck"):
         policy.act(Observation(first.frames, first.state, "fetch the puck"))
 
 

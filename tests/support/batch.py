@@ -1,4 +1,4 @@
-"""The model as one batch function of a whole window: every stage run afresh, nothing remembered. An oracle for streams."""
+"""The model as one batch function of a whole window: every stage run afresh, nothing remembered: an oracle."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def limits() -> dict[str, Any]:
 def chunk(values: NDArray[Any], observed_ns: int, sequence: int, names: Sequence[str] = NAMES) -> ActionChunk:
     """A chunk valid as long as its rows last."""
     return ActionChunk(
-        values=values.astype(np.float32),
+        values=values.astype(np.float32, copy=False),
         names=tuple(names),
         units=("1",) * len(names),
         step_s=STEP_S,

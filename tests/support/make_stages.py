@@ -87,7 +87,7 @@ def pool(name: str, maps: Mapping[str, tuple[int, int]], slots: int, *, masked: 
 
 
 def head(name: str, maps: Mapping[str, tuple[int, int]], state: int, outputs: Mapping[str, Sequence[int]]) -> None:
-    """Pooled maps, text, state -> each output: tanh of a linear map. In `head_fragile`, NaN where a state is below -1."""
+    """Pooled maps, text, state -> each output: tanh of a linear map. `head_fragile`: NaN for a state below -1."""
     nodes, joined = [], ["text", *(["state"] if state else [])]
     for camera in maps:
         nodes.append(helper.make_node("GlobalAveragePool", [f"{camera}_pooled"], [f"{camera}_mean"]))

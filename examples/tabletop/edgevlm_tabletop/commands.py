@@ -10,8 +10,10 @@ from edgevlm_tabletop.scene import COLOURS
 
 DEMO_SEEDS = range(0, 1_000_000)
 """Seeds of the episodes a model is trained on."""
+DRIVEN_SEEDS = range(300_000, 1_000_000)
+"""Those of them that a policy drove while the expert only labelled."""
 SELECTION_SEEDS = range(1_000_000, 2_000_000)
-"""Seeds used to choose between checkpoints and settings, and for the recorded log."""
+"""Seeds used to choose between checkpoints and settings."""
 LOG_SEEDS = range(2_000_000, 3_000_000)
 """Seeds of the recorded log that calibrates the quantized model."""
 GATE_SEEDS = range(10_000_000, 2**31)
@@ -20,7 +22,7 @@ GATE_SEEDS = range(10_000_000, 2**31)
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One of the fifteen: `verb` is reach, left, right, lift, press, open or close; `colour` is empty without a puck."""
+    """One of the fifteen: `verb` is reach, left, right, lift, press, open or close; no puck, no `colour`."""
 
     name: str
     verb: str

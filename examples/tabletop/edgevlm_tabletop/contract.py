@@ -1,4 +1,4 @@
-"""The tabletop robot's contract: what its camera, arm and plan look like. The checkpoint carries a copy; nothing else retypes it."""
+"""The tabletop robot's contract: its camera, arm and plan. The checkpoint carries a copy; nothing else retypes it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ FRAME_ID = "base"
 _HAND = ("hand_x", "hand_y", "hand_z")
 _STATE_MEAN = (0.0, 0.62, 0.16, 0.07)
 _STATE_STD = (0.16, 0.09, 0.10, 0.03)
+CHUNK_SCALE = np.array((MAX_STEP_M,) * 3 + (1.0,), np.float32)
 _LIMIT_M = 0.008
 _WAYPOINT_SCALE_M = 0.1
 
@@ -60,7 +61,9 @@ def contract() -> Contract:
     )
     examples = tuple(command.name for command in COMMANDS)
     return Contract(
-        cameras=(CameraSpec(name=CAMERA, width=IMAGE_WIDTH, height=IMAGE_HEIGHT, encoding="rgb8", rate_hz=(10.0, 30.0)),),
+        cameras=(
+            CameraSpec(name=CAMERA, width=IMAGE_WIDTH, height=IMAGE_HEIGHT, encoding="rgb8", rate_hz=(10.0, 30.0)),
+        ),
         state=StateSpec(fields=fields, frame_id=FRAME_ID),
         instruction=InstructionSpec(max_tokens=MAX_TOKENS, unknown="refuse", examples=examples),
         window=WindowSpec(offsets_s=WINDOW_OFFSETS_S, tolerance_s=0.05, pad="repeat"),
@@ -91,12 +94,15 @@ def described() -> dict[str, Any]:
 
 def normalise_state(state: NDArray[np.float32]) -> NDArray[np.float32]:
     """(..., 4) in metres -> what the model sees."""
-    return ((state - np.float32(_STATE_MEAN)) / np.float32(_STATE_STD)).astype(np.float32)
+    mean, std = np.array(_STATE_MEAN, np.float32), np.array(_STATE_STD, np.float32)
+    scaled: NDArray[np.float32] = (state - mean) / std
+    return scaled
 
 
 def normalise_chunk(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
     """(..., 4) physical -> the chunk head's units."""
-    return (chunk / np.float32((MAX_STEP_M,) * 3 + (1.0,))).astype(np.float32)
+    scaled: NDArray[np.float32] = chunk / CHUNK_SCALE
+    return scaled
 
 
 def normalise_waypoints(waypoints: NDArray[np.float32], hand_m: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgevlm_tabletop.commands import DRIVEN_SEEDS
 from edgevlm_tabletop.contract import (
     MODEL_HEIGHT,
     MODEL_WIDTH,
@@ -25,6 +26,8 @@ from edgevlm_tabletop.sim import STEP_S, STEPS_PER_FRAME
 WINDOW_LAGS = tuple(round(-offset / (STEP_S * STEPS_PER_FRAME)) for offset in WINDOW_OFFSETS_S)
 """How many frames back each slot of the window looks, oldest first."""
 
+_DRIVEN_WEIGHT = 2.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Demos:
@@ -34,8 +37,8 @@ class Demos:
         pixels: (F, H, W, 3) uint8 at the model's size.
         state: (F, 4) normalised.
         objects: (F, 5, 3) the objects' positions relative to the hand, in units of a waypoint.
-        episodes: (E, 2) first frame and number of frames.
-        label_at: (F, 2) first label and number of labels of a frame; the first one is for the command being carried out.
+        episodes: (E, 2) first frame and number of frames; `weight` (E,) how often to draw one of its frames.
+        label_at: (F, 2) first label and number of labels of a frame; the first is for the command carried out.
         label: (L, 2) command and step; chunk (L, K, 4), waypoints (L, P, 3) normalised.
     """
 
@@ -43,6 +46,7 @@ class Demos:
     state: NDArray[np.float32]
     objects: NDArray[np.float32]
     episodes: NDArray[np.int64]
+    weight: NDArray[np.float64]
     label_at: NDArray[np.int64]
     label: NDArray[np.int64]
     chunk: NDArray[np.float32]
@@ -51,8 +55,11 @@ class Demos:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """`frames` (U, H, W, 3) uint8, `segment` (U,) which segment each belongs to; T targets with `slots` (T, window) into the frames;
-    N samples with `target` (N,) into the targets, and their commands, states, objects and labels."""
+    """U frames of some segments, T targets and N samples, two for each target.
+
+    `frames` (U, H, W, 3) uint8, `segment` (U,) the one each belongs to; `slots` (T, window) into the frames; `target`
+    (N,) into the targets, with the samples' commands, states, objects and labels.
+    """
 
     frames: NDArray[np.uint8]
     segment: NDArray[np.int64]
@@ -94,14 +101,21 @@ def load(folder: Path) -> Demos:
     """
     paths = sorted(folder.glob("demos-*.npz"))
     if not paths:
-        raise FileNotFoundError(f"no demos-*.npz in {folder}; make some with: python -m edgevlm_tabletop.demos -o {folder}")
+        raise FileNotFoundError(
+            f"no demos-*.npz in {folder}; make some with: python -m edgevlm_tabletop.demos -o {folder}"
+        )
     shards = [dict(np.load(path)) for path in paths]
     pixels = np.concatenate([_pixels(path, shard) for path, shard in zip(paths, shards, strict=True)])
     first = np.cumsum([0, *(len(shard["frame"]) for shard in shards)])
     for shard in shards:
         shard.pop("jpeg")
-    joined = {key: np.concatenate([shard[key] for shard in shards]) for key in ("frame", "state", "objects", "chunk", "waypoints")}
-    label = np.concatenate([shard["label"] + (start, 0, 0) for shard, start in zip(shards, first, strict=False)]).astype(np.int64)
+    joined = {
+        key: np.concatenate([shard[key] for shard in shards])
+        for key in ("frame", "state", "objects", "chunk", "waypoints")
+    }
+    label = np.concatenate(
+        [shard["label"] + (start, 0, 0) for shard, start in zip(shards, first, strict=False)]
+    ).astype(np.int64)
     hand = joined["state"][:, :3]
     starts = np.flatnonzero(joined["frame"][:, 1] == 0)
     lengths = np.diff(np.append(starts, len(hand)))
@@ -112,6 +126,7 @@ def load(folder: Path) -> Demos:
         state=normalise_state(joined["state"]),
         objects=normalise_waypoints(joined["objects"], hand),
         episodes=np.stack([starts, lengths], 1),
+        weight=np.where(joined["frame"][starts, 0] >= DRIVEN_SEEDS.start, _DRIVEN_WEIGHT, 1.0),
         label_at=np.stack([label_first, label_count], 1),
         label=label[:, 1:],
         chunk=normalise_chunk(joined["chunk"]),
@@ -120,16 +135,19 @@ def load(folder: Path) -> Demos:
 
 
 def object_of(command: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Index into `Demos.objects` of the thing a command is about; commands are in groups of three colours, then button and drawer."""
+    """Index into `Demos.objects` of the thing a command is about: groups of three colours, then button and drawer."""
     return np.where(command < 12, command % 3, np.where(command == 12, 3, 4))
 
 
-def batches(demos: Demos, generator: np.random.Generator, *, segments: int, targets: int, single_share: float) -> Iterator[Batch]:
-    """Endless batches: `segments` runs of `targets` neighbouring frames, each with the command carried out and another one.
+def batches(
+    demos: Demos, generator: np.random.Generator, *, segments: int, targets: int, single_share: float
+) -> Iterator[Batch]:
+    """Endless batches: `segments` runs of `targets` neighbouring frames, each with the command carried out and another.
 
     Frames are shared by the windows of a run. In `single_share` of the targets all slots hold the newest frame.
     """
-    weights = demos.episodes[:, 1] / demos.episodes[:, 1].sum()
+    weights = demos.weight * demos.episodes[:, 1]
+    weights /= weights.sum()
     lags = np.array(WINDOW_LAGS)
     while True:
         chosen = generator.choice(len(weights), segments, p=weights)
@@ -145,7 +163,11 @@ def batches(demos: Demos, generator: np.random.Generator, *, segments: int, targ
 
 
 def _batch(
-    demos: Demos, generator: np.random.Generator, unique: NDArray[np.int64], slots: NDArray[np.int64], frame: NDArray[np.int64]
+    demos: Demos,
+    generator: np.random.Generator,
+    unique: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    frame: NDArray[np.int64],
 ) -> Batch:
     start, count = demos.label_at[frame].T
     other = 1 + (generator.random(len(frame)) * (count - 1)).astype(np.int64)

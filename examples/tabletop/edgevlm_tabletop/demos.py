@@ -2,8 +2,8 @@
 
     python -m edgevlm_tabletop.demos -o build/demos --first 0 --episodes 1300
 
-Noise goes into what is executed (DART, Laskey et al. 2017), never into the labels; every frame is also labelled for commands
-other than the one being carried out, which costs no rendering and makes reading the command the only way to be right.
+Noise goes into what is executed (DART, Laskey et al. 2017), never into the labels; every frame is also labelled for
+commands other than the one being carried out, which costs no rendering and makes reading the only way to be right.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def record_episode(sim: TabletopSimulator, seed: int, shard: Shard) -> bool:
     index = 0
     while not sim.finished and left > 0:
         if index % STEPS_PER_FRAME == 0:
-            _record_frame(sim, generator, shard, (seed, index, int(occluded)), command.name)
+            record_frame(sim, generator, shard, (seed, index, int(occluded)), command.name)
         move = expert(sim.world(), command)
         sim.apply(disturb(move))
         index += 1
@@ -109,9 +109,10 @@ def record_episode(sim: TabletopSimulator, seed: int, shard: Shard) -> bool:
     return sim.succeeded(command.name)
 
 
-def _record_frame(
+def record_frame(
     sim: TabletopSimulator, generator: np.random.Generator, shard: Shard, key: tuple[int, int, int], command: str
 ) -> None:
+    """Add the newest frame with its labels; `key` is the seed, the step in the episode and whether it is occluded."""
     image, _ = sim.frame
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=int(generator.integers(70, 96)))
@@ -152,7 +153,14 @@ def generate(out: Path, first: int, episodes: int) -> None:
         for seed in seeds:
             won += record_episode(sim, seed, shard)
         shard.save(path)
-        log.info("%s: %d of %d succeeded, %d frames, %d labels", path.name, won, len(seeds), len(shard.frames), len(shard.labels))
+        log.info(
+            "%s: %d of %d succeeded, %d frames, %d labels",
+            path.name,
+            won,
+            len(seeds),
+            len(shard.frames),
+            len(shard.labels),
+        )
     sim.close()
 
 

@@ -1,38 +1,36 @@
-"""Closed-loop selection of checkpoints in plain torch, on selection seeds. The published figures come from edgevlm's own runtime.
+"""Closed-loop selection of checkpoints in plain torch, on selection seeds. Published figures come from the runtime.
 
-    python -m edgevlm_tabletop.evaluate checkpoint --episodes 150 [--variant occluded] [--one-frame] [--control wrong-command]
+python -m edgevlm_tabletop.evaluate checkpoint --episodes 150 [--variant occluded] [--one-frame] [--control NAME]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from edgevlm_export.models.film_policy import FilmPolicy
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from edgevlm_tabletop.contract import MODEL_HEIGHT, MODEL_WIDTH, PIXEL_MEAN, PIXEL_STD, normalise_state
+from edgevlm_export.models.film_policy import FilmPolicy
+from edgevlm_tabletop.commands import SELECTION_SEEDS
+from edgevlm_tabletop.contract import CHUNK_SCALE, MODEL_HEIGHT, MODEL_WIDTH, PIXEL_MEAN, PIXEL_STD, normalise_state
 from edgevlm_tabletop.data import WINDOW_LAGS
 from edgevlm_tabletop.demos import WAYPOINT_STEPS
-from edgevlm_tabletop.experts import MAX_STEP_M, STEPS
+from edgevlm_tabletop.experts import STEPS
 from edgevlm_tabletop.scene import CAMERA
-from edgevlm_tabletop.commands import SELECTION_SEEDS
 from edgevlm_tabletop.sim import STEPS_PER_FRAME, VARIANTS, TabletopSimulator, clean_rollout
 from edgevlm_tabletop.words import encode
 
 CONTROLS = ("none", "wrong-command", "blank-image")
 _WAYPOINT_SCALE_M = 0.1
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,9 @@ class TorchPolicy:
         self._maps, self._text = [], self._model.text(torch.from_numpy(ids)[None], torch.from_numpy(mask)[None])
 
     @torch.inference_mode()
-    def act(self, image: NDArray[np.uint8], state: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
+    def act(
+        self, image: NDArray[np.uint8], state: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
         """Chunk (K, 4) in metres and gripper units, waypoints (P, 3) in metres, the step being done."""
         small = Image.fromarray(image).resize((MODEL_WIDTH, MODEL_HEIGHT), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.asarray(small, np.float32) / 255.0).permute(2, 0, 1)[None]
@@ -72,7 +72,7 @@ class TorchPolicy:
         pooled = self._model.pool(*(self._maps[slot] for slot in slots))
         scaled = torch.from_numpy(normalise_state(state))[None]
         chunk, path, logits = self._model.head(self._text, scaled, *pooled)
-        values = chunk[0].numpy() * np.float32((MAX_STEP_M,) * 3 + (1.0,))
+        values = chunk[0].numpy() * CHUNK_SCALE
         return values, path[0].numpy() * np.float32(_WAYPOINT_SCALE_M) + state[:3], STEPS[int(logits.argmax())]
 
 
@@ -150,11 +150,13 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="compare waypoints and steps with the expert's")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    trial = Trial(variant=arguments.variant, control=arguments.control, one_frame=arguments.one_frame, plan=arguments.plan)
+    trial = Trial(
+        variant=arguments.variant, control=arguments.control, one_frame=arguments.one_frame, plan=arguments.plan
+    )
     sim, policy = TabletopSimulator(), TorchPolicy(arguments.checkpoint, one_frame=trial.one_frame)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     summary = summarise([run_episode(sim, policy, seed, trial) for seed in seeds])
-    print(json.dumps({**vars(trial), **summary}))
+    sys.stdout.write(json.dumps({**vars(trial), **summary}) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-os.environ.setdefault("LP_NUM_THREADS", "1")
-
-import mujoco  # noqa: E402  (the variables above only count before the first import)
+import mujoco
 
 COLOURS = ("red", "green", "blue")
 CAMERA = "front"

@@ -32,8 +32,8 @@ _ALWAYS_SEEN_FRAMES, _HIDDEN_FRAMES = 3, 5
 class TabletopSimulator:
     """Three pucks, a drawer and a button under a Sawyer arm.
 
-    Positions are metres in the arm's base frame (x to the right, y away from the arm, z up). Stamps are simulated time in
-    nanoseconds and start at one second. Not thread-safe; `close` frees the renderer.
+    Positions are metres in the arm's base frame (x to the right, y away from the arm, z up). Stamps are simulated time
+    in nanoseconds and start at one second. Not thread-safe; `close` frees the renderer.
     """
 
     commands: tuple[str, ...] = tuple(command.name for command in COMMANDS)
@@ -85,8 +85,16 @@ class TabletopSimulator:
     def _place(self, generator: np.random.Generator) -> None:
         model, data = self._model, self._data
         mujoco.mj_resetData(model, data)
-        model.body_pos[self._drawer_body] = (0.36 + generator.uniform(-0.02, 0.02), 0.9 + generator.uniform(-0.02, 0.02), 0.0)
-        model.body_pos[self._box_body] = (-0.29 + generator.uniform(-0.02, 0.02), 0.82 + generator.uniform(-0.015, 0.015), 0.12)
+        model.body_pos[self._drawer_body] = (
+            0.36 + generator.uniform(-0.02, 0.02),
+            0.9 + generator.uniform(-0.02, 0.02),
+            0.0,
+        )
+        model.body_pos[self._box_body] = (
+            -0.29 + generator.uniform(-0.02, 0.02),
+            0.82 + generator.uniform(-0.015, 0.015),
+            0.12,
+        )
         data.qpos[self._drawer_qpos] = -0.08 + generator.uniform(-0.02, 0.02)
         for colour, (x, y) in zip(scene.COLOURS, _scatter(generator), strict=True):
             start = self._puck_qpos[colour]
@@ -135,7 +143,7 @@ class TabletopSimulator:
         )
 
     def apply(self, values: NDArray[np.float32]) -> None:
-        """One control step of 25 ms: dx, dy, dz in metres and the gripper in [-1, 1] (-1 open); clipped to what the arm can do.
+        """One control step of 25 ms: dx, dy, dz in metres the gripper in [-1, 1] (-1 open), clipped to its limits.
 
         Raises:
             ValueError: not four finite numbers.
@@ -155,7 +163,7 @@ class TabletopSimulator:
         mujoco.mj_kinematics(self._model, self._data)
 
     def command_hand(self, values: NDArray[np.float32]) -> None:
-        """Set where the hand is pulled to and the fingers' effort. The target never leads the hand by more than 5 cm."""
+        """Set where the hand is pulled to and the fingers' effort; the target leads the hand by 10 cm at most."""
         data = self._data
         delta = np.clip(values[:3].astype(np.float64), -MAX_STEP_M, MAX_STEP_M)
         hand = data.xpos[self._hand]
@@ -192,7 +200,8 @@ class TabletopSimulator:
 
     def hand_m(self) -> NDArray[np.float64]:
         """Position of the hand in metres, (3,)."""
-        return self._data.xpos[self._hand].copy()
+        hand: NDArray[np.float64] = self._data.xpos[self._hand].copy()
+        return hand
 
     def snapshot(self) -> NDArray[np.float64]:
         """The complete physical state, for `restore`."""
@@ -207,7 +216,7 @@ class TabletopSimulator:
 
     @contextmanager
     def coarse_physics(self) -> Iterator[None]:
-        """Physics with half as many, twice as long steps: for looking ahead cheaply (waypoints move by about 1.5 mm)."""
+        """Physics with half as many, twice as long steps, for cheap looks ahead (waypoints move by about 1.5 mm)."""
         self._model.opt.timestep = _COARSE_S
         try:
             yield
@@ -241,11 +250,13 @@ def _scatter(generator: np.random.Generator) -> NDArray[np.float64]:
             return spots
 
 
-def clean_rollout(sim: TabletopSimulator, command: str, steps: int) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
+def clean_rollout(
+    sim: TabletopSimulator, command: str, steps: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
     """What the clean expert would do from here, without leaving a trace in `sim`.
 
     Returns:
-        The actions (steps, 4), the hand's positions after each of them (steps, 3) in metres, and the step being done now.
+        The actions (steps, 4), the hand's positions after each of them (steps, 3) in metres, and the step done now.
     """
     start = sim.snapshot()
     task = BY_NAME[command]

@@ -2,8 +2,8 @@
 
     python -m edgevlm_tabletop.train --demos build/demos -o checkpoint --seed 1 --steps 6000
 
-The image trunk runs once per frame of a segment and serves every window and every command on it. The exponential average of the
-weights is what is saved.
+The image trunk runs once per frame of a segment and serves every window and every command on it. The exponential
+average of the weights is what is saved.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgevlm_export.models.film_policy import CameraInput, FilmPolicy, FilmPolicyConfig
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from edgevlm_export.models.film_policy import CameraInput, FilmPolicy, FilmPolicyConfig
 from edgevlm_tabletop.contract import (
     MAX_TOKENS,
     MODEL_HEIGHT,
@@ -89,7 +89,7 @@ def model_config() -> FilmPolicyConfig:
 
 
 def augment(frames: NDArray[np.uint8], segment: NDArray[np.int64], generator: torch.Generator) -> Tensor:
-    """(U, H, W, 3) uint8 -> normalised (U, 3, H, W): light, contrast and colour change together within a segment, noise does not."""
+    """(U, H, W, 3) uint8 -> normalised (U, 3, H, W): one light and colour for a segment, noise for each pixel."""
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(255.0)
     group = torch.from_numpy(segment - segment.min())
     count = int(group.max()) + 1
@@ -105,14 +105,14 @@ def augment(frames: NDArray[np.uint8], segment: NDArray[np.int64], generator: to
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """Identity that keeps maps and their gradients channels-last; indexing would turn the gradients over, which costs a fifth."""
+    """Identity that keeps maps and gradients channels-last; indexing would turn them over, which costs a fifth."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
         return maps.contiguous(memory_format=torch.channels_last)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient.contiguous(memory_format=torch.channels_last)
 
 
@@ -133,7 +133,10 @@ class Trainer:
         weights = [*self.model.parameters(), *self.locate.parameters()]
         self.optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self._weights = weights
-        self._numpy, self._torch = np.random.default_rng([recipe.seed, 11, rank]), torch.Generator().manual_seed(recipe.seed + 1000 * rank)
+        self._numpy, self._torch = (
+            np.random.default_rng([recipe.seed, 11, rank]),
+            torch.Generator().manual_seed(recipe.seed + 1000 * rank),
+        )
         self._sentences = Sentences(build_tokenizer())
         self._batches = batches(
             demos, self._numpy, segments=recipe.segments, targets=recipe.targets, single_share=recipe.single_share
@@ -168,7 +171,7 @@ class Trainer:
         gradients = [weight.grad for weight in self._weights if weight.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient) / self.recipe.world)
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -223,13 +226,23 @@ def train(recipe: Recipe, demos_folder: Path, out: Path, start: Path | None, ran
         trainer.average.load_state_dict(trainer.model.state_dict())
     began, sums = time.monotonic(), dict[str, float]()
     with (out / ("train.jsonl" if rank == 0 else f"train-{rank}.jsonl")).open("w", encoding="utf-8") as journal:
-        head = {"recipe": vars(recipe), "episodes": len(demos.episodes), "frames": len(demos.pixels), "labels": len(demos.label)}
+        head = {
+            "recipe": vars(recipe),
+            "start": start.name if start else "",
+            "episodes": len(demos.episodes),
+            "frames": len(demos.pixels),
+            "labels": len(demos.label),
+        }
         journal.write(json.dumps(head) + "\n")
         for index in range(recipe.steps):
             for name, value in trainer.step(index).items():
                 sums[name] = sums.get(name, 0.0) + value / 100
             if (index + 1) % 100 == 0:
-                row = {"steps": index + 1, "seconds": round(time.monotonic() - began), **{k: round(v, 5) for k, v in sums.items()}}
+                row = {
+                    "steps": index + 1,
+                    "seconds": round(time.monotonic() - began),
+                    **{k: round(v, 5) for k, v in sums.items()},
+                }
                 journal.write(json.dumps(row) + "\n")
                 journal.flush()
                 log.info("%s", row)
@@ -248,7 +261,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--start", type=Path, help="a checkpoint to go on from")
     parser.add_argument("--final-share", type=float, default=0.02, help="share of the learning rate left at the end")
-    parser.add_argument("--rank", type=int, default=0, help="number of this process, where --world start the same command")
+    parser.add_argument(
+        "--rank", type=int, default=0, help="number of this process, where --world start the same command"
+    )
     parser.add_argument("--world", type=int, default=1, help="processes that share the work, one thread each")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

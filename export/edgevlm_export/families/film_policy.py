@@ -1,7 +1,8 @@
 """The film_policy family: image trunk per frame, text per instruction, pooling over the window, one head.
 
-In an int8 head two kinds of small products stay in fp32: heat map to keypoint (probabilities of hundreds of cells in
-127 steps lose the small ones) and the three last layers. What that gains is measured in docs/decisions.
+In int8 three kinds of layers stay in fp32: the first convolution (three channels fill no integer kernel), heat map to
+keypoint (probabilities of hundreds of cells in 127 steps lose the small ones) and the three last layers. What that gains
+is measured in docs/decisions/0009-what-stays-in-floats.md.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ def _vision(name: str, model: FilmPolicy, shape: FilmPolicyConfig, camera: str) 
         inputs=inputs,
         outputs=outputs,
         example=_example(inputs),
+        quant_exclude=("stem.0.weight",),
         frame_cache="frame",
     )
 

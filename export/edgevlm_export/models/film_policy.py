@@ -1,8 +1,8 @@
-"""A small vision-language-action policy: image trunk, text encoder, temporal pooling, FiLM fusion, action and plan heads.
+"""A small vision-language-action model: image trunk, text encoder, temporal pooling, FiLM fusion, two heads.
 
-The parts are pure tensor functions that only meet through their tensors, so that a runtime can cache each one's output: `vision`
-sees one frame and nothing else, `text` one instruction, `pool` the window's feature maps, `head` everything at once. All shapes are
-fixed by `FilmPolicyConfig`; no robot is known here. Normalisation happens outside.
+The parts are pure tensor functions that only meet through their tensors, so that a runtime can cache each one's output:
+`vision` sees one frame and nothing else, `text` one instruction, `pool` the window's feature maps, `head` everything at
+once. All shapes are fixed by `FilmPolicyConfig`; no robot is known here. Normalisation happens outside.
 
 FiLM: Perez et al. 2018; keypoints by spatial softmax: Levine et al. 2016.
 """
@@ -78,7 +78,9 @@ class FilmPolicyConfig:
         if not self.cameras or any(c.width % 16 or c.height % 16 for c in self.cameras):
             raise ValueError(f"film_policy config: camera width and height must be multiples of 16, got {self.cameras}")
         if self.text_width % self.text_heads:
-            raise ValueError(f"film_policy config: text_heads {self.text_heads} must divide text_width {self.text_width}")
+            raise ValueError(
+                f"film_policy config: text_heads {self.text_heads} must divide text_width {self.text_width}"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FilmPolicyConfig:
@@ -89,7 +91,9 @@ class FilmPolicyConfig:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if known != set(values):
-            raise ValueError(f"film_policy config: unknown keys {sorted(set(values) - known)}, missing {sorted(known - set(values))}")
+            raise ValueError(
+                f"film_policy config: unknown keys {sorted(set(values) - known)}, missing {sorted(known - set(values))}"
+            )
         cameras = tuple(CameraInput(**camera) for camera in values["cameras"])
         return cls(**{**values, "cameras": cameras})
 
@@ -99,9 +103,7 @@ class FilmPolicyConfig:
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs))
 
 
 class VisionTrunk(nn.Module):
@@ -116,7 +118,8 @@ class VisionTrunk(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         maps = functional.relu(self.down(functional.relu(self.stem(pixels))))
-        return functional.relu(maps + self.second(functional.relu(self.first(maps))))
+        residual: Tensor = self.second(functional.relu(self.first(maps)))
+        return functional.relu(maps + residual)
 
 
 class TextLayer(nn.Module):
@@ -137,7 +140,8 @@ class TextLayer(nn.Module):
         scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5 + bias
         mixed = (functional.softmax(scores, -1) @ value).transpose(1, 2).reshape(count, length, width)
         tokens = tokens + self.out(mixed)
-        return tokens + self.down(functional.relu(self.up(self.norm_mlp(tokens))))
+        widened: Tensor = self.down(functional.relu(self.up(self.norm_mlp(tokens))))
+        return tokens + widened
 
 
 class TextEncoder(nn.Module):
@@ -157,7 +161,8 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, bias)
         weights = mask[:, :, None]
-        return self.norm((tokens * weights).sum(1) / weights.sum(1).clamp(min=1.0))
+        text: Tensor = self.norm((tokens * weights).sum(1) / weights.sum(1).clamp(min=1.0))
+        return text
 
 
 class TemporalPool(nn.Module):
@@ -191,7 +196,7 @@ class FilmBlock(nn.Module):
 
 
 class CameraFusion(nn.Module):
-    """One camera's pooled map and the text -> a flat description (N, F): keypoints (x, y in [-1, 1]) and a coarse summary."""
+    """One camera's pooled map and the text -> (N, F): keypoints (x, y in [-1, 1]) and a coarse summary."""
 
     def __init__(self, config: FilmPolicyConfig, camera: CameraInput) -> None:
         super().__init__()
@@ -216,14 +221,15 @@ class CameraFusion(nn.Module):
 class PolicyHead(nn.Module):
     """text (N, D), state (N, S) normalised, one pooled map per camera -> chunk, waypoints, step_logits.
 
-    chunk (N, K, A), waypoints (N, P, W) and step_logits (N, steps); chunk and waypoints in the contract's normalised units.
+    chunk (N, K, A), waypoints (N, P, W) and step_logits (N, steps); chunk and waypoints in normalised units.
     """
 
     def __init__(self, config: FilmPolicyConfig) -> None:
         super().__init__()
         self.shapes = ((config.chunk_steps, config.action_size), (config.waypoints, config.waypoint_size))
-        self.fusion = nn.ModuleList(CameraFusion(config, camera) for camera in config.cameras)
-        seen = sum(int(fusion.features) for fusion in self.fusion)  # type: ignore[arg-type]
+        fusion = [CameraFusion(config, camera) for camera in config.cameras]
+        self.fusion = nn.ModuleList(fusion)
+        seen = sum(one.features for one in fusion)
         self.trunk = nn.Sequential(
             nn.Linear(seen + config.text_width + config.state_size, config.hidden),
             nn.ReLU(),
@@ -273,7 +279,9 @@ class FilmPolicy(nn.Module):
             raise KeyError(f"no camera {camera!r}; this model has {names}")
         return self.trunks[0 if self.config.shared_trunk else names.index(camera)]
 
-    def forward(self, pixels: Mapping[str, Tensor], ids: Tensor, mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, pixels: Mapping[str, Tensor], ids: Tensor, mask: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The composed reference: `pixels` holds (N, window, 3, H, W) for each camera, oldest first."""
         maps: list[Tensor] = []
         for camera in self.config.cameras:
@@ -282,7 +290,7 @@ class FilmPolicy(nn.Module):
         return outputs
 
     def save_pretrained(self, folder: Path, described: Mapping[str, Any]) -> None:
-        """Write model.safetensors and config.json; `described` ("contract", "preprocess", ...) goes into it untouched."""
+        """Write model.safetensors and config.json; `described` ("contract", "preprocess", ...) goes in untouched."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: value.detach().float().contiguous().cpu() for key, value in self.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
@@ -299,7 +307,9 @@ class FilmPolicy(nn.Module):
         """
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if config.get("model_type") != MODEL_TYPE:
-            raise ValueError(f"{folder / 'config.json'}: expected model_type {MODEL_TYPE!r}, got {config.get('model_type')!r}")
+            raise ValueError(
+                f"{folder / 'config.json'}: expected model_type {MODEL_TYPE!r}, got {config.get('model_type')!r}"
+            )
         model = cls(FilmPolicyConfig.from_dict(config["model"]))
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -74,7 +74,7 @@ class Bench:
         return command
 
 
-def disturb(bench: Bench, luck: NDArray[np.float64], scale: float) -> None:
+def disturb(bench: Bench, luck: list[float], scale: float) -> None:
     """What may go wrong between two chunks, each with a chance of its own."""
     if luck[0] < 0.01:
         bench.gate.estop(True)
@@ -88,25 +88,26 @@ def disturb(bench: Bench, luck: NDArray[np.float64], scale: float) -> None:
     if luck[5] < 0.01:
         bench.robot = bench.robot + scale if luck[4] < 0.5 else np.zeros(4)
     if luck[6] < 0.01:
-        bench.state(np.where(luck[:4] < 0.5, np.nan, bench.robot))
+        bench.state(np.where(np.array(luck[:4]) < 0.5, np.nan, bench.robot))
 
 
 def live_through(bench: Bench, seed: int, chunks: int) -> None:
     """Chunks from tame to absurd, most of them on time."""
     random = np.random.default_rng(seed)
-    luck = random.random((chunks, 12))
+    lucks = random.random((chunks, 12)).tolist()
     rows = random.standard_normal((chunks, 8, 5)).astype(np.float32) * 10.0 ** random.integers(-2, 3, (chunks, 1, 1))
     broken = random.random(chunks) < 0.02
     rows[broken, random.integers(8), random.integers(5)] = random.choice([np.nan, np.inf, -np.inf], broken.sum())
-    gaps = random.choice(GAPS_NS, (chunks, 2))
-    for k in range(chunks):
-        disturb(bench, luck[k], 0.1 * float(rows[k, 0, 0]))
-        far_off_ns = int((luck[k, 7] - 0.5) * 20 * S) if luck[k, 8] < 0.02 else 0
-        bench.chunk(rows[k], bench.observed_ns[-1 if luck[k, 8] < 0.8 else 0] + far_off_ns)
-        for gap_ns in gaps[k, : 1 + (luck[k, 9] < 0.3)].tolist():
-            bench.wait(gap_ns if gap_ns < S // 10 or luck[k, 10] < 0.1 else S // 50)
-            if luck[k, 11] < 0.95:
-                bench.state(bench.robot, int(luck[k, 7] * 0.02 * S))
+    gaps = random.choice(GAPS_NS, (chunks, 2)).tolist()
+    scales = (0.1 * rows[:, 0, 0]).tolist()
+    for k, luck in enumerate(lucks):
+        disturb(bench, luck, scales[k])
+        far_off_ns = int((luck[7] - 0.5) * 20 * S) if luck[8] < 0.02 else 0
+        bench.chunk(rows[k], bench.observed_ns[-1 if luck[8] < 0.8 else 0] + far_off_ns)
+        for gap_ns in gaps[k][: 1 + (luck[9] < 0.2)]:
+            bench.wait(gap_ns if gap_ns < S // 10 or luck[10] < 0.1 else S // 50)
+            if luck[11] < 0.95:
+                bench.state(bench.robot, int(luck[7] * 0.02 * S))
             bench.command()
 
 

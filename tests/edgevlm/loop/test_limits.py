@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support import gate_judge
 
 from edgevlm.contract import ActionGroup, Contract, StateField
 from edgevlm.errors import ContractError
-from edgevlm.loop.axes import fastest, step_position, step_velocity
+from edgevlm.loop.axes import At, fastest, step_position, step_velocity
 from edgevlm.loop.columns import Column, columns, orientations
 from edgevlm.loop.limits import FALLBACKS, GateLimits
 
@@ -124,7 +124,7 @@ def test_a_fallback_that_is_not_named_is_as_documented() -> None:
     ],
 )
 def test_refuses_actions_that_can_be_read_in_two_ways(kind: str, relative_to: str, rotation: str) -> None:
-    with pytest.raises(ContractError, match="two ways|not supported"):
+    with pytest.raises(ContractError, match=r"two ways|not supported"):
         columns(one_group(kind=kind, relative_to=relative_to, rotation=rotation), limits(axis()))
 
 
@@ -156,7 +156,7 @@ def test_an_orientation_is_limited_as_one() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (axis("x"), "limits.orientations"),
+        (axis("x"), "part of an orientation"),
         (turning(actions=("qy", "qx", "qz", "qw")), "in its order"),
         (turning(state=("measured_qx", "measured_qy", "measured_qz")), "for each"),
         (turning(state=("qx", "qy", "qz", "qw")), "measured by 'qx'"),
@@ -173,6 +173,7 @@ def test_refuses_orientations_that_do_not_fit(edit: Edit, message: str) -> None:
 COLUMN = Column(
     name="j", unit="rad", sent="position", given=(-1, 1), lower=-2.0, upper=2.0, acceleration=3.0, low=-1.0, high=1.0
 )
+REST = At(0.0, 0.0, False)
 DT = st.floats(0.001, 0.2)
 TARGET = st.one_of(st.none(), st.floats(-1e6, 1e6))
 
@@ -185,19 +186,23 @@ def test_the_fastest_speed_uses_up_the_room_exactly(room: float, acceleration: f
 
 
 @given(st.lists(st.tuples(TARGET, DT, st.floats(0, 0.3)), max_size=60))
+@example([(1e6, 0.02, 0.0)] * 200)
+@example([(-1e6, 0.2, 0.0)] * 50)
 def test_a_position_axis_keeps_every_limit(steps: list[tuple[float | None, float, float]]) -> None:
-    position, velocity = 0.0, 0.0
+    at = REST
     for target, dt, remaining in steps:
-        after, rate, _ = step_position(COLUMN, position, velocity, target, dt, remaining)
-        real = (after - position) / dt
-        assert -1.0 <= after <= 1.0
+        after = step_position(COLUMN, at, target, dt, remaining)
+        real = (after.position - at.position) / dt
+        assert -1.0 <= after.position <= 1.0
         assert abs(real) <= 2.0 * (1 + 1e-9)
-        assert abs(real - velocity) <= 3.0 * dt * (1 + 1e-6)
-        assert rate == pytest.approx(real, abs=1e-9)
-        position, velocity = after, real
+        assert abs(real - at.velocity) <= 3.0 * dt * (1 + 1e-6)
+        assert after.velocity == pytest.approx(real, abs=1e-9)
+        at = after._replace(velocity=real)
 
 
 @given(st.lists(st.tuples(TARGET, DT), max_size=60))
+@example([(1e6, 0.02)] * 200)
+@example([(-1e6, 0.2)] * 50)
 def test_a_velocity_axis_never_leaves_its_workspace(steps: list[tuple[float | None, float]]) -> None:
     """A plant that does exactly what it is told, each velocity until the next command."""
     position, velocity = 0.0, 0.0
@@ -210,28 +215,39 @@ def test_a_velocity_axis_never_leaves_its_workspace(steps: list[tuple[float | No
         assert -1.0 - 1e-9 <= position <= 1.0 + 1e-9
 
 
-@given(st.floats(-0.9, 0.9))
-def test_a_far_target_is_reached_without_running_past_it(target: float) -> None:
-    position, velocity, furthest = 0.0, 0.0, 0.0
-    for _ in range(400):
-        position, velocity, _ = step_position(COLUMN, position, velocity, target, 0.02, 0.0)
-        furthest = max(furthest, position * math.copysign(1, target))
-    assert position == target
-    assert velocity == 0.0
-    assert furthest <= abs(target) + 3.0 * 0.02**2 * 2
+@given(st.floats(-0.9, 0.9), st.sampled_from([0.005, 0.02, 0.05]))
+def test_a_far_target_is_reached_without_running_past_it(target: float, dt: float) -> None:
+    """Past it by at most what one command may change: acceleration * dt^2."""
+    at, furthest = REST, 0.0
+    for _ in range(600):
+        at = step_position(COLUMN, at, target, dt, 0.0)
+        furthest = max(furthest, at.position * math.copysign(1, target))
+    assert at.position == target
+    assert at.velocity == 0.0
+    assert furthest <= abs(target) + 3.0 * dt * dt * (1 + 1e-9)
+
+
+def test_an_axis_that_fell_behind_a_moving_target_catches_up() -> None:
+    at, target, errors = REST, 0.0, []
+    for k in range(200):  # 0.4 rad/s at once: 27 times what one command may change
+        target = min(0.4 * 0.005 * (k + 1), 0.2)
+        at = step_position(COLUMN, at, target, 0.005, 0.0)
+        errors.append(abs(target - at.position))
+    assert max(errors) > 0.01
+    assert errors[-1] == 0.0
 
 
 def test_what_is_within_the_limits_passes_bit_for_bit() -> None:
-    assert step_position(COLUMN, 0.1, 0.0, 0.1003, 0.02, 0.02)[0] == 0.1003
+    assert step_position(COLUMN, REST._replace(position=0.1), 0.1003, 0.02, 0.02).position == 0.1003
     assert step_velocity(COLUMN, None, 0.0, 0.0123, 0.02, 0.1) == (0.0123, False)
 
 
 def test_a_row_is_a_ramp_over_its_own_interval() -> None:
-    position, velocity, seen = 0.0, 0.0, []
+    at, seen = REST, []
     for k in range(5):
-        position, velocity, limited = step_position(COLUMN, position, velocity, 0.004, 0.02, 0.1 - 0.02 * k)
-        seen.append(position)
-        assert not limited
+        at = step_position(COLUMN, at, 0.004, 0.02, 0.1 - 0.02 * k)
+        seen.append(at.position)
+        assert not at.behind
     assert seen == pytest.approx([0.0008, 0.0016, 0.0024, 0.0032, 0.004])
     assert seen[-1] == 0.004
 

@@ -84,7 +84,7 @@ def test_counts_a_lead_frame_without_partner_once() -> None:
     bench = Bench("a", "b")
     bench.frame("a", 100)
     assert [bench.match(ms) for ms in (110, 120, 200, 700)] == [None] * 4
-    assert bench.matcher.counts["unmatched"] == 1
+    assert bench.matcher.counts["a.unmatched"] == 1
 
 
 def test_a_partner_may_serve_two_lead_frames() -> None:
@@ -101,7 +101,7 @@ def test_frames_beyond_the_tolerance_do_not_belong_together() -> None:
     for camera, stamp in (("a", 100), ("b", 70), ("c", 125)):  # each within 50 ms of the lead, not of each other
         bench.frame(camera, stamp, 130)
     assert bench.match(160) is None
-    assert bench.matcher.counts["unmatched"] == 1
+    assert bench.matcher.counts["a.unmatched"] == 1
 
 
 def test_the_state_is_the_newest_at_or_before_the_lead_frame() -> None:
@@ -120,7 +120,7 @@ def test_waits_for_a_state_and_counts_when_none_comes() -> None:
     bench.frame("a", 100)
     assert bench.match(101) is None
     assert bench.match(121) is None
-    assert bench.matcher.counts["unmatched"] == 1
+    assert bench.matcher.counts["a.unmatched"] == 1
     bench.state(130)
     bench.frame("a", 131)
     assert bench.stamps(131) == {"a": 131}
@@ -162,7 +162,19 @@ def test_a_frame_that_waited_too_long_is_not_acted_on() -> None:
     bench = Bench("a")
     bench.frame("a", 100)
     assert bench.match(601) is None
-    assert bench.matcher.counts["a.old"] == 1
+    assert bench.matcher.counts["a.unmatched"] == 1
+
+
+def test_a_camera_without_its_lead_keeps_no_frame_for_long() -> None:
+    bench = Bench("a", "b")
+    for ms in range(0, 3000, 30):
+        bench.frame("b", ms)
+        assert bench.match(ms) is None
+    assert bench.matcher.counts["b.unmatched"] == 83  # those older than 0.5 s
+    bench.frame("a", 2970)
+    found = bench.match(2970)
+    assert found is not None
+    assert len(found.passed) == 16
 
 
 def test_a_clock_that_restarts_begins_anew() -> None:
@@ -251,7 +263,7 @@ def test_refuses_what_it_does_not_know() -> None:
 
 @given(st.data())
 def test_every_observation_is_what_a_recording_would_give(data: st.DataObject) -> None:
-    """Cameras at 30 and 20 Hz and a state at 50 Hz with jitter, drops and delays; oracle: look at all stamps at once."""
+    """Cameras at 30 and 20 Hz and a state at 50 Hz with jitter, drops and delays; oracle: all stamps at once."""
     rates = {"a": 33, "b": 50, "state": 20}
     arrivals: list[tuple[float, str, float]] = []
     for source, period in rates.items():
@@ -279,4 +291,4 @@ def test_every_observation_is_what_a_recording_would_give(data: st.DataObject) -
         assert float(matched.state.value[0]) == (matched.state.stamp_ns - T0) / MS <= lead
     counts = bench.matcher.counts
     assert counts["matched"] == len(found)
-    assert counts["matched"] + counts["skipped"] + counts["unmatched"] <= len(admitted["a"])
+    assert counts["matched"] + counts["skipped"] + counts["a.unmatched"] <= len(admitted["a"])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}, timeout=300
+        command, check=False, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}, timeout=600
     )
 
 

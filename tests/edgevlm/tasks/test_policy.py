@@ -14,7 +14,7 @@ from support.tiny import COMMANDS, MS, PERIOD_NS, START_NS, Open, observation, s
 from edgevlm.contract import Observation, Stamped
 from edgevlm.graph import Value
 
-# --- streaming equals the batch model -----------------------------------------------------------------------------
+# --- streaming equals the batch model ---
 
 
 @pytest.mark.parametrize("name", ["mono", "eight", "duo", "masked"])
@@ -101,7 +101,7 @@ def test_every_part_of_the_input_changes_the_actions(open_policy: Open) -> None:
     assert np.abs(last([*base[:3], told]) - want).max() > 1e-4
 
 
-# --- what is run, and how often -----------------------------------------------------------------------------------
+# --- what is run, and how often ---
 
 
 @pytest.mark.parametrize(("name", "cameras"), [("mono", 1), ("eight", 1), ("duo", 2)])
@@ -163,7 +163,7 @@ def test_the_same_observation_twice_takes_the_frame_once_and_gives_the_same(open
 
 
 def test_a_pushed_frame_and_the_same_frame_observed_are_one(open_policy: Open) -> None:
-    policy, counted = open_policy("mono")
+    policy, _ = open_policy("mono")
     session = policy.session()
     step = observation(policy.contract, 0)
     session.push("front", step.frames["front"])
@@ -197,7 +197,7 @@ def test_times_of_a_step_name_the_stages_that_ran(open_policy: Open) -> None:
     assert times["step"] > times["head"] == 1000
 
 
-# --- chunks and plans -----------------------------------------------------------------------------------------------
+# --- chunks and plans ---
 
 
 def test_a_chunk_says_what_it_is_and_how_long_it_holds(open_policy: Open) -> None:

@@ -86,7 +86,7 @@ BAD: list[tuple[str, type[EdgevlmError], str, Spoil]] = [
     ("turned axes", ShapeError, r"got uint8 \(3, 12, 16\)", lambda o: with_image(o, IMAGE.transpose(2, 0, 1))),
     ("alpha", ShapeError, r"got uint8 \(12, 16, 4\)", lambda o: with_image(o, np.zeros((12, 16, 4), np.uint8))),
     ("floats", ShapeError, "got float32", lambda o: with_image(o, IMAGE.astype(np.float32))),
-    ("mirrored", ShapeError, "ascontiguousarray", lambda o: with_image(o, IMAGE[:, ::-1])),
+    ("mirrored", ShapeError, "contiguous copy", lambda o: with_image(o, IMAGE[:, ::-1])),
     ("bytes", ShapeError, "got bytes", lambda o: with_image(o, IMAGE.tobytes())),
     ("no image", ShapeError, "got NoneType", lambda o: with_image(o, None)),
     (
@@ -195,14 +195,14 @@ def test_push_refuses_what_act_refuses(policy: Policy) -> None:
     assert same(session.act(first), policy.session().act(first))  # nothing of it stayed
 
 
-# --- output that is not finite ----------------------------------------------------------------------------------------
+# --- output that is not finite ---
 
 
 def test_output_that_is_not_finite_never_leaves_and_the_next_step_works(fragile: Policy) -> None:
     session, untroubled = fragile.session(), fragile.session()
     for index in range(4):
         step = observation(fragile.contract, index)
-        with pytest.raises(NonFiniteError, match="model output 'chunk'.*no action was put out.*edgevlm verify"):
+        with pytest.raises(NonFiniteError, match=r"model output 'chunk'.*no action was put out.*edgevlm verify"):
             session.act(with_state(step, [-0.6, 0.0, 0.0]))  # the head takes the logarithm of a negative number
         assert same(session.act(step), untroubled.act(step))
     assert session.encodes_per_frame == 1.0
@@ -222,7 +222,7 @@ def test_whatever_the_state_a_chunk_is_finite(fragile: Policy, state: list[float
         assert np.isfinite(chunk.plan.waypoints).all() and np.isfinite(chunk.plan.confidence).all()
 
 
-# --- time ---------------------------------------------------------------------------------------------------------------
+# --- time ---
 
 
 def test_a_restarted_clock_begins_a_new_episode(policy: Policy) -> None:

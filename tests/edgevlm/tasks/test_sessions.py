@@ -16,11 +16,11 @@ from support.tiny import COMMANDS, START_NS, Open, observation, same
 
 from edgevlm.bundle import open_bundle
 from edgevlm.contract import ActionChunk, Observation, Stamped
-from edgevlm.errors import BackendError, BundleError, SessionError
+from edgevlm.errors import BackendError, BundleError, SessionError, WindowNotReadyError
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
 
-# --- sessions -------------------------------------------------------------------------------------------------------
+# --- sessions ---
 
 
 @settings(max_examples=15)
@@ -114,7 +114,7 @@ def test_the_default_session_is_one_session(open_policy: Open) -> None:
     assert same(policy.act(early), policy.session().act(early))
 
 
-# --- the caller's buffers -------------------------------------------------------------------------------------------
+# --- the caller's buffers ---
 
 
 @pytest.mark.parametrize("way", ["act", "push", "failed act"])
@@ -146,6 +146,41 @@ def test_a_caller_may_overwrite_its_image_and_state_afterwards(open_policy: Open
         buffer[:], state[:] = 255, 1e9
 
 
+def test_a_caller_may_overwrite_its_images_after_an_act_that_came_to_nothing(tmp_path: Path) -> None:
+    counted = tiny.Counted()
+    with Policy(open_bundle(tiny.duo(tmp_path / "b", pad="wait")), RuntimeOptions(), backends=counted) as policy:
+        reused, untouched = policy.session(), policy.session()
+        buffers = {camera.name: np.empty(camera.shape, np.uint8) for camera in policy.contract.cameras}
+        for index in range(5):
+            step = observation(policy.contract, index)
+            for name, frame in step.frames.items():
+                buffers[name][:] = frame.value
+            frames = {name: Stamped(buffers[name], frame.stamp_ns) for name, frame in step.frames.items()}
+            mine = Observation(frames, None, step.instruction)
+            if index == 3:  # the engine fails at the first camera: the second one's image was not looked at yet
+                counted.before_run = fail_at("vision")
+            if index < 2 or index == 3:
+                for session, given_step in ((reused, mine), (untouched, step)):
+                    with pytest.raises((WindowNotReadyError, BackendError)):
+                        session.act(given_step)
+            else:
+                assert same(reused.act(mine), untouched.act(step))
+            counted.before_run = lambda stage: None
+            for buffer in buffers.values():
+                buffer[:] = 255
+
+
+def test_a_stamp_that_comes_again_in_a_new_episode_is_another_frame(open_policy: Open) -> None:
+    policy, _ = open_policy("duo")
+    session, fresh = policy.session(), policy.session()
+    first = observation(policy.contract, 0)
+    session.act(first)
+    session.reset()
+    again = observation(policy.contract, 5, stamp_ns=START_NS)
+    assert same(session.act(again), fresh.act(again))
+    assert not np.array_equal(fresh.act(again).values, policy.session().act(first).values)
+
+
 def fail_at(stage: str) -> Callable[[str], None]:
     def fail(running: str) -> None:
         if running == stage:
@@ -173,7 +208,7 @@ def test_after_an_engine_failed_the_same_observation_can_be_tried_again(open_pol
     assert session.encodes_per_frame == 1.0
 
 
-# --- opening, warming up, closing -----------------------------------------------------------------------------------
+# --- opening, warming up, closing ---
 
 
 @pytest.mark.parametrize(

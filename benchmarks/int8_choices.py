@@ -1,0 +1,103 @@
+"""What each choice made for int8 costs or gains: observers, and the small products of the head left in floats.
+
+    python benchmarks/int8_choices.py CHECKPOINT LOG [--samples 256] [--json F]
+
+Every row is one int8 bundle, calibrated on the log's calibration episodes and judged on its held-out ones against the
+original, in the CPU form: action errors by unit, distance of waypoints, agreement of steps. One fp32 trace serves all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgevlm_calibration.calibrate import calibrate_on
+from edgevlm_calibration.progress import silent
+from edgevlm_calibration.sources import Data, open_log
+from edgevlm_export.exporter import Job, Models
+from edgevlm_export.families import build
+from edgevlm_export.judge import OriginalJudge
+from edgevlm_export.stage_graph import StageGraph
+from edgevlm_export.verify import compare
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to make int8; `include` are weights that the family's adapter excludes and this choice quantizes."""
+
+    name: str
+    observer: str
+    include: tuple[str, ...] = ()
+
+
+LAST = ("chunk.weight", "path.weight", "step.weight")
+CHOICES = (
+    Choice("as exported", "minmax"),
+    Choice("ranges by squared error", "mse"),
+    Choice("last layers in int8", "minmax", LAST),
+    Choice("keypoint products in int8", "minmax", ("fusion.0.grid",)),
+    Choice("first convolution in int8", "minmax", ("stem.0.weight",)),
+)
+
+
+def row(graph: StageGraph, data: Data, models: Models, choice: Choice, samples: int) -> Mapping[str, Any]:
+    """The figures of one choice."""
+    chosen = replace(
+        graph,
+        stages=tuple(
+            replace(stage, quant_exclude=tuple(name for name in stage.quant_exclude if name not in choice.include))
+            for stage in graph.stages
+        ),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        job = Job(chosen, root, data, silent)
+        fp32 = job.fp32(models, root / "fp32")
+        table = calibrate_on(fp32, data, samples=samples, observer=choice.observer)
+        (root / "int8").mkdir()
+        bundle = Job(chosen, root / "int8", data, silent).write("int8", models, table)
+        figures = compare(bundle, OriginalJudge(chosen), data)
+    units = [unit for unit in figures["units"] if unit["form"] == "cpu"]
+    plan = next(plan for plan in figures["plan"] if plan["form"] == "cpu")
+    return {
+        "choice": choice.name,
+        "observer": choice.observer,
+        "units": units,
+        "plan": plan,
+        "steps": figures["data"]["steps"],
+    }
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    graph = build(arguments.checkpoint)
+    data = open_log(arguments.log, graph.contract, None)
+    models = Job(graph, Path(), data, silent).trace()
+    rows = []
+    for choice in CHOICES:
+        rows.append(row(graph, data, models, choice, arguments.samples))
+        print(f"{choice.name} (observer {choice.observer})")
+        named = [(f"{unit['name']} [{unit['unit']}]", unit) for unit in rows[-1]["units"]]
+        plan = rows[-1]["plan"]
+        for name, figures in (*named, (f"waypoints [{plan['unit']}]", plan)):
+            print(f"    {name}: mean {figures['mean']:.3g}  p99 {figures['p99']:.3g}  worst {figures['worst']:.3g}")
+        print(f"    same step: {plan['step_agreement']:.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
