@@ -30,7 +30,7 @@ JsonOption = Annotated[
     typer.Option("--json", metavar="F|-", help="Also write the figures as JSON to a file, or to standard output."),
 ]
 ThreadsOption = Annotated[
-    int, typer.Option("--threads", min=0, help="Threads inside one operator; 0 leaves it to the engine.")
+    int, typer.Option("--threads", min=0, max=1024, help="Threads inside one operator; 0 leaves it to the engine.")
 ]
 
 

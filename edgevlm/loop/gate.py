@@ -158,8 +158,8 @@ class Gate:
     def command(self, now_ros_ns: int, now_steady_ns: int) -> GateCommand:
         """What to send now. Called sooner than a tenth of the period after the last one, it is the same again."""
         now_ns = self._tick(now_ros_ns)
-        dt = self._interval(now_ros_ns, now_steady_ns)
         self._jumped |= now_ros_ns < now_ns
+        dt = self._interval(now_ros_ns, now_steady_ns)
         cause = self._cause(now_ns, now_steady_ns)
         if cause is not None:
             self._fall_back(cause, now_ns, now_steady_ns)

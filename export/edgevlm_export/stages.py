@@ -80,8 +80,8 @@ def _text_reason(graph: StageGraph, stage: Stage, model: onnx.ModelProto, quanti
     worst = min(cosine(left, right) for left, right in pairs)
     runs = table.stage_runs.get(stage.name, 0)
     return (
-        f"runs once per instruction: {runs} times in {table.samples} calibration steps, so int8 would save "
-        f"next to nothing; it would cost fidelity (worst output cosine {worst:.5f} over {len(texts)} instructions)"
+        f"runs once per instruction: {runs} times in {table.samples} calibration steps, so int8 would save next to "
+        f"nothing and change its output (worst cosine {worst:.5f} over {len(texts)} instructions)"
     )
 
 

@@ -406,6 +406,50 @@ def test_a_clock_that_restarts_brakes_and_starts_over(kind: str) -> None:
     assert bench.gate.counts["clock.restarts"] == 1
     assert bench.run(2)[-1].mode == "hold"
     assert bench.run(15, level)[-1].mode == "follow"
+    assert bench.gate.counts["state.late"] == 0, "stamps of the old clock are forgotten"
+
+
+def test_a_clock_that_jumps_ahead_brakes_by_steady_time() -> None:
+    bench = Bench()
+    before = bench.run(25, 0.03)[-1]
+    bench.ros_ns += 5 * S
+    command = bench.tick(0.03)
+    assert (command.mode, command.cause) == ("hold", "clock_jump")
+    assert before.values is not None
+    assert command.values is not None
+    assert command.values[0] == pytest.approx(before.values[0] - 2.0 * 0.02)
+
+
+def test_a_clock_that_stepped_back_a_little_brakes_by_steady_time() -> None:
+    bench = Bench()
+    bench.run(25, 0.03)
+    bench.ros_ns -= 500 * MS
+    commands = bench.run(20)
+    assert {(command.mode, command.cause) for command in commands} == {("hold", "clock_jump")}
+    assert [command.stamp_ns for command in commands] == [bench.ros_ns - k * TICK_NS for k in range(19, -1, -1)]
+    velocities = [command.values[0] for command in commands if command.values]
+    assert velocities == pytest.approx([max(0.0, 0.3 - 0.04 * k) for k in range(1, 21)], abs=1e-6)
+    bench.run(6)  # the clock has caught up
+    assert bench.run(10, 0.03)[-1].mode == "follow"
+
+
+def test_nothing_starts_while_the_clock_is_behind_what_it_has_shown() -> None:
+    bench = Bench()
+    bench.run(2)
+    bench.chunk(0.03)
+    bench.ros_ns -= 500 * MS
+    assert all(command.values is None for command in bench.run(20))
+
+
+def test_a_followed_position_stays_near_a_robot_that_is_stuck() -> None:
+    bench = Bench(hand("joint_position", "none", 0.5))
+    for _ in range(60):
+        bench.at = 0.0
+        command = bench.tick(0.4)
+        if command.mode == "follow":
+            assert command.values is not None
+            assert abs(command.values[0]) <= 0.1
+    assert command.cause == "tracking"
 
 
 def test_a_gap_longer_than_a_command_is_valid_starts_again_from_where_the_robot_is() -> None:
