@@ -29,11 +29,12 @@ from edgevlm_export.verify import compare
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to make int8; `include` are weights that the family's adapter excludes and this choice quantizes."""
+    """One way to make int8: `include` are weights that this choice quantizes and the adapter does not, `exclude` others."""
 
     name: str
     observer: str
     include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
 
 LAST = ("chunk.weight", "path.weight", "step.weight")
@@ -43,6 +44,8 @@ CHOICES = (
     Choice("last layers in int8", "minmax", LAST),
     Choice("keypoint products in int8", "minmax", ("fusion.0.grid",)),
     Choice("first convolution in int8", "minmax", ("stem.0.weight",)),
+    Choice("heat map in floats too", "minmax", exclude=("fusion.0.heat.weight",)),
+    Choice("first dense layer in floats too", "minmax", exclude=("trunk.0.weight",)),
 )
 
 
@@ -51,7 +54,7 @@ def row(graph: StageGraph, data: Data, models: Models, choice: Choice, samples: 
     chosen = replace(
         graph,
         stages=tuple(
-            replace(stage, quant_exclude=tuple(name for name in stage.quant_exclude if name not in choice.include))
+            replace(stage, quant_exclude=tuple(sorted({*stage.quant_exclude, *choice.exclude} - {*choice.include})))
             for stage in graph.stages
         ),
     )

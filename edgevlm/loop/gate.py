@@ -186,7 +186,6 @@ class Gate:
             self._executor.reset()
             self._until_ns.clear()
             self._states.reset()
-            self._chunk_steady_ns = None
             self._now_ns = now_ros_ns
         self._now_ns = max(self._now_ns, now_ros_ns)
         return self._now_ns

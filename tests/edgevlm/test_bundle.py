@@ -285,6 +285,7 @@ try:
         if way == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if way == "interrupt":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
             os.kill(os.getpid(), signal.SIGINT)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
         (work / "second").write_bytes(b"x" * 10000)
