@@ -29,7 +29,7 @@ from edgevlm_export.verify import compare
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to make int8: `include` are weights that this choice quantizes and the adapter does not, `exclude` others."""
+    """One way to make int8: weights to `include` although the adapter leaves them out, and to `exclude` as well."""
 
     name: str
     observer: str
@@ -44,8 +44,8 @@ CHOICES = (
     Choice("last layers in int8", "minmax", LAST),
     Choice("keypoint products in int8", "minmax", ("fusion.0.grid",)),
     Choice("first convolution in int8", "minmax", ("stem.0.weight",)),
+    Choice("first dense layer in int8", "minmax", ("trunk.0.weight",)),
     Choice("heat map in floats too", "minmax", exclude=("fusion.0.heat.weight",)),
-    Choice("first dense layer in floats too", "minmax", exclude=("trunk.0.weight",)),
 )
 
 

@@ -35,7 +35,8 @@ class SessionLike(Protocol):
     @property
     def encodes(self) -> int: ...
 
-    sampled_frames: int
+    @property
+    def sampled_frames(self) -> int: ...
 
 
 def blank(observation: Observation) -> Observation:

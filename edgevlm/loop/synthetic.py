@@ -14,7 +14,7 @@ STEPS_PER_INSTRUCTION = 25
 
 
 def synthetic_observations(contract: Contract, instructions: Sequence[str], *, seed: int) -> Iterator[Observation]:
-    """Endless observations at the contract's slowest camera rate: noise pictures, states around the mean, the instructions in turn."""
+    """Endless observations at the slowest camera rate: noise pictures, states around the mean, instructions in turn."""
     generator = np.random.default_rng(seed)
     pictures = {
         camera.name: [generator.integers(0, 256, camera.shape, np.uint8) for _ in range(FRAMES_KEPT)]

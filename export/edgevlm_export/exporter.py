@@ -63,14 +63,12 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
             "int8: expected a recording of the robot or a calibration table, got neither; pass --calib LOG.mcap"
         )
     graph = build(source)
-    given = load_table(calibration) if calibration is not None and calibration.suffix == TABLE_SUFFIX else None
+    given = load_table(calibration) if calibration and calibration.suffix == TABLE_SUFFIX else None
     with new_directory(output) as work:
-        if calibration is not None and given is None:
-            data = open_log(calibration, graph.contract, topics)
-            if precision == "int8":
-                check_samples(data.calibration, samples)
-        else:
-            data = make_up(graph.contract, graph.tokenizer)
+        log = calibration if given is None else None
+        data = open_log(log, graph.contract, topics) if log else make_up(graph.contract, graph.tokenizer)
+        if precision == "int8" and log:
+            check_samples(data.calibration, samples)
         job = Job(graph, work, data, progress)
         models = job.trace()
         table = job.table(models, given, samples) if precision == "int8" else None

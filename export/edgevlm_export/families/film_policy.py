@@ -1,8 +1,9 @@
 """The film_policy family: image trunk per frame, text per instruction, pooling over the window, one head.
 
-In int8 three kinds of layers stay in fp32: the first convolution (three channels fill no integer kernel), heat map to
-keypoint (probabilities of hundreds of cells in 127 steps lose the small ones) and the three last layers. What that gains
-is measured in docs/decisions/0009-what-stays-in-floats.md.
+In int8 some layers stay in fp32: the first convolution (three channels fill no integer kernel), heat map to keypoint
+(probabilities of hundreds of cells in 127 steps lose the small ones), the first dense layer (keypoints, summary, text
+and state are one input and would share one scale) and the three last ones. What each gains is measured in
+docs/decisions/0009-what-stays-in-floats.md.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from edgevlm_export.models.film_policy import FilmPolicy, FilmPolicyConfig
 from edgevlm_export.stage_graph import Reference, Stage, StageGraph, WindowInputs
 
 Operations = Mapping[str, tuple[ImageOp, ...]]
+HEAD_IN_FLOATS = ("trunk.0.weight", "chunk.weight", "path.weight", "step.weight")
 OPERATIONS: TypeAdapter[dict[str, tuple[ImageOp, ...]]] = TypeAdapter(dict[str, tuple[ImageOp, ...]])
 
 
@@ -216,14 +218,14 @@ def _head(model: FilmPolicy, shape: FilmPolicyConfig) -> Stage:
         _port("waypoints", "waypoints", shape.waypoints, shape.waypoint_size),
         _port("step_logits", "scores", shape.plan_steps),
     )
-    kept = (*(f"fusion.{i}.grid" for i in range(len(shape.cameras))), "chunk.weight", "path.weight", "step.weight")
+    grids = tuple(f"fusion.{i}.grid" for i in range(len(shape.cameras)))
     return Stage(
         name="head",
         module=model.head,
         inputs=inputs,
         outputs=outputs,
         example=_example(inputs),
-        quant_exclude=kept,
+        quant_exclude=(*grids, *HEAD_IN_FLOATS),
     )
 
 
@@ -231,10 +233,8 @@ def _reference(model: FilmPolicy) -> Reference:
     def run(window: WindowInputs) -> dict[str, NDArray[np.float32]]:
         assert window.state is not None
         pixels = {camera: torch.from_numpy(frames)[None] for camera, frames in window.pixels.items()}
-        with torch.no_grad():
-            outputs = model(
-                pixels, torch.from_numpy(window.ids), torch.from_numpy(window.mask), torch.from_numpy(window.state)
-            )
+        with torch.no_grad():  # torch.tensor copies: what the tokenizer hands out is read-only
+            outputs = model(pixels, torch.tensor(window.ids), torch.tensor(window.mask), torch.from_numpy(window.state))
         return {name: value.numpy() for name, value in zip(("chunk", "waypoints", "step_logits"), outputs, strict=True)}
 
     return run

@@ -74,7 +74,7 @@ class Bench:
         return command
 
 
-def disturb(bench: Bench, luck: list[float], scale: float) -> None:
+def disturb(bench: Bench, luck: list[float], push: float) -> None:
     """What may go wrong between two chunks, each with a chance of its own."""
     if luck[0] < 0.01:
         bench.gate.estop(True)
@@ -86,7 +86,7 @@ def disturb(bench: Bench, luck: list[float], scale: float) -> None:
     if luck[3] < 0.005:
         bench.ros_ns += int((luck[4] - 0.5) * 24 * S)
     if luck[5] < 0.01:
-        bench.robot = bench.robot + scale if luck[4] < 0.5 else np.zeros(4)
+        bench.robot = bench.robot + push if luck[4] < 0.5 else np.zeros(4)
     if luck[6] < 0.01:
         bench.state(np.where(np.array(luck[:4]) < 0.5, np.nan, bench.robot))
 
@@ -99,9 +99,9 @@ def live_through(bench: Bench, seed: int, chunks: int) -> None:
     broken = random.random(chunks) < 0.02
     rows[broken, random.integers(8), random.integers(5)] = random.choice([np.nan, np.inf, -np.inf], broken.sum())
     gaps = random.choice(GAPS_NS, (chunks, 2)).tolist()
-    scales = (0.1 * rows[:, 0, 0]).tolist()
+    pushes = random.normal(0, 10.0 ** random.integers(-3, 2, chunks)).tolist()
     for k, luck in enumerate(lucks):
-        disturb(bench, luck, scales[k])
+        disturb(bench, luck, pushes[k])
         far_off_ns = int((luck[7] - 0.5) * 20 * S) if luck[8] < 0.02 else 0
         bench.chunk(rows[k], bench.observed_ns[-1 if luck[8] < 0.8 else 0] + far_off_ns)
         for gap_ns in gaps[k][: 1 + (luck[9] < 0.2)]:
