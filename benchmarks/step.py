@@ -184,7 +184,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    options = RuntimeOptions(intra_threads=args.threads)
+    # PyTorch's threads spin between operators; alone on a machine ours may too.
+    options = RuntimeOptions(intra_threads=args.threads, spinning=True)
     with tempfile.TemporaryDirectory() as work:
         figures = _compare(args, options, Path(work))
     if args.json:
@@ -231,7 +232,7 @@ def _compare(args: argparse.Namespace, options: RuntimeOptions, work: Path) -> d
     return {
         "frame": [WIDTH, HEIGHT],
         "rounds": args.rounds,
-        "threads": args.threads,
+        "options": options.model_dump(mode="json"),
         "steps_ms": steps,
         "parts_ms": parts,
         "ratios": ratios,

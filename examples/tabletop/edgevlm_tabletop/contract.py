@@ -19,6 +19,7 @@ from edgevlm.contract import (
     WindowSpec,
 )
 from edgevlm.manifest import Normalize, Resize
+from edgevlm.preprocess import Preprocessor
 from edgevlm_tabletop.commands import COMMANDS
 from edgevlm_tabletop.demos import CHUNK_STEPS, WAYPOINT_STEPS
 from edgevlm_tabletop.experts import MAX_STEP_M, STEPS
@@ -81,13 +82,27 @@ def contract() -> Contract:
     )
 
 
+OPERATIONS = (
+    Resize(width=MODEL_WIDTH, height=MODEL_HEIGHT, filter="bilinear"),
+    Normalize(mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3),
+)
+
+
+def preprocessor() -> Preprocessor:
+    """The runtime's own preprocess of the camera: (240, 320, 3) uint8 -> (1, 3, 96, 128) float32."""
+    return Preprocessor(contract().cameras[0], OPERATIONS)
+
+
+def shrinker() -> Preprocessor:
+    """The same resize without the scaling: whole numbers from 0 to 255, for keeping frames as uint8."""
+    return Preprocessor(contract().cameras[0], (OPERATIONS[0], Normalize(scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)))
+
+
 def described() -> dict[str, Any]:
     """What config.json says beside the model: the contract, the preprocess of the camera, the simulator's name."""
-    resize = Resize(width=MODEL_WIDTH, height=MODEL_HEIGHT, filter="bilinear")
-    normalize = Normalize(mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
     return {
         "contract": contract().model_dump(mode="json"),
-        "preprocess": {CAMERA: [op.model_dump(mode="json") for op in (resize, normalize)]},
+        "preprocess": {CAMERA: [op.model_dump(mode="json") for op in OPERATIONS]},
         "extensions": {"simulator": "tabletop"},
     }
 

@@ -14,18 +14,18 @@ from PIL import Image
 
 from edgevlm_tabletop.commands import DRIVEN_SEEDS
 from edgevlm_tabletop.contract import (
-    MODEL_HEIGHT,
-    MODEL_WIDTH,
     WINDOW_OFFSETS_S,
     normalise_chunk,
     normalise_state,
     normalise_waypoints,
+    shrinker,
 )
 from edgevlm_tabletop.sim import STEP_S, STEPS_PER_FRAME
 
 WINDOW_LAGS = tuple(round(-offset / (STEP_S * STEPS_PER_FRAME)) for offset in WINDOW_OFFSETS_S)
 """How many frames back each slot of the window looks, oldest first."""
 
+_SHRINK = shrinker()
 _DRIVEN_WEIGHT = 2.5
 
 
@@ -74,9 +74,10 @@ class Batch:
 
 
 def shrink(jpeg: bytes) -> NDArray[np.uint8]:
-    """A stored frame at the model's size, antialiased bilinear, (H, W, 3)."""
+    """A stored frame at the model's size, (H, W, 3), by the runtime's own resize."""
     with Image.open(BytesIO(jpeg)) as image:
-        return np.asarray(image.resize((MODEL_WIDTH, MODEL_HEIGHT), Image.Resampling.BILINEAR))
+        pixels = _SHRINK(np.asarray(image))
+    return np.ascontiguousarray(pixels[0].transpose(1, 2, 0)).astype(np.uint8)
 
 
 def _pixels(path: Path, shard: dict[str, NDArray[np.generic]]) -> NDArray[np.uint8]:

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from edgevlm_export.models.film_policy import FilmPolicy
 from edgevlm_tabletop.commands import SELECTION_SEEDS
-from edgevlm_tabletop.contract import CHUNK_SCALE, MODEL_HEIGHT, MODEL_WIDTH, PIXEL_MEAN, PIXEL_STD, normalise_state
+from edgevlm_tabletop.contract import CHUNK_SCALE, normalise_state, preprocessor
 from edgevlm_tabletop.data import WINDOW_LAGS
 from edgevlm_tabletop.demos import WAYPOINT_STEPS
 from edgevlm_tabletop.experts import STEPS
@@ -49,6 +48,7 @@ class TorchPolicy:
     def __init__(self, folder: Path, *, one_frame: bool) -> None:
         self._model = FilmPolicy.from_pretrained(folder)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._prepare = preprocessor()
         self._one_frame = one_frame
         self._maps: list[Tensor] = []
         self._text = torch.zeros(0)
@@ -64,9 +64,7 @@ class TorchPolicy:
         self, image: NDArray[np.uint8], state: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
         """Chunk (K, 4) in metres and gripper units, waypoints (P, 3) in metres, the step being done."""
-        small = Image.fromarray(image).resize((MODEL_WIDTH, MODEL_HEIGHT), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.asarray(small, np.float32) / 255.0).permute(2, 0, 1)[None]
-        self._maps.append(self._model.vision(CAMERA)((pixels - PIXEL_MEAN) / PIXEL_STD))
+        self._maps.append(self._model.vision(CAMERA)(torch.from_numpy(self._prepare(image))))
         newest = len(self._maps) - 1
         slots = [newest if self._one_frame else max(newest - lag, 0) for lag in WINDOW_LAGS]
         pooled = self._model.pool(*(self._maps[slot] for slot in slots))
