@@ -103,8 +103,8 @@ class EagerStep:
         state = self._normalize(observation.state.value)
         if self._whole:
             ids, mask = self._tokenize(observation.instruction)
-            pixels = {name: np.concatenate(kept) for name, kept in self._kept.items()}
-            self._graph.reference(WindowInputs(pixels=pixels, ids=ids, mask=mask, state=state))
+            window = {name: np.concatenate(kept) for name, kept in self._kept.items()}
+            self._graph.reference(WindowInputs(pixels=window, ids=ids, mask=mask, state=state))
         else:
             self._cached(observation.instruction, state)
 
