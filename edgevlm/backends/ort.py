@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -98,6 +100,20 @@ def _form(bundle: Bundle, stage: str, options: RuntimeOptions) -> Any:
     return wanted
 
 
+def _saturates() -> bool:
+    """Whether this is an x86-64 without VNNI, whose 16-bit sums of uint8 x int8 products can overflow.
+
+    ONNX Runtime then has exact kernels, which are slower; with VNNI they are not needed.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return True
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
 def _session_options(ort: Any, options: RuntimeOptions) -> Any:
     chosen = ort.SessionOptions()
     chosen.log_severity_level = 3
@@ -109,6 +125,8 @@ def _session_options(ort: Any, options: RuntimeOptions) -> Any:
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
     # Threads of a stage that has finished must not spin beside the next stage.
     chosen.add_session_config_entry("session.force_spinning_stop", "1")
+    if _saturates():
+        chosen.add_session_config_entry("session.x64quantprecision", "1")
     if options.affinity:
         workers = len(options.affinity) - 1  # the calling thread is the first one
         if options.intra_threads != len(options.affinity):

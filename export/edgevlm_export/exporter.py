@@ -59,9 +59,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         OutputError: the output cannot be written, or its place is taken.
     """
     if precision == "int8" and calibration is None:
-        raise CalibrationError(
-            "int8: expected a recording of the robot or a calibration table, got neither; pass --calib LOG.mcap"
-        )
+        raise CalibrationError("int8: expected a recording or a calibration table, got neither; pass --calib LOG.mcap")
     graph = build(source)
     given = load_table(calibration) if calibration and calibration.suffix == TABLE_SUFFIX else None
     with new_directory(output) as work:

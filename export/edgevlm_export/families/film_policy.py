@@ -1,9 +1,9 @@
 """The film_policy family: image trunk per frame, text per instruction, pooling over the window, one head.
 
 In int8 some layers stay in fp32: the first convolution (three channels fill no integer kernel), heat map to keypoint
-(probabilities of hundreds of cells in 127 steps lose the small ones), the first dense layer (keypoints, summary, text
-and state are one input and would share one scale) and the three last ones. What each gains is measured in
-docs/decisions/0009-what-stays-in-floats.md.
+(probabilities of hundreds of cells in 127 steps lose the small ones) and the dense layers (keypoints, summary, text and
+state are one input and would share one scale; with one row at a time they gain no speed either). What each gains is
+measured in docs/decisions/0009-what-stays-in-floats.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from edgevlm_export.models.film_policy import FilmPolicy, FilmPolicyConfig
 from edgevlm_export.stage_graph import Reference, Stage, StageGraph, WindowInputs
 
 Operations = Mapping[str, tuple[ImageOp, ...]]
-HEAD_IN_FLOATS = ("trunk.0.weight", "chunk.weight", "path.weight", "step.weight")
+HEAD_IN_FLOATS = ("trunk.0.weight", "trunk.2.weight", "chunk.weight", "path.weight", "step.weight")
 OPERATIONS: TypeAdapter[dict[str, tuple[ImageOp, ...]]] = TypeAdapter(dict[str, tuple[ImageOp, ...]])
 
 

@@ -179,7 +179,7 @@ def test_memory_stays_bounded_over_a_long_run(open_policy: Open) -> None:
         for index in steps:
             session.act(observation(policy.contract, index, COMMANDS[index % 3]))
         gc.collect()
-        return sum(isinstance(item, Value) for item in gc.get_objects())
+        return sum(type(item) is Value for item in gc.get_objects())
 
     settled = values_after(range(40))
     assert values_after(range(40, 240)) <= settled + 4
