@@ -33,10 +33,13 @@ from edgevlm.loop.synthetic import synthetic_observations
 from edgevlm.manifest import Manifest, Normalize, Resize
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
+from edgevlm.tasks import Session
 from edgevlm_export.families import build
 from edgevlm_export.stage_graph import StageGraph, WindowInputs
 
 WIDTH, HEIGHT = 640, 480
+CORES = len(os.sched_getaffinity(0))
+TRIAL = 100
 BLOCK = 10  # steps in a row, so that a contestant is measured as it runs on a robot: not right after another engine
 LIMITS = {
     "engine int8 / fp32": 0.75,
@@ -50,7 +53,9 @@ class EdgevlmStep:
     """One bundle, with its cameras set to 640x480 (the preprocess resizes to the model's size either way)."""
 
     def __init__(self, root: Path, options: RuntimeOptions, work: Path) -> None:
-        self.policy = load(_with_camera(root, work / root.name), options)
+        bundle = _with_camera(root, work / root.name)
+        self.threads = options.intra_threads or _fastest(bundle, options)
+        self.policy = load(bundle, options.model_copy(update={"intra_threads": self.threads}))
         self.session = self.policy.session()
         self.engine_ns: list[int] = []
         self.overhead_ns: list[int] = []
@@ -66,6 +71,24 @@ class EdgevlmStep:
         self.engine_ns.append(sum(times.values()))
         self.preprocess_ns.append(preprocess)
         self.overhead_ns.append(step - sum(times.values()) - preprocess)
+
+
+def _fastest(bundle: Path, options: RuntimeOptions) -> int:
+    """The number of threads, up to all cores, with the lowest median step over a short trial."""
+    medians = {}
+    for threads in range(1, CORES + 1):
+        with load(bundle, options.model_copy(update={"intra_threads": threads})) as policy:
+            session = policy.session()
+            source = synthetic_observations(policy.contract, policy.contract.instruction.examples[:1], seed=2)
+            for _ in range(TRIAL):
+                session.act(next(source))
+            medians[threads] = statistics.median(_timed(session, next(source)) for _ in range(TRIAL))
+    return min(medians, key=lambda threads: medians[threads])
+
+
+def _timed(session: Session, observation: Observation) -> int:
+    session.act(observation)
+    return session.last_times_ns["step"]
 
 
 def _with_camera(root: Path, destination: Path) -> Path:
@@ -182,11 +205,11 @@ def main() -> None:
     for name in ("checkpoint", "fp32", "int8"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=0, help="for everybody; by default each bundle's fastest number")
     parser.add_argument("--spinning", action="store_true", help="let the engine's threads spin, as PyTorch's do")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads or CORES)
     options = RuntimeOptions(intra_threads=args.threads, spinning=args.spinning)
     with tempfile.TemporaryDirectory() as work:
         figures = _compare(args, options, Path(work))
@@ -230,11 +253,13 @@ def _compare(args: argparse.Namespace, options: RuntimeOptions, work: Path) -> d
         name: {"limit": limit, "measured": measured[name], "met": measured[name] <= limit}
         for name, limit in LIMITS.items()
     }
+    print(f"threads: fp32 {fp32.threads}, int8 {int8.threads}, PyTorch {torch.get_num_threads()}")
     _print(steps, parts, ratios, limits)
     return {
         "frame": [WIDTH, HEIGHT],
         "rounds": args.rounds,
         "options": options.model_dump(mode="json"),
+        "threads": {"fp32": fp32.threads, "int8": int8.threads, "torch": torch.get_num_threads()},
         "steps_ms": steps,
         "parts_ms": parts,
         "ratios": ratios,
