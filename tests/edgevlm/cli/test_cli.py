@@ -73,6 +73,7 @@ def test_run_on_a_picture_gives_the_chunk_and_plan_that_act_gives(bundle: Path, 
 
     told = ("run", bundle, "--image", picture, "--text", tiny.COMMANDS[0], "--state", STATE)
     shown = figures(tmp_path, *told)
+    assert "dx [m]" in process(*told).stdout  # people see units too
     with edgevlm.load(bundle) as policy:
         frame = Stamped(tiny.image(policy.contract.cameras[0], 1), 0)
         state = Stamped(np.array([float(v) for v in STATE.split(",")], np.float32), 0)
