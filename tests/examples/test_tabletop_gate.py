@@ -6,6 +6,8 @@ The decisions are made by `make gate`: 915 paired episodes, the controls and the
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,22 @@ def test_run_sim_writes_film_strip_and_figures(int8: Path, tmp_path: Path) -> No
     assert (tmp_path / "r.mp4").read_bytes()[4:8] == b"ftyp" and (tmp_path / "r.png").read_bytes().startswith(
         b"\x89PNG"
     )
+
+
+def test_a_cut_recording_is_used_as_far_as_it_is_whole_and_export_says_so(tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes((TABLETOP / "log.mcap").read_bytes()[:5_000_000])
+    (tmp_path / "cut.topics.yaml").write_bytes((TABLETOP / "log.topics.yaml").read_bytes())
+    command = [
+        sys.executable,
+        "-m",
+        "edgevlm.cli",
+        "export",
+        str(TABLETOP / "checkpoint"),
+        "-o",
+        str(tmp_path / "int8"),
+    ]
+    done = subprocess.run([*command, "--int8", "--calib", str(cut)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the recording is cut at byte" in " ".join(done.stderr.split())
+    assert open_bundle(tmp_path / "int8").records()["calibration"]["samples"] > 100

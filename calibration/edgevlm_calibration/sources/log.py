@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from edgevlm.bundle import file_sha256
 from edgevlm.contract import Contract, Observation
 from edgevlm_calibration.sampling import split
 from edgevlm_calibration.sources.base import Data, Episode
+
+logger = logging.getLogger(__name__)
 
 
 def open_log(path: Path, contract: Contract, topics: Path | None) -> Data:
@@ -27,8 +30,13 @@ def open_log(path: Path, contract: Contract, topics: Path | None) -> Data:
 
 
 def open_whole_log(path: Path, contract: Contract, topics: Path | None) -> Data:
-    """Every episode of the recording as held out: nothing was calibrated on it. Raises LogError."""
+    """Every episode of the recording as held out: nothing was calibrated on it. Raises LogError.
+
+    What had to be left out of a damaged recording is logged, and kept in `warnings`.
+    """
     recording = read_log(path, contract, load_topics(topics) if topics is not None else None)
+    for warning in recording.warnings:
+        logger.warning("%s", warning)
     episodes = tuple(
         Episode(episode.index, episode.instruction, episode.start_ns, len(episode), _opener(recording, episode))
         for episode in recording.episodes
