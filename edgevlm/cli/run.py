@@ -42,6 +42,9 @@ def command(
     ] = None,
     variant: Annotated[str, typer.Option(help="A kind of scene that the simulator knows.")] = "plain",
     control: Annotated[Control, typer.Option(help="A negative control.")] = "none",
+    latency_ms: Annotated[
+        float, typer.Option(min=0, max=60_000, help="Simulated time between a frame and the first use of its chunk.")
+    ] = 0.0,
     record: Annotated[Path | None, typer.Option(metavar="F.mp4", help="Film the robot.")] = None,
     strip: Annotated[Path | None, typer.Option(metavar="F.png", help="A picture strip of the first episodes.")] = None,
     image: Images = None,
@@ -61,7 +64,12 @@ def command(
             figures = ask_once(console, policy, _pictures(image, policy.contract), text or "", state)
         else:
             plan = EvaluationPlan(
-                episodes=episodes, seed=seed, commands=tuple(commands or ()), variant=variant, control=control
+                episodes=episodes,
+                seed=seed,
+                commands=tuple(commands or ()),
+                variant=variant,
+                control=control,
+                latency_s=latency_ms / 1e3,
             )
             figures = drive(console, policy, plan, record, strip)
     write_json(json_target, figures)

@@ -20,12 +20,18 @@ Clock = Callable[[], int]
 
 
 class EpisodeSpec(Spec):
-    """One episode: the scene is made from `seed`; `command` is what it is judged by."""
+    """One episode: the scene is made from `seed`; `command` is what it is judged by.
+
+    Attributes:
+        latency_s: simulated time between an observation and the first use of its chunk, as on a robot that goes on
+            moving while the model runs; frames that come meanwhile are pushed, and without a chunk the robot rests.
+    """
 
     seed: int = Field(ge=0)
     command: str
     variant: str = "plain"
     control: Control = "none"
+    latency_s: float = Field(default=0.0, ge=0, le=60)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ class _Run:
         self._change = ActionChange(driver.contract.action.names)
         self._act_ns: list[int] = []
         self._plan: Plan | None = None
+        self._latency_ns = round(spec.latency_s * SECOND_NS)
+        self._pending: tuple[int, ActionChunk] | None = None  # (when it may be used, chunk)
         self._steps = 0
         self._start_ns = self._now_ns = _newest_ns(simulator.observe(self._instruction))
 
@@ -111,20 +119,25 @@ class _Run:
         if self._spec.control == "blank-image":
             observation = blank(observation)
         fresh = self._history.add(observation)
-        spent = self._executor.progress(self._now_ns) is None
-        if spent or (fresh and self._executor.wants_chunk(self._now_ns)):
+        self._hand_over()
+        spent = self._executor.progress(self._now_ns) is None and not self._latency_ns
+        if self._pending is None and (spent or (fresh and self._executor.wants_chunk(self._now_ns))):
             self._ask(observation)
+            self._hand_over()
         else:
             for name in fresh:
                 self._driver.session.push(name, observation.frames[name])
         self._show(observation, fresh)
         outcome = self._executor.command(self._now_ns)
-        if isinstance(outcome, NoCommand):
+        if not isinstance(outcome, NoCommand):
+            self._simulator.apply(outcome.values)
+        elif self._latency_ns:
+            self._simulator.rest()
+        else:
             raise SimulatorError(
                 f"episode {self._spec.seed}, {self._now_ns} ns: the newest chunk gives no command ({outcome.reason}); "
                 "the simulator's frames are further apart than a chunk lasts"
             )
-        self._simulator.apply(outcome.values)
         self._steps += 1
         self._now_ns = self._start_ns + round(self._steps * self._simulator.step_s * SECOND_NS)
 
@@ -138,7 +151,12 @@ class _Run:
             chunk, elapsed = self._altered(self._window, observation, chunk)
         self._act_ns.append(elapsed)
         self._plan = chunk.plan
-        self._executor.offer(chunk, self._now_ns)
+        self._pending = (self._now_ns + self._latency_ns, chunk)
+
+    def _hand_over(self) -> None:
+        if self._pending is not None and self._pending[0] <= self._now_ns:
+            self._executor.offer(self._pending[1], self._now_ns)
+            self._pending = None
 
     def _altered(self, window: WindowControl, observation: Observation, plain: ActionChunk) -> tuple[ActionChunk, int]:
         started = self._driver.clock()

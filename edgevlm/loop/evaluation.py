@@ -43,6 +43,7 @@ class EvaluationPlan(Spec):
     commands: tuple[str, ...] = ()  # empty: all that the simulator judges
     variant: str = "plain"
     control: Control = "none"
+    latency_s: float = Field(default=0.0, ge=0, le=60)
 
     def deal(self, known: Sequence[str]) -> list[EpisodeSpec]:
         """The episodes, each command as often as any other (or once less).
@@ -55,7 +56,11 @@ class EvaluationPlan(Spec):
             raise SimulatorError(f"commands {unknown}: expected some of {list(known)}")
         return [
             EpisodeSpec(
-                seed=self.seed + i, command=commands[i % len(commands)], variant=self.variant, control=self.control
+                seed=self.seed + i,
+                command=commands[i % len(commands)],
+                variant=self.variant,
+                control=self.control,
+                latency_s=self.latency_s,
             )
             for i in range(self.episodes)
         ]
@@ -97,6 +102,7 @@ class Evaluation:
             "seed": self.plan.seed,
             "variant": self.plan.variant,
             "control": self.plan.control,
+            "latency_ms": self.plan.latency_s * 1e3,
         }
         if self.plan.control == "wrong-command":
             figures["given"] = _rate([result.given_success for result in results])

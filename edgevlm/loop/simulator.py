@@ -37,6 +37,9 @@ class Simulator(Protocol):
     def apply(self, values: NDArray[np.float32]) -> None:
         """One control step with an action (A,) in the contract's columns and units."""
 
+    def rest(self) -> None:
+        """One control step in which no command came: the robot holds still as its controller does."""
+
     def succeeded(self, command: str) -> bool:
         """Whether `command` has been fulfilled in this episode."""
 

@@ -46,6 +46,7 @@ class TabletopSimulator:
         self._addresses()
         self._seed = 0
         self._steps = 0
+        self._grip = -1.0  # what the fingers were last told; open
         self._hidden_from, self._visible_frames = -1, 3
         self._done: set[str] = set()
         self._frame: NDArray[np.uint8] = np.zeros((scene.IMAGE_HEIGHT, scene.IMAGE_WIDTH, 3), np.uint8)
@@ -72,7 +73,7 @@ class TabletopSimulator:
             raise ValueError(f"unknown command {command!r}; expected one of {', '.join(self.commands)}")
         if variant not in VARIANTS:
             raise ValueError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
-        self._seed, self._steps = seed, 0
+        self._seed, self._steps, self._grip = seed, 0, -1.0
         generator = np.random.default_rng([seed, 1])
         self._place(generator)
         phase = int(generator.integers(_ALWAYS_SEEN_FRAMES, _ALWAYS_SEEN_FRAMES + 4))
@@ -156,6 +157,10 @@ class TabletopSimulator:
         if self._steps % STEPS_PER_FRAME == 0:
             self._render()
 
+    def rest(self) -> None:
+        """One control step of 25 ms without a command: the hand is pulled nowhere else, the fingers keep their effort."""
+        self.apply(np.array([0, 0, 0, self._grip], np.float32))
+
     def advance(self, values: NDArray[np.float32]) -> None:
         """Physics of one control step, without time, camera or success."""
         self.command_hand(values)
@@ -170,7 +175,7 @@ class TabletopSimulator:
         target = np.clip(data.mocap_pos[0] + delta, hand - _LEAD_M, hand + _LEAD_M)
         data.mocap_pos[0] = np.clip(target, _HAND_LOW, _HAND_HIGH)
         data.mocap_quat[0] = (1, 0, 1, 0)
-        grip = float(np.clip(values[3], -1.0, 1.0))
+        self._grip = grip = float(np.clip(values[3], -1.0, 1.0))
         data.ctrl[:] = (grip, -grip)
 
     def succeeded(self, command: str) -> bool:

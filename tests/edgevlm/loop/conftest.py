@@ -53,6 +53,7 @@ class LineSimulator:
         self._every = frames_every
         self.applied: list[float] = []
         self.resets: list[tuple[int, str, str]] = []
+        self.rests = 0
 
     def reset(self, *, seed: int, command: str, variant: str = "plain") -> None:
         self.resets.append((seed, command, variant))
@@ -77,6 +78,10 @@ class LineSimulator:
         self._done |= {name for name, there in reached.items() if there}
         if self._steps % self._every == 0:
             self._render()
+
+    def rest(self) -> None:
+        self.rests += 1
+        self.apply(np.zeros(1, np.float32))
 
     def succeeded(self, command: str) -> bool:
         return command in self._done

@@ -36,7 +36,7 @@ def test_the_figures_are_plain_json_with_every_key(policy: Any, simulator: Any) 
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert set(figures) == {
         "episodes", "successes", "success_rate", "per_command", "outcomes", "step_ms",
-        "encodes_per_frame", "bundle_sha256", "seed", "variant", "control",
+        "encodes_per_frame", "bundle_sha256", "seed", "variant", "control", "latency_ms",
     }  # fmt: skip
     assert figures["step_ms"]["p50"] == figures["step_ms"]["max"] == 2.0
     assert figures["step_ms"]["n"] == len(policy.sessions[0].acted)
@@ -71,6 +71,18 @@ def test_a_chunk_is_asked_for_after_execute_steps(policy: Any, simulator: Any) -
     stamps = [observation.frames["top"].stamp_ns for observation in policy.sessions[0].acted]
     assert np.diff(stamps).tolist() == [100_000_000] * (len(stamps) - 1)
     assert result.steps == len(simulator.applied) and -(-result.steps // 2) == len(result.act_ns)
+
+
+def test_latency_delays_the_first_command_and_frames_that_come_meanwhile_are_pushed(
+    policy: Any, make_simulator: Callable[..., Any]
+) -> None:
+    simulator = make_simulator(frames_every=1)
+    result = run(policy, simulator, episodes=1, commands=("left",), latency_s=0.15).results[0]
+    session = policy.sessions[0]
+    assert result.success
+    assert simulator.rests == 3, "0.15 s are three control steps of 50 ms"
+    assert simulator.applied[:4] == [0.0, 0.0, 0.0, simulator.applied[3]] and simulator.applied[3] != 0.0
+    assert len(session.frames) > len(session.acted) > 1
 
 
 def test_frames_between_two_chunks_reach_the_window(policy: Any, make_simulator: Callable[..., Any]) -> None:
