@@ -9,6 +9,8 @@ NATIVE_SOURCES := CMakeLists.txt $(wildcard edgevlm/csrc/*)
 
 CHECKPOINT := examples/tabletop/checkpoint
 LOG := examples/tabletop/log.mcap
+ROS := build/ros
+ROS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.pyc')
 DEMO := build/demo
 BUNDLE := build/tabletop-int8
 FP32 := build/tabletop-fp32
@@ -17,10 +19,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check both gate bench floor clean
+.PHONY: help setup ros-build demo test check both gate bench floor clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 setup: $(VENV)/.installed ## .venv with everything that development needs (PYTHON=python3.12 picks the interpreter)
 
@@ -41,6 +43,20 @@ $(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE_SOURCES)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+# The pip wheels of ROS 2 are for x86-64; on a robot ROS comes from apt and colcon from there (docs/ros.md).
+$(VENV)/.ros: $(VENV)/.dependencies ros2_ws/requirements.txt ros2_ws/mend_wheels.py
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -r ros2_ws/requirements.txt
+	$(BIN)/python ros2_ws/mend_wheels.py
+	touch $@
+
+$(ROS)/.built: $(VENV)/.installed $(VENV)/.ros $(ROS_SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" AMENT_PREFIX_PATH=$(CURDIR)/$(VENV) CMAKE_PREFIX_PATH=$(CURDIR)/$(VENV) $(BIN)/colcon --log-base $(ROS)/log build \
+	  --base-paths ros2_ws/src --build-base $(ROS)/build --install-base $(ROS)/install --event-handlers console_cohesion- \
+	  --cmake-args -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DBUILD_TESTING=OFF
+	touch $@
+
+ros-build: $(ROS)/.built ## the ROS 2 workspace, with colcon (x86-64: ROS 2 Jazzy from pip)
 
 demo: setup ## export the trained tabletop policy to INT8, drive the simulated robot, profile
 	mkdir -p $(DEMO)
