@@ -7,8 +7,9 @@ data time as long as it is plausible, so a simulation that runs faster or slower
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,34 @@ class GateCommand:
         return self.mode == "stop"
 
 
+class Commander(Protocol):
+    """What a node calls: `Gate`, or `Bypass` without its limits. One thread."""
+
+    columns: tuple[Column, ...]
+    counts: Counter[str]
+
+    def feed(self, chunk: ActionChunk, now_ros_ns: int, now_steady_ns: int) -> Refusal | None:
+        """See `Gate.feed`."""
+
+    def feed_state(self, state: Stamped[NDArray[np.float32]], now_ros_ns: int) -> Refusal | None:
+        """See `Gate.feed_state`."""
+
+    def heartbeat(self, now_ros_ns: int, now_steady_ns: int, observing_ns: int | None = None) -> None:
+        """See `Gate.heartbeat`."""
+
+    def estop(self, pressed: bool) -> None:
+        """See `Gate.estop`."""
+
+    def conflict(self, topics: Collection[str]) -> None:
+        """See `Gate.conflict`."""
+
+    def rearm(self) -> bool:
+        """See `Gate.rearm`."""
+
+    def command(self, now_ros_ns: int, now_steady_ns: int) -> GateCommand:
+        """See `Gate.command`."""
+
+
 @dataclass
 class _Episode:
     """One time of not following, from the first cause to recovery."""
@@ -106,6 +135,7 @@ class Gate:
         self._chunk_broken = False
         self._jumped = False
         self._estop = self._estop_seen = False
+        self._rivals: tuple[str, ...] = ()
         self._episode: _Episode | None = None
 
     def feed(self, chunk: ActionChunk, now_ros_ns: int, now_steady_ns: int) -> Refusal | None:
@@ -145,6 +175,10 @@ class Gate:
         """The emergency stop was pressed or released; after a release `rearm` is needed."""
         self._estop = pressed
         self._estop_seen |= pressed
+
+    def conflict(self, topics: Collection[str]) -> None:
+        """Topics that somebody else publishes too, or that two publishers feed; none when that is over."""
+        self._rivals = tuple(topics)
 
     def rearm(self) -> bool:
         """End latched causes that are over; False when the emergency stop is still pressed."""
@@ -209,6 +243,8 @@ class Gate:
             return "estop"
         if self._jumped:
             return "clock_jump"
+        if self._rivals:
+            return "publisher_conflict"
         if (cause := self._states.cause(now_ns)) is not None:
             return cause
         values, state = self._motion.values, self._states.newest

@@ -15,6 +15,7 @@ from edgevlm.contract import Duration, Spec
 Cause = Literal[
     "estop",
     "clock_jump",
+    "publisher_conflict",
     "state_missing",
     "state_stale",
     "state_not_finite",
@@ -36,6 +37,7 @@ SEVERITY: Mapping[Fallback, int] = {"hold": 0, "decelerate": 1, "stop": 2}
 FALLBACKS: Mapping[Cause, Fallback] = {
     "estop": "stop",
     "clock_jump": "hold",
+    "publisher_conflict": "hold",
     "state_missing": "hold",
     "state_stale": "hold",
     "state_not_finite": "hold",

@@ -37,6 +37,10 @@ def press(bench: Bench) -> None:
     bench.gate.estop(True)
 
 
+def rival(bench: Bench) -> None:
+    bench.gate.conflict(["command/twist"])
+
+
 @pytest.mark.parametrize(
     ("harm", "cause", "within_ms", "feeds"),
     [
@@ -45,6 +49,7 @@ def press(bench: Bench) -> None:
         (silence_state, "state_stale", 120, True),
         (break_state, "state_not_finite", 20, True),
         (press, "estop", 20, True),
+        (rival, "publisher_conflict", 20, True),
     ],
 )
 def test_falls_back_in_time(harm: Callable[[Bench], None], cause: str, within_ms: int, feeds: bool) -> None:
@@ -81,6 +86,18 @@ def test_nothing_is_sent_before_the_first_state_chunk_and_heartbeat() -> None:
         assert command.values is None
         causes.append(command.cause)
     assert causes == ["state_missing", "heartbeat_missing", "chunk_missing", "chunk_missing"]
+
+
+def test_a_second_publisher_holds_until_it_is_gone() -> None:
+    bench = Bench(recover_after_s=0.1)
+    bench.run(25, 0.02)
+    rival(bench)
+    assert {(command.mode, command.cause) for command in bench.run(40, 0.02)} == {("hold", "publisher_conflict")}
+    bench.gate.conflict([])
+    modes = [command.mode for command in bench.run(10, 0.02)]
+    assert modes[:4] == ["hold"] * 4
+    assert modes[-1] == "follow"
+    assert bench.gate.counts["fallback.publisher_conflict"] == 1
 
 
 @pytest.mark.parametrize("mode", ["hold", "decelerate", "stop"])

@@ -87,6 +87,8 @@ def disturb(bench: Bench, luck: list[float], push: float) -> None:
         bench.ros_ns += int((luck[4] - 0.5) * 24 * S)
     if luck[5] < 0.01:
         bench.robot = bench.robot + push if luck[4] < 0.5 else np.zeros(4)
+    if luck[6] > 0.99:
+        bench.gate.conflict(["somewhere"] if luck[4] < 0.3 else [])
     if luck[6] < 0.01:
         bench.state(np.where(np.array(luck[:4]) < 0.5, np.nan, bench.robot))
 
@@ -125,6 +127,7 @@ def test_no_command_breaks_a_limit(name: str) -> None:
     assert judged > 0.5 * CHUNKS * share
     assert {"command.follow", "command.hold", "command.stop", "chunk.not_finite", "clock.restarts"} <= set(seen)
     causes = {"estop", "clock_jump", "state_stale", "state_not_finite", "tracking", "chunk_not_finite"}
+    causes.add("publisher_conflict")
     assert {f"fallback.{cause}" for cause in causes} <= set(seen)
     assert min(seen[f"limited.{column}"] for column in gate_judge.NAMES) > 100
 
