@@ -75,11 +75,13 @@ def decode(data: bytes, encoding: str) -> NDArray[np.uint8]:
     _check_whole(data)
     cv2 = require("cv2", extra="vision")
     flags = cv2.IMREAD_GRAYSCALE if wanted == "mono8" else cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    broken = f"compressed image of {len(data)} bytes: expected JPEG or PNG, it cannot be decoded; check the driver"
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:  # a header that announces more pixels than OpenCV allows
+        raise ContractError(broken) from error
     if image is None:
-        raise ContractError(
-            f"compressed image of {len(data)} bytes: expected JPEG or PNG, it cannot be decoded; check the driver"
-        )
+        raise ContractError(broken)
     code = _conversions(cv2)[wanted]
     result: NDArray[np.uint8] = image if code is None else cv2.cvtColor(image, code)
     return result

@@ -89,6 +89,10 @@ class Policy:
         """A fresh, cheap session; one robot, one session."""
         return Session(self)
 
+    def check_instruction(self, text: str) -> None:
+        """Refuse now what `act` would refuse. Raises InstructionError; any thread may ask."""
+        self.tokenizer.encode(text)
+
     def act(self, observation: Observation) -> ActionChunk:
         """`Session.act` of this policy's own session."""
         return self._default.act(observation)

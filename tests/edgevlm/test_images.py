@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -124,3 +126,14 @@ def test_refuses_what_is_no_picture(data: bytes) -> None:
 def test_refuses_an_unknown_encoding() -> None:
     with pytest.raises(ShapeError, match="16UC1"):
         decode(compressed(picture(), "PNG"), "16UC1")
+
+
+def test_a_header_that_announces_more_pixels_than_there_can_be_is_refused() -> None:
+    """OpenCV raises an error of its own for it, where it returns nothing for other damage."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = struct.pack(">II", 100_000, 100_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(ContractError, match="cannot be decoded"):
+        decode(bytes(data), "rgb8")

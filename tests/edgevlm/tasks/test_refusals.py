@@ -340,3 +340,11 @@ def test_waits_until_the_window_is_full_and_keeps_the_frames(tmp_path: Path) -> 
                 pushed.push(camera, frame)
         assert np.array_equal(first.values, pushed.act(step).values)
         assert (first.sequence, session.encodes) == (1, 6)
+
+
+def test_an_instruction_can_be_checked_before_it_is_followed(policy: Policy) -> None:
+    for command in COMMANDS:
+        policy.check_instruction(command)
+    for text in ("dance", "", " ", f"{COMMANDS[0]} " * 9):
+        with pytest.raises(InstructionError):
+            policy.check_instruction(text)
