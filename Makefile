@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
-PACKAGES := edgevlm edgevlm_export edgevlm_calibration edgevlm_tabletop
-TREES := edgevlm export calibration examples benchmarks tests
+PACKAGES := edgevlm edgevlm_export edgevlm_calibration edgevlm_tabletop edgevlm_ros
+TREES := edgevlm export calibration examples benchmarks ros2_ws tests
 NATIVE_SOURCES := CMakeLists.txt $(wildcard edgevlm/csrc/*)
 
 CHECKPOINT := examples/tabletop/checkpoint
 LOG := examples/tabletop/log.mcap
 ROS := build/ros
+# A shell with the built workspace, where there is one.
+IN_ROS := if test -e $(ROS)/install/setup.sh; then . $(ROS)/install/setup.sh; fi;
 ROS_SOURCES := $(shell find ros2_ws/src -type f -not -name '*.pyc')
 DEMO := build/demo
 BUNDLE := build/tabletop-int8
@@ -19,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build demo test check both gate bench floor clean
+.PHONY: help setup ros-build ros-demo ros-gate demo test check both gate bench floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -58,6 +60,13 @@ $(ROS)/.built: $(VENV)/.installed $(VENV)/.ros $(ROS_SOURCES)
 
 ros-build: $(ROS)/.built ## the ROS 2 workspace, with colcon (x86-64: ROS 2 Jazzy from pip)
 
+ros-demo: ros-build ## the policy drives the simulated robot through ROS 2 nodes, in real time
+	$(BIN)/edgevlm export $(CHECKPOINT) -o $(BUNDLE) --int8 --calib $(LOG)
+	$(IN_ROS) $(BIN)/python -m edgevlm_tabletop.ros.demo $(BUNDLE) --json build/ros-demo.json
+
+ros-gate: ros-build both ## 600 episodes over DDS must equal those of one process to the last bit; then 60 in real time
+	$(IN_ROS) $(BIN)/python -m edgevlm_tabletop.ros.gate --fp32 $(FP32) --int8 $(BUNDLE) --json build/ros-gate.json
+
 demo: setup ## export the trained tabletop policy to INT8, drive the simulated robot, profile
 	mkdir -p $(DEMO)
 	$(BIN)/edgevlm export $(CHECKPOINT) -o $(BUNDLE) --int8 --calib $(LOG)
@@ -66,8 +75,8 @@ demo: setup ## export the trained tabletop policy to INT8, drive the simulated r
 	$(BIN)/edgevlm profile $(BUNDLE) --json $(DEMO)/profile.json
 	@echo "robot: $(DEMO)/robot.mp4 and robot.png; figures: $(DEMO)/run.json and profile.json"
 
-test: setup ## the whole test suite
-	$(BIN)/python -m pytest
+test: setup $(if $(filter x86_64,$(shell uname -m)),ros-build) ## the whole test suite; ROS nodes in processes of their own where ROS can be had from pip
+	$(IN_ROS) $(BIN)/python -m pytest
 
 check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check $(TREES)

@@ -18,7 +18,7 @@ import tomllib
 import edgevlm
 
 ROOT = Path(__file__).parents[1]
-TREES = ("edgevlm", "export", "calibration", "examples", "benchmarks")
+TREES = ("edgevlm", "export", "calibration", "examples", "benchmarks", "ros2_ws")
 ROBOTS_AND_FAMILIES = (
     *("tabletop", "puck", "drawer", "sawyer", "metaworld", "panda", "franka"),
     *("film_policy", "siglip", "llava", "smolvlm", "paligemma", "openvla", "smolvla", "pi0", "lerobot"),

@@ -90,11 +90,11 @@ def _collect(
 ) -> None:
     seen: set[str] = set()
     for ref, message in messages(container, topic):
-        stamp_ns = _stamp(message, ref)
+        stamp_ns = stamp_of(message, ref.log_ns)
         if any(source.joint for source in wanted.values()):
             seen.update(message.name)
         for name, source in wanted.items():
-            value = _joint(message, source) if source.joint else _at(message, source, container)
+            value = joint_value(message, source) if source.joint else value_at(message, source, str(container.path))
             if value is not None:
                 collected[name].append((ref.log_ns, stamp_ns, value))
     if missing := sorted(name for name in wanted if not collected[name]):
@@ -105,13 +105,14 @@ def _collect(
         )
 
 
-def _stamp(message: Any, ref: MessageRef) -> int:
+def stamp_of(message: Any, log_ns: int) -> int:
+    """The header's stamp; the log time for messages without a header, or with a stamp nobody set."""
     header = getattr(message, "header", None)
     stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec if header is not None else 0
-    return stamp_ns or ref.log_ns
+    return stamp_ns or log_ns
 
 
-def _joint(message: Any, source: StateSource) -> float | None:
+def joint_value(message: Any, source: StateSource) -> float | None:
     """The joint's number; None when this message is about other joints."""
     values = getattr(message, source.quantity)
     if source.joint not in message.name:
@@ -125,20 +126,25 @@ def _steps(path: str) -> tuple[str | int, ...]:
     return tuple(name or int(index) for name, index in _STEP.findall(path))
 
 
-def _at(message: Any, source: StateSource, container: Container) -> float | None:
+def value_at(message: Any, source: StateSource, where: str) -> float | None:
+    """The number at the source's path; None when an array is too short for it, or it is no number.
+
+    Raises:
+        LogError: the message has no such field; `where` begins the message.
+    """
     value = message
     for step in _steps(source.path):
         try:
             value = value[step] if isinstance(step, int) else getattr(value, step)
         except AttributeError as error:
-            fields = sorted(getattr(type(value), "__slots__", ()))
+            fields = sorted(name.lstrip("_") for name in getattr(type(value), "__slots__", ()))
             raise LogError(
-                f"{container.path}: topic {source.topic}: path {source.path!r} ends at {step!r}; "
+                f"{where}: topic {source.topic}: path {source.path!r} ends at {step!r}; "
                 f"there are {fields}; correct the topic map"
             ) from error
         except (IndexError, TypeError):
             return None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float | np.number) else None
 
 
 def _series(container: Container, name: str, rows: list[tuple[int, int, float]], factor: float) -> Series:

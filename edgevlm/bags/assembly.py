@@ -1,0 +1,67 @@
+"""The state put together from the messages of one or more topics, as they come: live, or in a recording's order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bags.series import joint_value, value_at
+from edgevlm.bags.topics import StateSource, TopicMap, unit_factor
+from edgevlm.contract import Stamped, StateSpec
+
+
+class StateAssembler:
+    """The state in the contract's order and units, from the messages of one or more topics.
+
+    Each field keeps the value that came last. The whole is stamped with the oldest of its fields' stamps, so it never
+    claims to be newer than a part of it. With two topics that carry the same stamp t, the first message gives a vector
+    stamped as before, only the second one gives t; whoever takes states by stamp drops the first.
+
+    Args:
+        where: begins the message of what is raised.
+    """
+
+    def __init__(self, spec: StateSpec, topics: TopicMap, where: str = "live") -> None:
+        self._where = where
+        self._sources: dict[str, list[tuple[int, StateSource, float]]] = {}  # topic -> (index, source, factor)
+        for i, field in enumerate(spec.fields):
+            source = topics.state[field.name]
+            factor = unit_factor(source.unit or field.unit, field.unit)
+            self._sources.setdefault(source.topic, []).append((i, source, factor))
+        self._names = spec.names
+        self.reset()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics to subscribe to, each once."""
+        return tuple(self._sources)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Fields that no message has had yet."""
+        return tuple(name for name, stamp_ns in zip(self._names, self._stamps_ns, strict=True) if stamp_ns is None)
+
+    def reset(self) -> None:
+        """Forget every field."""
+        self._values = np.zeros(len(self._names), np.float64)
+        self._stamps_ns: list[int | None] = [None] * len(self._names)
+
+    def feed(self, topic: str, message: Any, stamp_ns: int) -> Stamped[NDArray[np.float32]] | None:
+        """Take a message; the whole state, float32 (S,), once each field has been seen. NaN is passed on.
+
+        Raises:
+            LogError: the message has not the path that the topic map names.
+        """
+        changed = False
+        for i, source, factor in self._sources[topic]:
+            value = joint_value(message, source) if source.joint else value_at(message, source, self._where)
+            if value is not None:
+                self._values[i], self._stamps_ns[i] = value * factor, stamp_ns
+                changed = True
+        known_ns = [known for known in self._stamps_ns if known is not None]
+        if not changed or len(known_ns) < len(self._stamps_ns):
+            return None
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which is refused downstream
+            return Stamped(self._values.astype(np.float32), min(known_ns))

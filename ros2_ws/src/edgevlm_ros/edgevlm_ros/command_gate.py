@@ -1,0 +1,206 @@
+"""The command gate: chunks, heartbeats and measured states in, safe commands out. No model runs in this process.
+
+It is the only publisher of commands; edgevlm.loop.gate decides them. Nothing is sent in fallbacks that send nothing;
+`gate_status` tells of every command, `command/stop` (latched) of the stop signal. Parameters are in gate_parameters.
+
+Diagnostics, as `<node>: <row>` with these keys, always all of them while the node is active:
+    gate       mode cause since number command.{follow,hold,decelerate,stop} clock.restarts
+    inputs     {chunk,heartbeat,state}.{health,rate_hz,silent_s,age_ms,count,missing}
+    refusals   chunk.<reason> state.<reason> heartbeat.schema chunk.accepted state.accepted
+               reasons: schema bundle path, and those of edgevlm.loop.intake.Reason
+    fallbacks  <cause>, every one of edgevlm.loop.limits.Cause
+    limited    <column>
+    period     n target_ms p50_ms p99_ms max_ms
+    rivals     count topics
+    enabled    enabled: a row only when the limits are off
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from typing import Any
+
+from edgevlm_msgs.msg import ActionChunk as ChunkMessage
+from edgevlm_msgs.msg import GateStatus
+from edgevlm_msgs.msg import Heartbeat as HeartbeatMessage
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.publisher import Publisher
+from rclpy.service import Service
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from edgevlm.bags.topics import TopicMap
+from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.errors import ContractError
+from edgevlm.loop.bypass import Bypass
+from edgevlm.loop.gate import Gate
+from edgevlm.loop.limits import GateLimits
+from edgevlm_ros.command_messages import Setpoint, setpoints
+from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits, make_executor
+from edgevlm_ros.gate_work import Work
+from edgevlm_ros.parameters import Parameters
+from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
+from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
+from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
+
+_LOOK_EVERY_S = 0.2
+_OFF = "NO LIMITS: `enabled` is false; chunks go to the robot as they are"
+
+
+class CommandGate(ShellNode):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__("command_gate")
+        self._bundle: Bundle | None = None
+        self._pressed = False
+        self._endpoints: list[Publisher | Subscription | Service | Timer] = []  # from configure to cleanup
+        self._running: list[Publisher | Subscription | Service | Timer] = []  # from activate to deactivate
+        self._work: Work | None = None
+        self.settings = Parameters(self, (*AUTOSTART, *ITEMS), self._check, lambda: self.active)
+        check(self.settings.values(), None)
+        self.begin(**{item.name: self.settings[item.name] for item in AUTOSTART})
+
+    def configure(self) -> None:
+        """Read the contract; nothing is sent yet."""
+        bundle = open_bundle(self.settings["bundle"], verify_files=False)
+        self.settings.declare(contract_items(bundle.manifest.contract))
+        gate_limits(self.settings.values(), bundle.manifest.contract)
+        live_topics(bundle.manifest.contract, self.settings["topics"])
+        self._bundle = bundle
+        # Pressed before activation counts, too.
+        estop = listen(self, Bool, "estop", self._on_estop, RELIABLE, events=SubscriptionEventCallbacks())
+        rearm = self.create_service(Trigger, "~/rearm", self._on_rearm)
+        self._stop = advertise(self, Bool, "command/stop", LATCHED)
+        self._endpoints = [estop, rearm, self._stop]
+
+    def activate(self) -> None:
+        """Check the state's topics, and begin to command."""
+        assert self._bundle is not None
+        contract, settings = self._bundle.manifest.contract, self.settings
+        limits = gate_limits(settings.values(), contract)
+        topics = live_topics(contract, settings["topics"])
+        types = self._live_types(topics)
+        rows = make_executor(settings["executor"], contract.action.execute_steps)
+        commander = (Gate if settings["enabled"] else Bypass)(contract, limits, rows)
+        commander.estop(self._pressed)
+        sent = setpoints(contract, commander.columns, topics, settings["command_topics"], limits.command_period_s)
+        self._work = work = Work(self, self._bundle.sha256, commander, limits)
+        work.state = StateAssembler(contract.state, topics) if contract.state else None
+        work.wants_chunk = rows.wants_chunk if settings["lock_step"] else None
+        self._advertise(work, sent)
+        # Heartbeats first: one that announces an observation is taken before the chunk of it.
+        self._subscribe(HeartbeatMessage, "heartbeat", work.on_heartbeat, RELIABLE)
+        # In lock-step each state is a step: none may be lost, and its publisher must be reliable, too.
+        quality = RELIABLE if settings["lock_step"] else SENSOR
+        for topic, type_name in types.items():
+            self._subscribe(message_class(type_name), topic, work.state_callback(topic), quality)
+        self._subscribe(ChunkMessage, "action_chunk", work.on_chunk, RELIABLE)
+        work.watched = {topic: self.resolve_topic_name(topic) for topic in (*work.watched, *types)}
+        if not settings["enabled"]:
+            self.get_logger().error(_OFF)
+        work.report()  # once before commands count on it: the first one imports and is slow
+        if settings["realtime_priority"]:
+            self._prefer(settings["realtime_priority"])
+        # What exists now stays: collections only look at what commands leave behind, and are short.
+        gc.collect()
+        gc.freeze()
+        self._start_timers(work, limits)
+
+    def deactivate(self) -> None:
+        """Send nothing any more: the last command ends with its validity."""
+        self._destroy(self._running)
+        self._work = None
+
+    def cleanup(self) -> None:
+        """Forget the contract."""
+        self._destroy(self._endpoints)
+        self._bundle = None
+
+    def report(self) -> list[Report]:
+        """See the module."""
+        off: list[Report] = [] if self.settings["enabled"] else [("enabled", "error", _OFF, {"enabled": False})]
+        return [*off, *(self._work.report() if self._work else [])]
+
+    def _check(self, values: Any) -> None:
+        check(values, self._bundle.manifest.contract if self._bundle else None)
+
+    def _live_types(self, topics: TopicMap) -> dict[str, str]:
+        """Each state topic with the type it has.
+
+        Raises:
+            ContractError: nobody publishes one, or it has the wrong type.
+        """
+        expected = state_types(topics)
+        live = {topic: {info.topic_type for info in self.get_publishers_info_by_topic(topic)} for topic in expected}
+        if faults := wrong_types(expected, live):
+            raise ContractError("; ".join(faults))
+        return {topic: next(iter(types)) for topic, types in live.items()}
+
+    def _subscribe(self, message_type: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
+        self._running.append(listen(self, message_type, topic, callback, qos))
+
+    def _advertise(self, work: Work, sent: tuple[Setpoint, ...]) -> None:
+        for setpoint in sent:
+            publisher = advertise(self, setpoint.message_type, setpoint.topic, RELIABLE)
+            work.senders.append((setpoint, publisher))
+            self._running.append(publisher)
+        work.status = advertise(self, GateStatus, "gate_status", RELIABLE)
+        self._running.append(work.status)
+        work.stop = self._stop
+        work.watched = {setpoint.topic: "" for setpoint in sent} | {"command/stop": ""}
+
+    def _prefer(self, priority: int) -> None:
+        """Run this thread, which runs all callbacks, before others that are busy, until the process ends."""
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        except PermissionError:
+            self.get_logger().warning(
+                f"realtime_priority {priority}: not permitted; give the user an rtprio limit of as much, or set it to 0"
+            )
+
+    def _start_timers(self, work: Work, limits: GateLimits) -> None:
+        self._running.append(self.create_timer(_LOOK_EVERY_S, work.look_around, clock=self.steady))
+        if work.wants_chunk is None:
+            simulated = self.get_parameter("use_sim_time").value
+            clock = self.get_clock() if simulated else self.steady
+            self._running.append(self.create_timer(limits.command_period_s, work.on_timer, clock=clock))
+
+    def _destroy(self, made: list[Publisher | Subscription | Service | Timer]) -> None:
+        for endpoint in made:
+            if isinstance(endpoint, Timer):
+                self.destroy_timer(endpoint)
+            elif isinstance(endpoint, Subscription):
+                self.destroy_subscription(endpoint)
+            elif isinstance(endpoint, Service):
+                self.destroy_service(endpoint)
+            else:
+                self.destroy_publisher(endpoint)
+        made.clear()
+
+    def _on_estop(self, message: Bool) -> None:
+        self._pressed = message.data
+        if self._work:
+            self._work.commander.estop(self._pressed)
+
+    def _on_rearm(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._work is None:
+            response.success, response.message = False, "the gate is not active"
+        else:
+            response.success = self._work.commander.rearm()
+            response.message = "" if response.success else "the emergency stop is still pressed; release it first"
+            self._work.watchdog.rearm()
+        return response
+
+
+def main() -> None:
+    """Run the node."""
+    run(CommandGate)
+
+
+if __name__ == "__main__":
+    main()

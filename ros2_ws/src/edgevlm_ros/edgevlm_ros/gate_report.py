@@ -1,0 +1,115 @@
+"""What the command gate tells about itself: counts, periods and ages as rows of diagnostics. See command_gate."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import numpy as np
+
+from edgevlm.contract import SECOND_NS
+from edgevlm.loop.columns import Column
+from edgevlm.loop.gate import GateCommand
+from edgevlm.loop.intake import Reason
+from edgevlm.loop.limits import Cause
+from edgevlm.loop.watchdog import Row
+from edgevlm_ros.shell import Report
+
+_PERIODS_KEPT = 1000
+_LOG_EVERY_NS = SECOND_NS
+REFUSALS = (
+    *(f"chunk.{reason}" for reason in ("schema", "bundle", *get_args(Reason))),
+    "heartbeat.schema",
+    *(f"state.{reason}" for reason in ("path", *get_args(Reason))),
+)
+
+
+class Seldom:
+    """Which refusals are to be logged: each reason at most once a second."""
+
+    def __init__(self) -> None:
+        self._logged_steady_ns: dict[str, int] = {}
+
+    def may(self, key: str, now_steady_ns: int) -> bool:
+        """Whether to log this one."""
+        last_ns = self._logged_steady_ns.get(key)
+        if last_ns is not None and now_steady_ns - last_ns < _LOG_EVERY_NS:
+            return False
+        self._logged_steady_ns[key] = now_steady_ns
+        return True
+
+
+class Periods:
+    """Steady time between the last commands."""
+
+    def __init__(self) -> None:
+        self._last_ns: int | None = None
+        self._kept_ns: deque[int] = deque(maxlen=_PERIODS_KEPT)
+
+    def tick(self, now_steady_ns: int) -> None:
+        """A command was computed now."""
+        if self._last_ns is not None:
+            self._kept_ns.append(now_steady_ns - self._last_ns)
+        self._last_ns = now_steady_ns
+
+    def report(self, target_s: float) -> Report:
+        """Over the last 1000."""
+        figures: dict[str, object] = {"n": len(self._kept_ns), "target_ms": target_s * 1e3}
+        kept_ms = np.array(self._kept_ns, np.float64) / 1e6
+        for name, share in (("p50_ms", 50), ("p99_ms", 99), ("max_ms", 100)):
+            figures[name] = float(np.percentile(kept_ms, share)) if len(kept_ms) else 0.0
+        return ("period", "ok", "time between commands", figures)
+
+
+def gate_row(command: GateCommand | None, counts: Mapping[str, int]) -> Report:
+    """What the gate does now, and what it has done."""
+    figures: dict[str, object] = {
+        "mode": command.mode if command else "",
+        "cause": (command.cause or "") if command else "",
+        "since": (command.since_ns or 0) / SECOND_NS if command else 0.0,
+        "number": command.number if command else 0,
+        **{f"command.{mode}": counts.get(f"command.{mode}", 0) for mode in ("follow", "hold", "decelerate", "stop")},
+        "clock.restarts": counts.get("clock.restarts", 0),
+    }
+    if command is None:
+        return ("gate", "warn", "no command yet", figures)
+    if command.mode == "follow":
+        return ("gate", "ok", "follows the chunks", figures)
+    return ("gate", "error" if command.stop else "warn", f"{command.mode}: {command.cause}", figures)
+
+
+def input_row(rows: Sequence[Row]) -> Report:
+    """Rates and ages of what comes in."""
+    figures: dict[str, object] = {}
+    for row in rows:
+        figures[f"{row.name}.health"] = row.health
+        figures[f"{row.name}.rate_hz"] = row.rate_hz
+        figures[f"{row.name}.silent_s"] = row.silent_s
+        figures[f"{row.name}.age_ms"] = "" if row.age_ms is None else row.age_ms
+        figures[f"{row.name}.count"] = row.beats
+        figures[f"{row.name}.missing"] = row.missing
+    silent = [row.name for row in rows if row.health == "missing"]
+    return ("inputs", "warn" if silent else "ok", f"missing: {', '.join(silent)}" if silent else "all come", figures)
+
+
+def count_rows(counts: Mapping[str, int], refused: Mapping[str, int], columns: Sequence[Column]) -> list[Report]:
+    """Every refusal, fallback and changed column since activation, each key always there."""
+    refusals: dict[str, object] = {key: counts.get(key, 0) + refused.get(key, 0) for key in REFUSALS}
+    refusals |= {key: counts.get(key, 0) for key in ("chunk.accepted", "state.accepted")}
+    fallbacks: dict[str, object] = {cause: counts.get(f"fallback.{cause}", 0) for cause in get_args(Cause)}
+    limited: dict[str, object] = {column.name: counts.get(f"limited.{column.name}", 0) for column in columns}
+    return [
+        ("refusals", "ok", "refused inputs by reason", refusals),
+        ("fallbacks", "ok", "times each cause began", fallbacks),
+        ("limited", "ok", "commands that limits changed, by column", limited),
+    ]
+
+
+def rival_row(rivals: Mapping[str, int]) -> Report:
+    """Topics with a second publisher."""
+    figures: dict[str, object] = {"count": len(rivals), "topics": ", ".join(rivals)}
+    if rivals:
+        told = ", ".join(f"{topic} has {count} publishers" for topic, count in rivals.items())
+        return ("rivals", "error", f"{told}; end all but one", figures)
+    return ("rivals", "ok", "none", figures)

@@ -1,0 +1,216 @@
+"""What runs while the command gate is active: one gate, fed by callbacks, asked by a timer or by stamps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from edgevlm_msgs.msg import ActionChunk as ChunkMessage
+from edgevlm_msgs.msg import Heartbeat as HeartbeatMessage
+from rclpy.publisher import Publisher
+from std_msgs.msg import Bool
+
+from edgevlm.contract import SECOND_NS, ActionChunk
+from edgevlm.errors import ContractError, LogError, ShapeError
+from edgevlm.loop.gate import Commander, GateCommand
+from edgevlm.loop.limits import GateLimits
+from edgevlm.loop.watchdog import Deadline, Watchdog
+from edgevlm_ros.command_messages import Setpoint
+from edgevlm_ros.gate_report import Periods, Seldom, count_rows, gate_row, input_row, rival_row
+from edgevlm_ros.messages import read_chunk, read_heartbeat, status_message
+from edgevlm_ros.rivals import Rivals
+from edgevlm_ros.shell import Report, ShellNode
+from edgevlm_ros.topics import StateAssembler, message_stamp_ns
+
+_EARLY_KEPT = 64
+
+
+class Work:
+    """What runs while the node is active: one gate, fed by callbacks, asked by a timer or by stamps."""
+
+    def __init__(self, node: ShellNode, bundle_sha256: str, commander: Commander, limits: GateLimits) -> None:
+        self._node, self.commander, self._limits = node, commander, limits
+        self._sha256 = bundle_sha256
+        self.state: StateAssembler | None = None
+        self.wants_chunk: Callable[[int], bool] | None = None  # of the executor, in lock-step only
+        self.senders: list[tuple[Setpoint, Publisher]] = []
+        self.status: Publisher
+        self.stop: Publisher
+        self.watched: dict[str, str] = {}  # topic -> its full name, with remaps applied
+        deadlines = [Deadline(name=name, timeout_s=limits.deadline_s) for name in ("chunk", "heartbeat")]
+        deadlines.append(Deadline(name="state", timeout_s=limits.state_max_age_s))
+        self.watchdog = Watchdog(deadlines, node.steady_ns())
+        self._log, self._periods = Seldom(), Periods()
+        self._refused_here: Counter[str] = Counter()
+        self._rivals, self._conflicts = Rivals(), dict[str, int]()
+        self._early: list[tuple[int, Callable[[int], None]]] = []  # lock-step: what came before the state of its stamp
+        self._last: GateCommand | None = None
+        self._commanded_steady_ns = 0
+        self._stopped: bool | None = None
+        self._state_ns: int | None = None  # stamp of the last whole state
+        self._pending_ns: int | None = None  # lock-step: the stamp to command for
+        self._accepted_ns: int | None = None  # lock-step: the observation of the last accepted chunk
+        self._heard = False
+
+    def on_timer(self) -> None:
+        """Real time: one command for each period."""
+        self._command(self._node.now_ns())
+
+    def on_heartbeat(self, message: HeartbeatMessage) -> None:
+        """A sign of life."""
+        now_ns, steady_ns = self._node.now_ns(), self._node.steady_ns()
+        try:
+            observing_ns = read_heartbeat(message)
+        except ContractError as error:
+            self._refused("heartbeat.schema", str(error))
+            return
+        self._hear("heartbeat", message.session, steady_ns)
+        self.watchdog.beat("heartbeat", steady_ns)
+
+        def take(now_ns: int) -> None:
+            self.commander.heartbeat(now_ns, self._node.steady_ns(), observing_ns)
+            self._heard = True
+
+        self._in_order(observing_ns, now_ns, take)
+
+    def on_chunk(self, message: ChunkMessage) -> None:
+        """A chunk of the policy, if it is one of the same bundle."""
+        now_ns, steady_ns = self._node.now_ns(), self._node.steady_ns()
+        try:
+            chunk = read_chunk(message)
+        except ContractError as error:
+            self._refused("chunk.shape" if isinstance(error, ShapeError) else "chunk.schema", str(error))
+            return
+        if message.bundle_sha256 != self._sha256:
+            got = message.bundle_sha256[:12]
+            self._refused("chunk.bundle", f"chunk: expected bundle {self._sha256[:12]}, got {got}; give both the same")
+            return
+        self._hear("action_chunk", message.session, steady_ns)
+        self.watchdog.beat("chunk", steady_ns, now_ns - chunk.observed_ns)
+        self._in_order(chunk.observed_ns, now_ns, lambda now_ns: self._feed(chunk, now_ns))
+
+    def _feed(self, chunk: ActionChunk, now_ns: int) -> None:
+        steady_ns = self._node.steady_ns()
+        refusal = self.commander.feed(chunk, now_ns, steady_ns)
+        if refusal and refusal.reason == "unannounced":
+            # Topics have no order among each other: the heartbeat that tells of this observation is still on its way.
+            self.commander.heartbeat(now_ns, steady_ns, chunk.observed_ns)
+            refusal = self.commander.feed(chunk, now_ns, steady_ns)
+        if refusal:
+            self._refused(f"chunk.{refusal.reason}", refusal.detail, counted=True)
+        else:
+            self._accepted_ns = chunk.observed_ns
+
+    def state_callback(self, topic: str) -> Callable[[Any], None]:
+        """What takes this topic's messages."""
+
+        def on_state(message: Any) -> None:
+            self._on_state(topic, message)
+
+        return on_state
+
+    def _on_state(self, topic: str, message: Any) -> None:
+        assert self.state is not None
+        now_ns, steady_ns = self._node.now_ns(), self._node.steady_ns()
+        try:
+            state = self.state.feed(topic, message, message_stamp_ns(message, now_ns))
+        except LogError as error:
+            self._refused("state.path", str(error))
+            return
+        # Of several topics with one stamp only the last one completes it.
+        if state is None or (len(self.state.topics) > 1 and state.stamp_ns == self._state_ns):
+            return
+        if self._state_ns is not None and state.stamp_ns < self._state_ns:
+            self._early.clear()  # the clock began anew
+        self._state_ns = state.stamp_ns
+        if self.wants_chunk:
+            now_ns = state.stamp_ns
+        self.watchdog.beat("state", steady_ns, now_ns - state.stamp_ns)
+        refusal = self.commander.feed_state(state, now_ns)
+        if refusal:
+            self._refused(f"state.{refusal.reason}", refusal.detail, counted=True)
+        elif self.wants_chunk:
+            self._pending_ns = state.stamp_ns
+            due = [take for stamp_ns, take in self._early if stamp_ns <= state.stamp_ns]
+            self._early = [item for item in self._early if item[0] > state.stamp_ns]
+            for take in due:
+                take(state.stamp_ns)
+            self._step()
+
+    def _in_order(self, stamp_ns: int | None, now_ns: int, take: Callable[[int], None]) -> None:
+        """Take something now. In lock-step time is the newest state's stamp: what is later waits for its state."""
+        if self.wants_chunk is None:
+            take(now_ns)
+            return
+        if self._state_ns is None or (stamp_ns is not None and stamp_ns > self._state_ns):
+            self._early = [*self._early[-_EARLY_KEPT:], (stamp_ns or 0, take)]
+            return
+        take(self._state_ns)
+        self._step()
+
+    def _hear(self, topic: str, session: int, steady_ns: int) -> None:
+        self._rivals.heard(topic, session, steady_ns)
+        self._tell_conflicts(steady_ns)
+
+    def _tell_conflicts(self, steady_ns: int) -> None:
+        conflicts = self._rivals.conflicts(steady_ns)
+        if conflicts and conflicts != self._conflicts:
+            self._node.get_logger().error(rival_row(conflicts)[2])
+        self._conflicts = conflicts
+        self.commander.conflict(conflicts)
+
+    def _step(self) -> None:
+        """Lock-step: command for the pending state, unless it needs a chunk that has not come."""
+        if self._pending_ns is None or self.wants_chunk is None or not self._heard:
+            return
+        stamp_ns = self._pending_ns
+        if self.wants_chunk(stamp_ns) and self._accepted_ns != stamp_ns:
+            return
+        self._pending_ns = None
+        self._command(stamp_ns)
+
+    def _command(self, now_ns: int) -> None:
+        steady_ns = self._commanded_steady_ns = self._node.steady_ns()
+        command = self.commander.command(now_ns, steady_ns)
+        if self._last is not None and command.number == self._last.number:
+            return
+        self._periods.tick(steady_ns)
+        if command.values is not None:
+            for setpoint, publisher in self.senders:
+                publisher.publish(setpoint.message(command))
+        if command.stop != self._stopped:
+            self._stopped = command.stop
+            self.stop.publish(Bool(data=command.stop))
+        self.status.publish(status_message(command, self.commander.columns))
+        if self._last is None or command.cause != self._last.cause:
+            self._node.get_logger().info(f"{command.mode}: {command.cause}" if command.cause else "follows the chunks")
+        self._last = command
+
+    def look_around(self) -> None:
+        """Who else publishes what only one may publish; and whether the clock that commands go by has stopped."""
+        steady_ns = self._node.steady_ns()
+        counts = {topic: self._node.count_publishers(name) for topic, name in self.watched.items()}
+        self._rivals.counted(counts, steady_ns)
+        self._tell_conflicts(steady_ns)
+        self.watchdog.check(steady_ns)
+        if self._last is not None and steady_ns - self._commanded_steady_ns > self._limits.deadline_s * SECOND_NS:
+            self._command(self._state_ns if self.wants_chunk and self._state_ns else self._node.now_ns())
+
+    def _refused(self, key: str, detail: str, counted: bool = False) -> None:
+        """`counted`: the gate has counted it already."""
+        if not counted:
+            self._refused_here[key] += 1
+        if self._log.may(key, self._node.steady_ns()):
+            self._node.get_logger().warning(f"refused ({key}): {detail}")
+
+    def report(self) -> list[Report]:
+        """See command_gate."""
+        counts = self.commander.counts
+        return [
+            gate_row(self._last, counts),
+            input_row(self.watchdog.rows(self._node.steady_ns())),
+            *count_rows(counts, self._refused_here, self.commander.columns),
+            self._periods.report(self._limits.command_period_s),
+            rival_row(self._conflicts),
+        ]

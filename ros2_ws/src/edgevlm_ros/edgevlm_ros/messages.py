@@ -1,0 +1,179 @@
+"""edgevlm's values as edgevlm_msgs, and back. Only these functions know both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from edgevlm_msgs.msg import ActionChunk as ChunkMessage
+from edgevlm_msgs.msg import GateStatus, Heartbeat, InferenceStats
+from edgevlm_msgs.msg import Plan as PlanMessage
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+from nav_msgs.msg import Path
+from std_msgs.msg import Header
+
+from edgevlm.contract import ActionChunk, Contract, Observation, Plan
+from edgevlm.errors import ContractError, ShapeError
+from edgevlm.loop.columns import Column
+from edgevlm.loop.gate import GateCommand
+from edgevlm.loop.worker import Acted, Outcome
+from edgevlm_ros.stamps import to_ns, to_time
+
+
+def check_schema(message: ChunkMessage | PlanMessage | Heartbeat | GateStatus | InferenceStats) -> None:
+    """Refuse a message of another schema.
+
+    Raises:
+        ContractError: sender and receiver were built from different versions of edgevlm_msgs.
+    """
+    if message.schema_version != message.SCHEMA_VERSION:
+        raise ContractError(
+            f"{type(message).__name__}: expected schema version {message.SCHEMA_VERSION}, got "
+            f"{message.schema_version}; run the same version of edgevlm_ros on both sides"
+        )
+
+
+def chunk_message(acted: Acted, contract: Contract, bundle_sha256: str, session: int) -> ChunkMessage:
+    """A chunk with what it was made from; `session` is the same for all chunks of one activation."""
+    chunk, observation = acted.chunk, acted.observation
+    return ChunkMessage(
+        schema_version=ChunkMessage.SCHEMA_VERSION,
+        header=Header(stamp=to_time(chunk.observed_ns), frame_id=contract.action.groups[0].frame_id),
+        session=session,
+        sequence=chunk.sequence,
+        bundle_sha256=bundle_sha256,
+        instruction=observation.instruction,
+        cameras=list(observation.frames),
+        frame_stamps=[to_time(frame.stamp_ns) for frame in observation.frames.values()],
+        state_stamp=to_time(observation.state.stamp_ns if observation.state else 0),
+        inference_started=to_time(acted.times.started_ros_ns),
+        inference_ended=to_time(acted.times.ended_ros_ns),
+        valid_until=to_time(chunk.valid_until_ns),
+        step_s=chunk.step_s,
+        names=list(chunk.names),
+        units=list(chunk.units),
+        values=np.ascontiguousarray(chunk.values, np.float32).ravel(),
+    )
+
+
+def read_chunk(message: ChunkMessage) -> ActionChunk:
+    """The chunk of a message; the plan travels apart.
+
+    Raises:
+        ContractError: another schema version.
+        ShapeError: not a whole number of rows.
+    """
+    check_schema(message)
+    columns = len(message.names)
+    values = np.array(message.values, np.float32)
+    if not columns or not len(values) or len(values) % columns:
+        raise ShapeError(
+            f"ActionChunk {message.sequence}: expected whole rows of {columns} columns, got {len(values)} values"
+        )
+    return ActionChunk(
+        values=values.reshape(-1, columns),
+        names=tuple(message.names),
+        units=tuple(message.units),
+        step_s=message.step_s,
+        observed_ns=to_ns(message.header.stamp),
+        valid_until_ns=to_ns(message.valid_until),
+        sequence=message.sequence,
+    )
+
+
+def plan_message(plan: Plan, acted: Acted) -> PlanMessage:
+    """A plan with the chunk's stamp and sequence."""
+    return PlanMessage(
+        schema_version=PlanMessage.SCHEMA_VERSION,
+        header=Header(stamp=to_time(acted.chunk.observed_ns), frame_id=plan.frame_id),
+        sequence=acted.chunk.sequence,
+        instruction=acted.observation.instruction,
+        step=plan.step,
+        steps=list(plan.steps),
+        confidence=np.ascontiguousarray(plan.confidence, np.float32),
+        waypoint_stamps=[to_time(stamp_ns) for stamp_ns in plan.stamps_ns],
+        names=list(plan.names),
+        units=list(plan.units),
+        waypoints=np.ascontiguousarray(plan.waypoints, np.float32).ravel(),
+    )
+
+
+def path_message(plan: Plan, stamp_ns: int) -> Path | None:
+    """The waypoints as a path for display; None where they are no positions x, y, z in metres."""
+    if not {"x", "y", "z"} <= set(plan.names):
+        return None
+    x, y, z = (plan.names.index(name) for name in "xyz")
+    if {plan.units[i] for i in (x, y, z)} != {"m"}:
+        return None
+    poses = [
+        PoseStamped(
+            header=Header(stamp=to_time(at_ns), frame_id=plan.frame_id),
+            pose=Pose(
+                position=Point(x=float(point[x]), y=float(point[y]), z=float(point[z])), orientation=Quaternion(w=1.0)
+            ),
+        )
+        for point, at_ns in zip(plan.waypoints, plan.stamps_ns, strict=True)
+    ]
+    return Path(header=Header(stamp=to_time(stamp_ns), frame_id=plan.frame_id), poses=poses)
+
+
+def stats_message(outcome: Outcome, counts: Mapping[str, int]) -> InferenceStats:
+    """Where the time of one step went; `counts` has the five uint64 fields by their names."""
+    newest_ns = newest_frame_ns(outcome.observation)
+    message = InferenceStats(
+        schema_version=InferenceStats.SCHEMA_VERSION,
+        header=Header(stamp=to_time(newest_ns)),
+        warm_up=outcome.times.warm_up,
+        step_ms=outcome.times.duration_ns / 1e6,
+        latency_ms=(outcome.times.ended_ros_ns - newest_ns) / 1e6,
+        **counts,
+    )
+    if isinstance(outcome, Acted):
+        stages = {name: ns for name, ns in outcome.stages_ns.items() if name != "step"}
+        message.sequence = outcome.chunk.sequence
+        message.stages, message.stage_ms = list(stages), [ns / 1e6 for ns in stages.values()]
+    else:
+        message.error = f"{type(outcome.error).__name__}: {outcome.error}"
+    return message
+
+
+def newest_frame_ns(observation: Observation) -> int:
+    """The stamp that a chunk of this observation counts from."""
+    return max(frame.stamp_ns for frame in observation.frames.values())
+
+
+def heartbeat_message(now_ros_ns: int, observing_ns: int | None, session: int) -> Heartbeat:
+    """A sign of life."""
+    return Heartbeat(
+        schema_version=Heartbeat.SCHEMA_VERSION,
+        session=session,
+        stamp=to_time(now_ros_ns),
+        observing=observing_ns is not None,
+        observed=to_time(observing_ns or 0),
+    )
+
+
+def read_heartbeat(message: Heartbeat) -> int | None:
+    """The stamp of the observation that the model was given, or None. Raises ContractError: another schema version."""
+    check_schema(message)
+    return to_ns(message.observed) if message.observing else None
+
+
+def status_message(command: GateCommand, columns: tuple[Column, ...]) -> GateStatus:
+    """What the gate decided."""
+    return GateStatus(
+        schema_version=GateStatus.SCHEMA_VERSION,
+        header=Header(stamp=to_time(command.stamp_ns)),
+        number=command.number,
+        mode=command.mode,
+        cause=command.cause or "",
+        since=to_time(command.since_ns or 0),
+        valid_until=to_time(command.valid_until_ns),
+        names=[column.name for column in columns],
+        units=[column.unit for column in columns],
+        values=list(command.values or ()),
+        limited=list(command.limited),
+        observed=to_time(command.observed_ns or 0),
+        sequence=command.sequence or 0,
+        row=-1 if command.row is None else command.row,
+    )

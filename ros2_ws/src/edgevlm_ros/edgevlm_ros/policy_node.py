@@ -1,0 +1,266 @@
+"""A policy as a node: camera frames, state and instructions in, action chunks and plans out; never a robot command.
+
+The callbacks of one thread convert messages and put what belongs together into a mailbox, from which a worker thread
+feeds the model. Instructions: a goal of `execute_instruction` comes before `set_instruction` and the topic
+`instruction`, of which the latest wins; a newer goal preempts an older one; after a goal nothing is in force.
+
+Diagnostics, one row each:
+    inference: rate_hz, step_ms_p50, _p95, _p99, _max, latency_ms, acted, failed, failures_in_row, idle, last_error
+    camera <name>: received, taken, late, old, future, refused_damaged, _encoding, _size, _frame_id, unmatched,
+        missing_frames, skew_ms, health, went_missing, rate_hz, age_ms, lag_ms, silent_s, last_refusal, publishers
+    state_input: received, taken, late, old, future, refused_not_finite, refused_fields, health, went_missing, rate_hz,
+        age_ms, lag_ms, silent_s, last_refusal, publishers
+    matching: matched, skipped, clock_restarts, observations, observations_dropped
+    instruction: text, source, topic_taken, topic_refused, topic_ignored, service_*, goal_taken, goal_refused,
+        goal_preempted, last_refusal, incompatible_qos
+    worker: alive, silent_s
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from edgevlm.bags.topics import TopicMap
+from edgevlm.contract import SECOND_NS, Contract
+from edgevlm.errors import ContractError
+from edgevlm.load import load
+from edgevlm.loop.mailbox import Mailbox
+from edgevlm.loop.matching import Matched, merge
+from edgevlm.loop.worker import Clocks, Hooks, Worker
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks.policy import Policy
+from edgevlm_ros.contract_check import CAMERA_TYPES, Limits, Live, faults
+from edgevlm_ros.instruction_server import InstructionServer, Rules
+from edgevlm_ros.outputs import Newest, Outputs, Run
+from edgevlm_ros.parameters import Parameters
+from edgevlm_ros.policy_parameters import ITEMS, check, match_spec, runtime_options
+from edgevlm_ros.probe import Probe, mismatch
+from edgevlm_ros.qos import SENSOR, listen
+from edgevlm_ros.senses import Senses
+from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
+from edgevlm_ros.topics import live_topics, message_class, state_types
+
+OpenPolicy = Callable[[str, RuntimeOptions], Policy]
+_STOP_S = 10.0  # a step that takes longer is left behind
+_LOOK_S = 0.05
+
+
+class PolicyNode(ShellNode):
+    """The shell around senses, worker and instructions."""
+
+    def __init__(self, open_policy: OpenPolicy = load) -> None:
+        super().__init__("policy_node")
+        self._open = open_policy
+        self._settings = Parameters(self, ITEMS, check=check, frozen=lambda: self.active)
+        self._outputs = Outputs(self)
+        self._server = InstructionServer(self, self._outputs.instruction, self._newest)
+        self._policy: Policy | None = None
+        self._run: Run | None = None
+        self._senses: Senses | None = None
+        self._worker: Worker | None = None
+        self._stuck = False
+        self._subscriptions_made: dict[str, Any] = {}  # by the topic map's names
+        self._topics: TopicMap | None = None
+        self._wake_timer = self.create_timer(1.0, self._wake, clock=self.steady, autostart=False)
+        self._rate_from = (self.steady_ns(), 0)
+        self.begin(**{item.name: self._settings[item.name] for item in AUTOSTART})
+
+    def configure(self) -> None:
+        values = self._settings.values()
+        if not values["bundle"]:
+            raise ContractError("bundle: expected the directory of a policy's bundle, got none; set the parameter")
+        loaded: Any = self._open(values["bundle"], runtime_options(values))
+        if not callable(getattr(loaded, "session", None)):
+            task = loaded.bundle.manifest.task
+            loaded.close()
+            raise ContractError(f"policy_node: expected the bundle of a policy, {values['bundle']} is of task {task!r}")
+        self._policy = loaded
+        loaded.warm_up()
+        self._outputs.contract(loaded.contract, loaded.bundle.sha256)
+
+    def activate(self) -> None:
+        policy, values = self._loaded(), self._settings.values()
+        if self._stuck:
+            raise ContractError("the model has not ended a step of the activation before; restart the process")
+        contract = policy.contract
+        spec = match_spec(values, contract)
+        found = [] if values["topics"] else self._found(contract, values["check_s"] / 2)
+        self._topics = topics = live_topics(contract, values["topics"], found)
+        live = Probe(self, contract, topics).look(values["check_s"])
+        mailbox: Mailbox[Matched] = Mailbox(merge)
+        clocks = Clocks(self.now_ns, self.steady_ns)
+        self._senses = senses = Senses(contract, topics, spec, mailbox, clocks, values["silence_s"])
+        senses.warn = lambda told: self.get_logger().warning(told, throttle_duration_sec=1.0)
+        senses.restarted = lambda: self._server.abort("the clock began anew")
+        self._subscribe(contract, topics, live)
+        if values["check_contract"]:
+            limits = Limits(values["check_s"], values["rate_tolerance"], spec.max_age_s, spec.future_s)
+            _refuse(faults(contract, topics, live, limits))
+        self._start(policy, mailbox, clocks)
+        rules = Rules(
+            topics.instruction, values["success_topic"], values["goal_timeout_s"], values["failures_to_abort"]
+        )
+        self._server.start(policy.check_instruction, rules)
+
+    def deactivate(self) -> None:
+        self._server.stop("the node was deactivated")
+        self._wake_timer.cancel()
+        for subscription in self._subscriptions_made.values():
+            self.destroy_subscription(subscription)
+        self._subscriptions_made = {}
+        if self._run is not None:
+            self._run.closed = True
+        if self._worker is not None and not self._worker.stop(_STOP_S):
+            self._stuck = True
+            self.get_logger().error(f"the model has not ended its step within {_STOP_S:g} s; restart the process")
+        self._worker = self._senses = self._run = None
+
+    def cleanup(self) -> None:
+        if self._policy is not None and not self._stuck:  # an engine must not be closed while it runs
+            self._policy.close()
+        self._policy = None
+
+    def report(self) -> list[Report]:
+        senses, worker = self._senses, self._worker
+        if senses is None or worker is None:
+            return [self._server.report()]
+        rows = []
+        for section, level, message, figures in senses.report():
+            counted = self._publisher_count(section)
+            if counted is not None and counted > 1:
+                level, message = "error", f"{counted} publishers on its topic, expected one; stop or remap the others"
+            rows.append((section, level, message, figures if counted is None else {**figures, "publishers": counted}))
+        return [self._inference(worker), *rows, self._server.report(), self._life(worker)]
+
+    def _loaded(self) -> Policy:
+        if self._policy is None:
+            raise ContractError("no bundle is loaded; configure the node first")
+        return self._policy
+
+    def _newest(self) -> Newest:
+        return self._run.newest if self._run is not None else Newest()
+
+    def _found(self, contract: Contract, for_s: float) -> list[str]:
+        """Which of the cameras' topics by convention are live, after namespaces and remaps; waits for one of each."""
+        ends, until_ns = ("", "/compressed"), self.steady_ns() + round(for_s * SECOND_NS)
+        while True:
+            names = [[f"{camera.name}/image_raw{end}" for end in ends] for camera in contract.cameras]
+            found = [[f"/{name}" for name in pair if self.count_publishers(name)] for pair in names]
+            if all(found) or self.steady_ns() >= until_ns:
+                return [name for pair in found for name in pair]
+            time.sleep(_LOOK_S)  # discovery goes on in a thread of its own
+
+    def _subscribe(self, contract: Contract, topics: TopicMap, live: Live) -> None:
+        """To every topic whose type is known; cameras as bytes, which are decoded without message objects."""
+        assert self._senses is not None
+        wanted: dict[str, tuple[tuple[str, ...], Any]] = {}
+        for camera in contract.cameras:
+            wanted[topics.cameras[camera.name]] = (CAMERA_TYPES, partial(self._on_frame, camera.name))
+        for topic, type_name in state_types(topics).items():
+            wanted[topic] = ((type_name,) if type_name else (), partial(self._on_state, topic))
+        for topic, (allowed, callback) in wanted.items():
+            seen = live.topics[topic]
+            if len(seen.types) != 1 or (allowed and seen.types[0] not in allowed):
+                if not self._settings["check_contract"]:
+                    raise ContractError(
+                        f"topic {seen.name}: expected one publisher to learn its type from, got {seen.types}"
+                    )
+                continue  # the check tells
+            raw = allowed == CAMERA_TYPES
+            take = partial(callback, seen.types[0]) if raw else callback
+            subscription = listen(self, message_class(seen.types[0]), topic, take, SENSOR, raw=raw)
+            self._subscriptions_made[topic] = subscription
+            seen.qos = mismatch(self, seen.name, subscription.qos_profile)
+
+    def _start(self, policy: Policy, mailbox: Mailbox[Matched], clocks: Clocks) -> None:
+        self._run = now = Run(self._outputs, policy.contract, policy.bundle.sha256, clocks)
+        instruction = self._server.instruction
+        hooks = Hooks(publish=now.publish, beat=now.beat, instruction=instruction)
+        worker = Worker(policy.session(), mailbox, hooks, clocks, poll_s=self._settings["poll_s"])
+        senses = self._senses
+        assert senses is not None
+        now.counts = lambda: {
+            "frames_received": senses.frames_received,
+            "frames_dropped": senses.frames_dropped,
+            "observations_dropped": mailbox.drops,
+            "acted": worker.counts["acted"],
+            "failed": worker.counts["act_failed"],
+        }
+        self._worker = worker
+        self._rate_from = (self.steady_ns(), 0)
+        worker.start()
+
+    def _on_frame(self, camera: str, type_name: str, data: bytes) -> None:
+        if self._senses is not None:
+            self._senses.camera(camera, type_name, data)
+            self._set_wake()
+
+    def _on_state(self, topic: str, message: Any) -> None:
+        if self._senses is not None:
+            self._senses.state(topic, message)
+            self._set_wake()
+
+    def _wake(self) -> None:
+        self._wake_timer.cancel()
+        if self._senses is not None:
+            self._senses.wake()
+            self._set_wake()
+
+    def _set_wake(self) -> None:
+        at_ns = self._senses.wake_steady_ns if self._senses is not None else None
+        if at_ns is None:
+            self._wake_timer.cancel()
+            return
+        self._wake_timer.timer_period_ns = max(1_000, at_ns - self.steady_ns())
+        self._wake_timer.reset()
+
+    def _inference(self, worker: Worker) -> Report:
+        newest, counts, latency = self._newest(), worker.counts, worker.latency
+        (from_ns, before), now_ns = self._rate_from, self.steady_ns()
+        self._rate_from = (now_ns, counts["acted"])
+        figures: dict[str, object] = {
+            "rate_hz": (counts["acted"] - before) * 1e9 / max(1, now_ns - from_ns),
+            **{f"step_ms_{key}": latency[key] for key in ("p50", "p95", "p99", "max")},
+            "latency_ms": newest.latency_ms,
+            "acted": counts["acted"],
+            "failed": counts["act_failed"],
+            "failures_in_row": newest.failures,
+            "idle": counts["idle"],
+            "last_error": self._run.last_error if self._run is not None else "",
+        }
+        return "inference", "error" if newest.error else "ok", newest.error or "ok", figures
+
+    def _life(self, worker: Worker) -> Report:
+        silent_s = (self.steady_ns() - self._run.beat_steady_ns) / 1e9 if self._run is not None else 0.0
+        bad = not worker.alive or silent_s > self._settings["silence_s"] + self._settings["poll_s"]
+        message = f"no sign of life for {silent_s:.1f} s" if bad else "ok"
+        return "worker", "error" if bad else "ok", message, {"alive": worker.alive, "silent_s": silent_s}
+
+    def _publisher_count(self, section: str) -> int | None:
+        """The most publishers that any topic of a section has."""
+        assert self._topics is not None
+        if section == "state_input":
+            topics = list(state_types(self._topics))
+        elif section.startswith("camera "):
+            topics = [self._topics.cameras[section.removeprefix("camera ")]]
+        else:
+            return None
+        return max(int(self.count_publishers(topic)) for topic in topics)
+
+
+def _refuse(found: list[str]) -> None:
+    if found:
+        listed = "".join(f"\n  - {fault}" for fault in found)
+        raise ContractError(f"{len(found)} fault(s) between the contract and the live topics:{listed}")
+
+
+def main() -> None:
+    """Run the node."""
+    run(PolicyNode)
+
+
+if __name__ == "__main__":
+    main()

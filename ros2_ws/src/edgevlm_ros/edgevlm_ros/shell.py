@@ -1,0 +1,205 @@
+"""What every node here shares: a lifecycle that can start by itself, diagnostics, one way to run and to end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.timer import Timer
+
+from edgevlm.errors import EdgevlmError
+from edgevlm_ros.parameters import Item
+
+AUTOSTART = (
+    Item("autostart", False, "configure and activate without being asked, and try again while that is refused"),
+    Item("autostart_period_s", 0.5, "how long to wait between two tries", 0.05, 60.0),
+    Item("diagnostics_period_s", 1.0, "how often diagnostics are published", 0.1, 60.0),
+)
+_LEVELS = {"ok": DiagnosticStatus.OK, "warn": DiagnosticStatus.WARN, "error": DiagnosticStatus.ERROR}
+
+Report = tuple[str, str, str, Mapping[str, object]]  # section, level of _LEVELS, message, figures
+
+
+class ShellNode(LifecycleNode):
+    """A lifecycle node whose subclass gives `configure`, `activate`, `deactivate`, `cleanup` and `report`.
+
+    `configure` and `activate` refuse by raising an EdgevlmError, which is logged and stands in the diagnostics; what a
+    refused step had made is taken down again by `deactivate` and `cleanup`, which must not mind a half-built state.
+    One thread runs all callbacks.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.active = False
+        self.refusal = ""
+        self._starter: Timer | None = None
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.steady = Clock(clock_type=ClockType.STEADY_TIME)
+
+    def begin(self, *, autostart: bool, autostart_period_s: float, diagnostics_period_s: float) -> None:
+        """Call at the end of the constructor, with the parameters of AUTOSTART."""
+        self.create_timer(diagnostics_period_s, self._publish_diagnostics, clock=self.steady)
+        if autostart:
+            self._starter = self.create_timer(autostart_period_s, self._autostart, clock=self.steady)
+
+    def configure(self) -> None:
+        """Load, warm up, make endpoints. Raises EdgevlmError to refuse."""
+
+    def activate(self) -> None:
+        """Check what is live and start. Raises EdgevlmError to refuse."""
+
+    def deactivate(self) -> None:
+        """Stop; nothing is published afterwards."""
+
+    def cleanup(self) -> None:
+        """Free what `configure` made."""
+
+    def report(self) -> list[Report]:
+        """Rows of diagnostics."""
+        return []
+
+    def now_ns(self) -> int:
+        """ROS time."""
+        return int(self.get_clock().now().nanoseconds)
+
+    def steady_ns(self) -> int:
+        """Steady time."""
+        return time.monotonic_ns()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._try("configure", self.configure, self.cleanup)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        tried = self._try("activate", self.activate, self.deactivate)
+        if tried == TransitionCallbackReturn.SUCCESS:
+            self.active = True
+            self._started()
+            return super().on_activate(state)
+        return tried
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.active = False
+        self._started()
+        self.deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.cleanup()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Take everything down, whatever state it is in."""
+        if self.active:
+            self.active = False
+            self.deactivate()
+        self.cleanup()
+
+    def _try(self, what: str, step: Callable[[], None], undo: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - rclpy swallows what escapes from here, and tells nobody
+            undo()
+            known = isinstance(error, EdgevlmError)
+            refusal = f"{what} refused: {error}" if known else f"{what} failed: {type(error).__name__}: {error}"
+            if refusal != self.refusal:
+                self.get_logger().error(refusal if known else f"{refusal}\n{traceback.format_exc()}")
+            self.refusal = refusal
+            return TransitionCallbackReturn.FAILURE
+        self.refusal = ""
+        self.get_logger().info(f"{what}: done")
+        return TransitionCallbackReturn.SUCCESS
+
+    def _started(self) -> None:
+        """Leave the lifecycle to people: who deactivates a node does not want it to start again."""
+        if self._starter is not None:
+            self._starter.cancel()
+
+    def _autostart(self) -> None:
+        label = self._state_machine.current_state[1]
+        if label == "unconfigured":
+            self.trigger_configure()
+        elif label == "inactive":
+            self.trigger_activate()
+
+    def _publish_diagnostics(self) -> None:
+        own = ("error" if self.refusal else "ok", self.refusal or ("active" if self.active else "not active"))
+        rows: list[Report] = [("state", *own, {**_vitals()}), *self.report()]
+        name = self.get_fully_qualified_name()
+        statuses = [
+            DiagnosticStatus(
+                level=_LEVELS[level],
+                name=f"{name}: {section}",
+                message=message,
+                hardware_id=name,
+                values=[KeyValue(key=key, value=_shown(value)) for key, value in figures.items()],
+            )
+            for section, level, message, figures in rows
+        ]
+        array = DiagnosticArray(status=statuses)
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _vitals() -> dict[str, object]:
+    """Memory of this process, and the hottest sensor where the machine tells."""
+    found: dict[str, object] = {}
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            found["memory_mb"] = int(line.split()[1]) / 1024
+    temperatures = []
+    for path in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
+        try:
+            temperatures.append(int(path.read_text()) / 1000)
+        except (OSError, ValueError):
+            continue  # a sensor that is off
+    if temperatures:
+        found["temperature_c"] = max(temperatures)
+    return found
+
+
+def run(make: Callable[[], ShellNode]) -> None:
+    """Run a node until SIGINT or SIGTERM and take it down in order; exits with the error's code if it cannot begin."""
+    rclpy.init(args=sys.argv, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: rclpy.try_shutdown())
+    try:
+        node = make()
+    except EdgevlmError as error:
+        rclpy.logging.get_logger("edgevlm").fatal(str(error))
+        rclpy.try_shutdown()
+        raise SystemExit(error.exit_code) from error
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+    except Exception:
+        if rclpy.ok():
+            raise
+    finally:
+        node.close()
+        executor.remove_node(node)
+        node.destroy_node()
+        rclpy.try_shutdown()

@@ -1,0 +1,271 @@
+"""Questions about pictures: a service `ask`, and an answer (or a decision) at regular times.
+
+Diagnostics: `chat` with the keys asked, answered, failed, busy_ms, last_error; `camera` with received, refused, age_ms.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from edgevlm_msgs.srv import Ask
+from numpy.typing import NDArray
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.task import Future
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header, String
+
+from edgevlm.bags.frames import reorder
+from edgevlm.errors import ContractError, EdgevlmError
+from edgevlm.images import check_encoding, decode, view
+from edgevlm.load import load
+from edgevlm_ros.parameters import Item, Parameters
+from edgevlm_ros.qos import RELIABLE, SENSOR, advertise, listen
+from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
+from edgevlm_ros.stamps import to_ns
+
+_WAITING = 4  # questions that may wait for the model; fewer than the 10 requests that a service keeps
+
+ITEMS = (
+    *AUTOSTART,
+    Item("bundle", "", "directory of a bundle that answers in text"),
+    Item("transport", "raw", "raw (image_raw) or compressed (image_raw/compressed)"),
+    Item("question", "", "what is asked every period_s; empty: only the service asks", always=True),
+    Item("period_s", 0.0, "how often the question is asked; 0: never", 0.0, 86_400.0),
+    Item("choices", [""], "when given, `decision` gets the one of them that the answer names", always=True),
+    Item("max_new_tokens", 32, "longest answer", 1, 4096, always=True),
+    Item("max_age_s", 1.0, "oldest frame to answer about", 0.001, 3600.0, always=True),
+)
+
+
+class Answer(Protocol):
+    """What a model said."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+
+
+class Chat(Protocol):
+    """The task of a bundle that answers in text; pictures are uint8 RGB (H, W, 3)."""
+
+    def ask(self, *, image: NDArray[np.uint8], text: str, max_new_tokens: int) -> Answer: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Question:
+    image: NDArray[np.uint8]
+    text: str
+    max_new_tokens: int
+    done: Callable[[Answer | None, str, float], None]  # answer, what went wrong, milliseconds
+
+
+def open_chat(path: str) -> Chat:
+    """The chat of a bundle.
+
+    Raises:
+        ContractError: the bundle has another task.
+        BundleError: it cannot be opened.
+    """
+    loaded: Any = load(path)
+    if not callable(getattr(loaded, "ask", None)):
+        task = loaded.bundle.manifest.task
+        loaded.close()
+        hint = "; policy_node runs it" if task == "policy" else ""
+        raise ContractError(f"vlm_node: expected a bundle that answers in text, {path} is of the task {task!r}{hint}")
+    chat: Chat = loaded
+    return chat
+
+
+def decision(text: str, choices: Sequence[str]) -> str:
+    """The one choice that an answer names as whole words, in any case; empty when it names none or several."""
+    words = f" {' '.join(''.join(c if c.isalnum() else ' ' for c in text.lower()).split())} "
+    named = [choice for choice in choices if choice and f" {' '.join(choice.lower().split())} " in words]
+    return named[0] if len(named) == 1 else ""
+
+
+class VlmNode(ShellNode):
+    """Asks the model from a thread of its own, so that pictures and questions keep coming in."""
+
+    def __init__(self, open_model: Callable[[str], Chat] = open_chat) -> None:
+        super().__init__("vlm_node")
+        self._open = open_model
+        self._given = Parameters(self, ITEMS, frozen=lambda: self.active)
+        self._chat: Chat | None = None
+        self._frame: Image | CompressedImage | None = None
+        self._questions: queue.Queue[_Question | None] = queue.Queue(_WAITING)
+        self._thread: threading.Thread | None = None
+        self._counts: Counter[str] = Counter()
+        self._error, self._busy_ms = "", math.nan
+        self._timer: Any = None
+        self._subscription: Any = None
+        self._answers = advertise(self, String, "answer", RELIABLE)
+        self._decisions = advertise(self, String, "decision", RELIABLE)
+        # A question that waits for its answer must not keep pictures and other questions out.
+        self.create_service(Ask, "ask", self._serve, callback_group=ReentrantCallbackGroup())
+        self.begin(**{item.name: self._given[item.name] for item in AUTOSTART})
+
+    def configure(self) -> None:
+        if self._given["transport"] not in ("raw", "compressed"):
+            raise ContractError(f"transport: expected raw or compressed, got {self._given['transport']!r}")
+        self._chat = self._open(self._given["bundle"])
+
+    def activate(self) -> None:
+        compressed = self._given["transport"] == "compressed"
+        kind, topic = (CompressedImage, "image_raw/compressed") if compressed else (Image, "image_raw")
+        self._subscription = listen(self, kind, topic, self._keep, SENSOR)
+        self._questions = queue.Queue(_WAITING)
+        self._thread = threading.Thread(target=self._work, args=(self._questions,), name="edgevlm-chat", daemon=True)
+        self._thread.start()
+        if self._given["period_s"] > 0:
+            self._timer = self.create_timer(self._given["period_s"], self._ask_again)
+
+    def deactivate(self) -> None:
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+        if self._subscription is not None:
+            self.destroy_subscription(self._subscription)
+        self._timer = self._subscription = self._frame = None
+        if self._thread is not None:
+            while not self._questions.empty():
+                question = self._questions.get_nowait()
+                if question is not None:
+                    question.done(None, "the node was deactivated", 0.0)
+            self._questions.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def cleanup(self) -> None:
+        if self._chat is not None:
+            self._chat.close()
+            self._chat = None
+
+    def report(self) -> list[Report]:
+        keys = ("asked", "answered", "failed")
+        figures = {**{key: self._counts[key] for key in keys}, "busy_ms": self._busy_ms, "last_error": self._error}
+        age_ms = (self.now_ns() - to_ns(self._frame.header.stamp)) / 1e6 if self._frame else math.nan
+        camera = {"received": self._counts["received"], "refused": self._counts["refused"], "age_ms": age_ms}
+        stale = self.active and not age_ms <= self._given["max_age_s"] * 1e3
+        return [
+            ("chat", "error" if self._error else "ok", self._error or "ok", figures),
+            ("camera", "warn" if stale else "ok", "no fresh frame" if stale else "ok", camera),
+        ]
+
+    def _keep(self, frame: Image | CompressedImage) -> None:
+        self._counts["received"] += 1
+        self._frame = frame
+
+    def _picture(self, given: CompressedImage) -> tuple[NDArray[np.uint8], Header]:
+        """The picture that came with the question, or the camera's newest, as RGB.
+
+        Raises:
+            ContractError: there is none, it is too old, or no picture.
+        """
+        if len(given.data):
+            return decode(bytes(given.data), "rgb8"), given.header
+        frame = self._frame
+        if frame is None:
+            raise ContractError("ask: no picture was given and none came from the camera; check the image topic")
+        age_s = (self.now_ns() - to_ns(frame.header.stamp)) / 1e9
+        if age_s > self._given["max_age_s"]:
+            raise ContractError(f"ask: the camera's newest picture is {age_s:.1f} s old; check the camera")
+        if isinstance(frame, CompressedImage):
+            return decode(bytes(frame.data), "rgb8"), frame.header
+        pixels = view(memoryview(frame.data), frame.height, frame.width, frame.encoding, frame.step)
+        return reorder(pixels, check_encoding(frame.encoding), "rgb8"), frame.header
+
+    def _put(
+        self, text: str, given: CompressedImage, max_new_tokens: int, done: Callable[[Answer | None, str, float], None]
+    ) -> Header:
+        """Hand a question to the model's thread; the header of the picture it is about.
+
+        Raises:
+            ContractError: not active, no text, no picture, or too many questions are waiting.
+        """
+        if not self.active:
+            raise ContractError("ask: the node is not active; activate it first")
+        if not text.strip():
+            raise ContractError("ask: expected a question, got an empty text")
+        self._counts["asked"] += 1
+        try:
+            image, header = self._picture(given)
+        except EdgevlmError:
+            self._counts["refused"] += 1
+            raise
+        try:
+            self._questions.put_nowait(_Question(image, text, max_new_tokens, done))
+        except queue.Full:
+            raise ContractError(f"ask: {_WAITING} questions are waiting already; ask more slowly") from None
+        return header
+
+    async def _serve(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
+        told: Future = Future()
+        try:
+            tokens = request.max_new_tokens or self._given["max_new_tokens"]
+            response.header = self._put(
+                request.text, request.image, tokens, lambda *outcome: self._resolve(told, outcome)
+            )
+        except EdgevlmError as error:
+            response.message = str(error)
+            return response
+        answer, problem, response.duration_ms = await told
+        response.success, response.message = answer is not None, problem
+        if answer is not None:
+            response.text, response.token_ids = answer.text, list(answer.token_ids)
+        return response
+
+    def _resolve(self, told: Future, outcome: tuple[Answer | None, str, float]) -> None:
+        told.set_result(outcome)
+        if self.executor is not None:
+            self.executor.wake()  # it may be waiting for messages
+
+    def _ask_again(self) -> None:
+        question = self._given["question"]
+        if not question or not self._questions.empty():
+            return  # the last one has not been answered yet
+        try:
+            self._put(question, CompressedImage(), self._given["max_new_tokens"], self._publish)
+        except EdgevlmError as error:
+            self._error = str(error)
+
+    def _publish(self, answer: Answer | None, problem: str, _: float) -> None:
+        if answer is None:
+            return
+        self._answers.publish(String(data=answer.text))
+        choices = [choice for choice in self._given["choices"] if choice]
+        if choices:
+            self._decisions.publish(String(data=decision(answer.text, choices)))
+
+    def _work(self, questions: queue.Queue[_Question | None]) -> None:
+        while (question := questions.get()) is not None:
+            assert self._chat is not None
+            started_ns, answer, problem = self.steady_ns(), None, ""
+            try:
+                answer = self._chat.ask(
+                    image=question.image, text=question.text, max_new_tokens=question.max_new_tokens
+                )
+                self._counts["answered"] += 1
+            except Exception as error:  # noqa: BLE001 - the boundary to a model: the node goes on
+                self._counts["failed"] += 1
+                problem = f"{type(error).__name__}: {error}"
+            self._error, self._busy_ms = problem, (self.steady_ns() - started_ns) / 1e6
+            question.done(answer, problem, self._busy_ms)
+
+
+def main() -> None:
+    """Run the node."""
+    run(VlmNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""ament_python package: nodes, launch files and configurations. The runtime itself is `pip install edgevlm`."""
+
+from glob import glob
+
+from setuptools import setup
+
+NAME = "edgevlm_ros"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    packages=[NAME],
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", glob("launch/*.launch.py")),
+        (f"share/{NAME}/config", glob("config/*")),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=True,
+    maintainer="edgevlm developers",
+    maintainer_email="edgevlm@users.noreply.github.com",
+    description="ROS 2 nodes of edgevlm",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            f"policy_node = {NAME}.policy_node:main",
+            f"command_gate = {NAME}.command_gate:main",
+            f"vlm_node = {NAME}.vlm_node:main",
+            f"recorder = {NAME}.recorder:main",
+        ]
+    },
+)

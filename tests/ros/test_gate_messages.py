@@ -1,0 +1,238 @@
+"""The gate's commands as standard messages, its parameters as limits, and the state put together from topics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: make ros-build")
+pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-build")
+
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from support import gate_judge, tiny
+from trajectory_msgs.msg import JointTrajectory
+
+from edgevlm.bags.topics import StateSource, TopicMap, default_topics
+from edgevlm.contract import ActionGroup, Contract, StateField, StateSpec
+from edgevlm.errors import ContractError, LogError
+from edgevlm.loop.columns import columns
+from edgevlm.loop.gate import GateCommand
+from edgevlm_ros.command_messages import Setpoint, setpoints
+from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits
+from edgevlm_ros.stamps import to_ns
+from edgevlm_ros.topics import (
+    StateAssembler,
+    live_topics,
+    message_class,
+    message_stamp_ns,
+    relative,
+    state_types,
+    wrong_types,
+)
+
+ANGLE = math.radians(90)
+
+
+def group(kind: Any, names: tuple[str, ...], unit: str, **more: Any) -> ActionGroup:
+    count = len(names)
+    units = more.pop("units", (unit,) * count)
+    bounds = {"lower": (-9.0,) * count, "upper": (9.0,) * count}
+    return ActionGroup(
+        kind=kind, names=names, units=units, scale=(1.0,) * count, offset=(0.0,) * count, **bounds, **more
+    )
+
+
+def robot(*groups: ActionGroup) -> Contract:
+    """A state field for each column, by its name."""
+    return gate_judge.contract(groups, tuple(StateField(name=name, unit="1") for one in groups for name in one.names))
+
+
+def values_of(contract: Contract, **more: Any) -> dict[str, Any]:
+    """Every parameter with its default, limits filled in: names of state fields are those of the columns."""
+    values: dict[str, Any] = {item.name: item.default for item in (*ITEMS, *contract_items(contract))}
+    filled = {"velocity": 1.0, "acceleration": 2.0, "position": [-3.0, 3.0], "tracking": 0.5}
+    for name in values:
+        part, _, key = name.rpartition(".")
+        if part.startswith("axes.") and key in filled:
+            values[name] = filled[key]
+        elif part.startswith("axes."):
+            values[name] = part.removeprefix("axes.")
+        elif part.startswith("orientations."):
+            values[name] = filled.get(key, ["qx", "qy", "qz", "qw"])
+    return {**values, **more}
+
+
+def made(contract: Contract, names: tuple[str, ...] = ()) -> tuple[Setpoint, ...]:
+    limits = gate_limits(values_of(contract), contract)
+    return setpoints(contract, columns(contract, limits), default_topics(contract), names, 0.02)
+
+
+def message(contract: Contract, *values: float) -> Any:
+    (setpoint,) = made(contract)
+    sent = setpoint.message(GateCommand(1, 5_000_000_007, 6_000_000_000, "follow", values))
+    assert to_ns(sent.header.stamp) == 5_000_000_007
+    assert type(sent) is setpoint.message_type
+    assert sent.header.frame_id == contract.action.groups[0].frame_id
+    return sent
+
+
+def test_a_hand_that_moves_by_rate_is_a_twist() -> None:
+    six = group("ee_delta", ("a", "b", "c", "d", "e", "f"), "", units=("m",) * 3 + ("rad",) * 3, frame_id="base",
+                relative_to="previous", rotation="rotation_vector")  # fmt: skip
+    twist = message(robot(six), 1.0, 2.0, 3.0, 4.0, 5.0, 6.0).twist
+    assert (twist.linear.x, twist.linear.y, twist.linear.z) == (1.0, 2.0, 3.0)
+    assert (twist.angular.x, twist.angular.y, twist.angular.z) == (4.0, 5.0, 6.0)
+
+
+def test_fewer_columns_of_a_twist_go_by_their_names() -> None:
+    base = group("twist", ("forward_x", "turn_z"), "", units=("m/s", "rad/s"))
+    sent = message(robot(base), 0.25, -0.5)
+    assert isinstance(sent, TwistStamped)
+    assert (sent.twist.linear.x, sent.twist.angular.z) == (0.25, -0.5)
+    assert (sent.twist.linear.z, sent.twist.angular.x) == (0.0, 0.0)
+    with pytest.raises(ContractError, match="which axis 'spin'"):
+        made(robot(group("twist", ("spin",), "rad/s")))
+
+
+def test_joints_that_move_by_rate_are_velocities() -> None:
+    sent = message(robot(group("joint_velocity", ("one", "two"), "rad/s")), 0.5, -0.5)
+    assert isinstance(sent, JointState)
+    assert (list(sent.name), list(sent.velocity), len(sent.position)) == (["one", "two"], [0.5, -0.5], 0)
+
+
+def test_joint_positions_are_a_trajectory_of_one_point_or_a_joint_state() -> None:
+    sent = message(robot(group("joint_position", ("one", "two"), "rad")), 0.5, -0.5)
+    assert isinstance(sent, JointTrajectory)
+    (point,) = sent.points
+    assert (list(sent.joint_names), list(point.positions)) == (["one", "two"], [0.5, -0.5])
+    assert to_ns(point.time_from_start) == 20_000_000
+    sent = message(robot(group("joint_position", ("one",), "rad", topic_type="sensor_msgs/msg/JointState")), 0.5)
+    assert (list(sent.name), list(sent.position), len(sent.velocity)) == (["one"], [0.5], 0)
+
+
+def test_a_hand_that_is_sent_somewhere_is_a_pose() -> None:
+    turned = group("ee_pose", ("x", "y", "z", "qx", "qy", "qz", "qw"), "m", rotation="quaternion_xyzw", frame_id="base")
+    pose = message(robot(turned), 0.1, 0.2, 0.3, 0.0, 0.0, math.sin(ANGLE / 2), math.cos(ANGLE / 2))
+    assert isinstance(pose, PoseStamped)
+    assert (pose.pose.position.x, pose.pose.position.y, pose.pose.position.z) == (0.1, 0.2, 0.3)
+    assert (pose.pose.orientation.z, pose.pose.orientation.w) == pytest.approx((math.sin(ANGLE / 2),) * 2)
+    plain = message(robot(group("ee_pose", ("x", "y", "z"), "m")), 0.1, 0.2, 0.3)
+    assert plain.pose.orientation.w == 0.0
+    with pytest.raises(ContractError, match="is no pose"):
+        made(robot(group("ee_pose", ("x", "y"), "m")))
+
+
+def test_each_group_has_a_topic_of_its_own() -> None:
+    both = robot(group("joint_velocity", ("left",), "rad/s"), group("joint_velocity", ("right",), "rad/s"))
+    with pytest.raises(ContractError, match="set command_topics"):
+        made(both)
+    assert [setpoint.topic for setpoint in made(both, ("l", "r"))] == ["l", "r"]
+    with pytest.raises(ContractError, match="expected one for each of 2 action groups"):
+        made(both, ("l",))
+
+
+def test_defaults_make_limits_that_fit_the_contract() -> None:
+    contract = tiny.mono_contract()
+    limits = gate_limits(values_of(contract, **{"axes.dx.state": "x", "axes.dy.state": "y"}), contract)
+    assert (limits.command_period_s, limits.command_valid_s) == (0.05, pytest.approx(0.15))
+    assert limits.latched == ("estop",)
+    assert [axis.action for axis in limits.axes] == ["dx", "dy"]
+
+
+def test_a_value_is_refused_while_others_are_still_missing() -> None:
+    contract = tiny.mono_contract()
+    values = {item.name: item.default for item in (*ITEMS, *contract_items(contract))}
+    check(values, contract)
+    with pytest.raises(ContractError, match=r"set the parameters axes\.dx\.velocity, axes\.dx\.acceleration, axes\.dy"):
+        gate_limits(values, contract)
+    bad = {"axes.dx.velocity": 1.0, "axes.dx.acceleration": 1.0, "axes.dx.tracking": 1.0}
+    with pytest.raises(ContractError, match=r"axes\.dx\..*need the state field"):
+        check({**values, **bad}, contract)
+
+
+def stamped(kind: Any, stamp_s: int, **fields: Any) -> Any:
+    sent = kind(**fields)
+    sent.header.stamp.sec = stamp_s
+    return sent
+
+
+def test_a_state_of_two_topics_is_as_old_as_its_oldest_part() -> None:
+    spec = StateSpec(fields=(StateField(name="x", unit="m"), StateField(name="jaw", unit="rad")))
+    topics = TopicMap(
+        cameras={},
+        state={"x": StateSource(topic="pose", path="pose.position.x"),
+               "jaw": StateSource(topic="axes", joint="j", unit="deg")},
+        instruction="say",
+    )  # fmt: skip
+    state = StateAssembler(spec, topics)
+    pose = stamped(PoseStamped, 3)
+    pose.pose.position.x = 0.5
+    assert state.feed("pose", pose, message_stamp_ns(pose, 0)) is None
+    assert state.missing == ("jaw",)
+    joints = stamped(JointState, 2, name=["other", "j"], position=[7.0, 180.0])
+    whole = state.feed("axes", joints, message_stamp_ns(joints, 0))
+    assert whole is not None
+    assert (whole.value.dtype, whole.stamp_ns) == (np.float32, 2_000_000_000)
+    assert whole.value == pytest.approx([0.5, math.pi])
+    for second, oldest in ((5, 3), (6, 3)):
+        joints.header.stamp.sec = second
+        whole = state.feed("axes", joints, message_stamp_ns(joints, 0))
+        assert whole is not None
+        assert whole.stamp_ns == oldest * 1_000_000_000
+    joints.position = [7.0, math.nan]
+    whole = state.feed("axes", joints, 9)
+    assert whole is not None
+    assert math.isnan(whole.value[1])
+    assert state.feed("axes", stamped(JointState, 9, name=["other"], position=[1.0]), 9) is None
+    state.reset()
+    assert state.missing == ("x", "jaw")
+
+
+def test_a_message_without_header_takes_the_clock_and_a_wrong_path_is_named() -> None:
+    array = Float64MultiArray(data=[1.0, 2.5])
+    assert message_stamp_ns(array, 42) == 42
+    assert message_stamp_ns(PoseStamped(), 42) == 42
+    spec = StateSpec(fields=(StateField(name="x", unit="m"),))
+
+    def state(path: str) -> StateAssembler:
+        source = StateSource(topic="array", path=path)
+        return StateAssembler(spec, TopicMap(cameras={}, state={"x": source}, instruction="say"))
+
+    whole = state("data[1]").feed("array", array, 42)
+    assert whole is not None
+    assert whole.value == [2.5]
+    assert state("data[2]").feed("array", array, 42) is None
+    with pytest.raises(LogError, match=r"topic array: path 'dada\[1\]' ends at 'dada'; there are \['.*data"):
+        state("dada[1]").feed("array", array, 42)
+
+
+def test_topics_are_relative_and_their_types_are_checked(tmp_path: Any) -> None:
+    contract = tiny.mono_contract()
+    assert {source.topic for source in live_topics(contract, "").state.values()} == {"joint_states"}
+    assert live_topics(contract, "", found=["front/image_raw"]).cameras == {"front": "front/image_raw"}
+    path = tmp_path / "map.yaml"
+    path.write_text(
+        "cameras: {front: /eye}\ninstruction: /say\nstate:\n  x: {topic: /pose, path: pose.position.x}\n"
+        "  y: {topic: /pose, path: pose.position.y}\n  grip: {topic: /axes, joint: grip}\n"
+    )
+    topics = live_topics(contract, str(path))
+    assert (topics.cameras["front"], topics.instruction) == ("eye", "say")
+    types = state_types(topics)
+    assert types == {"pose": "", "axes": "sensor_msgs/msg/JointState"}
+    assert wrong_types(types, {"pose": {"a/msg/A"}, "axes": {"sensor_msgs/msg/JointState"}}) == []
+    missing, wrong = wrong_types(types, {"axes": {"std_msgs/msg/String"}})
+    assert "pose: nobody publishes it" in missing
+    assert "axes: expected sensor_msgs/msg/JointState, got std_msgs/msg/String" in wrong
+    assert relative("/a/b") == "a/b"
+
+
+def test_a_message_class_is_found_by_its_type() -> None:
+    assert message_class("geometry_msgs/msg/PoseStamped") is PoseStamped
+    for name in ("nowhere_msgs/msg/Thing", "std_msgs/msg/Nothing", "std_msgs"):
+        with pytest.raises(ContractError, match="install the package that defines it"):
+            message_class(name)
