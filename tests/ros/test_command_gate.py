@@ -16,7 +16,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: make ros-build")
 pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-build")
 
-from edgevlm_msgs.msg import ActionChunk
 from geometry_msgs.msg import TwistStamped
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import JointState

@@ -34,7 +34,7 @@ def test_every_interface_is_written_down() -> None:
 def test_the_interface_is_the_released_one(source: Path) -> None:
     released, found = RELEASED[f"{source.parent.name}/{source.stem}"], built_hash(source)
     assert found == released["hash"], (
-        f"{source.name} changed: raise its SCHEMA_VERSION (messages) and write {found} into {PACKAGE.name}/interfaces.json"
+        f"{source.name} changed: raise its SCHEMA_VERSION (messages) and write {found} into interfaces.json"
     )
 
 

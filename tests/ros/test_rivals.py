@@ -6,9 +6,8 @@ import pytest
 
 pytest.importorskip("edgevlm_ros", reason="needs the built workspace: make ros-build")
 
-from edgevlm_ros.rivals import Rivals  # noqa: E402
-
-from edgevlm.contract import SECOND_NS  # noqa: E402
+from edgevlm.contract import SECOND_NS
+from edgevlm_ros.rivals import Rivals
 
 
 def test_two_sessions_that_alternate_are_a_conflict_at_once_and_until_one_is_silent() -> None:

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: make ros-build")
+pytest.importorskip("rclpy", reason="needs ROS 2: make ros-build")
 pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-build")
 
-from edgevlm_msgs.srv import Ask  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
+import rclpy
+from edgevlm_msgs.srv import Ask
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 
-from edgevlm_ros.processes import Processes, environment  # noqa: E402
+from edgevlm_ros.processes import Processes, environment
 
 HERE = Path(__file__).parent
 
