@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build ros-demo ros-gate demo test check both gate bench floor clean
+.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -66,6 +66,18 @@ ros-demo: ros-build ## the policy drives the simulated robot through ROS 2 nodes
 
 ros-gate: ros-build both ## 600 episodes over DDS must equal those of one process to the last bit; then 60 in real time
 	$(IN_ROS) $(BIN)/python -m edgevlm_tabletop.ros.gate --fp32 $(FP32) --int8 $(BUNDLE) --json build/ros-gate.json
+
+chaos: ros-build ## everything that can go wrong with the nodes, with the gate and without it (10 minutes)
+	$(BIN)/edgevlm export $(CHECKPOINT) -o $(BUNDLE) --int8 --calib $(LOG)
+	$(IN_ROS) PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python -m ros.chaos --bundle $(BUNDLE) --json build/chaos.json
+
+ros-bench: ros-build ## a 30 Hz 640x480 camera against the nodes: latency, periods, overhead, losses (on a machine that does nothing else)
+	$(BIN)/edgevlm export $(CHECKPOINT) -o $(BUNDLE) --int8 --calib $(LOG)
+	$(IN_ROS) PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python benchmarks/ros_latency.py --bundle $(BUNDLE) --json build/ros-latency.json
+
+soak: ros-build ## a million random chunks through the gate, then MINUTES (20) of 30 Hz through the nodes
+	$(BIN)/edgevlm export $(CHECKPOINT) -o $(BUNDLE) --int8 --calib $(LOG)
+	$(IN_ROS) PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python benchmarks/soak.py --bundle $(BUNDLE) --minutes $(or $(MINUTES),20) --json build/soak.json
 
 demo: setup ## export the trained tabletop policy to INT8, drive the simulated robot, profile
 	mkdir -p $(DEMO)

@@ -1,9 +1,10 @@
 """Reads a recording as episodes of observations that fit a contract.
 
-An episode starts at each instruction message and ends at the next, in the order of log times, so a simulated clock
-that starts again does no harm. Inside an episode only header stamps count: one observation for each frame of the
-lead camera (the contract's first), with the newest state at or before its stamp, and of every other camera the
-nearest frame within the window's tolerance. Pictures are read from the file when an observation is asked for.
+An episode starts at each instruction message and ends at the next (an empty one only ends it), in the order of log
+times, so a simulated clock that starts again does no harm. Inside an episode only header stamps count: one observation
+for each frame of the lead camera (the contract's first), with the newest state at or before its stamp, and of every
+other camera the nearest frame within the window's tolerance. Pictures are read from the file when an observation is
+asked for.
 """
 
 from __future__ import annotations
@@ -105,12 +106,7 @@ def read_log(path: str | os.PathLike[str], contract: Contract, topics: TopicMap 
         DependencyError: the extra `bags` is not installed.
     """
     path = Path(path)
-    container = Container(path)
-    if topics is None:
-        beside = topics_beside(path)
-        topics = load_topics(beside) if beside.is_file() else default_topics(contract, container.found)
-    topics.check(contract)
-    _check_roles(container, topics)
+    container, topics = open_log(path, contract, topics)
     instructions = [(ref.log_ns, str(message.data)) for ref, message in messages(container, topics.instruction)]
     if not instructions:
         raise LogError(
@@ -128,6 +124,20 @@ def read_log(path: str | os.PathLike[str], contract: Contract, topics: TopicMap 
         )
     recording.observation(episodes[0], 0)  # a camera of the wrong size is told now
     return recording
+
+
+def open_log(
+    path: str | os.PathLike[str], contract: Contract, topics: TopicMap | None = None
+) -> tuple[Container, TopicMap]:
+    """An indexed recording that has all topics of the contract, and the map in force. Raises as `read_log`."""
+    path = Path(path)
+    container = Container(path)
+    if topics is None:
+        beside = topics_beside(path)
+        topics = load_topics(beside) if beside.is_file() else default_topics(contract, container.found)
+    topics.check(contract)
+    _check_roles(container, topics)
+    return container, topics
 
 
 def _check_roles(container: Container, topics: TopicMap) -> None:
@@ -183,6 +193,8 @@ def _episodes(
     episodes: list[Episode] = []
     empty = dropped = 0
     for number, (start_ns, text) in enumerate(instructions):
+        if not text.strip():  # the robot is to idle
+            continue
         end_ns = starts[number + 1] if number + 1 < len(starts) else None
         end_ns = _until_loss(container.lost, start_ns, end_ns)
         inside = {name: _between(items, start_ns, end_ns) for name, items in frames.items()}

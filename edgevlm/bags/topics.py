@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgevlm.contract import Contract, Spec
-from edgevlm.errors import LogError, require
+from edgevlm.errors import LogError, OutputError, require
 
 _PATH = re.compile(r"[a-zA-Z]\w*(\[\d+\])?(\.[a-zA-Z]\w*(\[\d+\])?)*")
 
@@ -135,6 +135,20 @@ def load_topics(path: str | os.PathLike[str]) -> TopicMap:
             f"{path} at {where!r}: {first['msg']} (got {str(first['input'])[:80]}; {error.error_count()} fault(s) "
             "in all); a topic map has the keys cameras, state and instruction"
         ) from error
+
+
+def save_topics(topics: TopicMap, path: str | os.PathLike[str]) -> None:
+    """Write a topic map as `load_topics` reads it.
+
+    Raises:
+        OutputError: the file cannot be written.
+        DependencyError: the extra `bags` is not installed.
+    """
+    text = require("yaml", extra="bags").safe_dump(topics.model_dump(exclude_defaults=True), sort_keys=False)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error}); choose another place") from error
 
 
 def topics_beside(log: str | os.PathLike[str]) -> Path:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from edgevlm.cli import calibrate, export, inspect, profile, run, verify
+from edgevlm.cli import calibrate, export, inspect, profile, replay, run, verify
 from edgevlm.errors import EdgevlmError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("run")(run.command)
 app.command("profile")(profile.command)
+app.command("replay")(replay.command)
 
 
 @app.callback()

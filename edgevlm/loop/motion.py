@@ -138,7 +138,9 @@ class Motion:
         self._values, self._rates, self._limited = step.values, step.rates, step.limited
         if self._sent and now_ns <= self._sent[-1][0]:  # the clock restarted
             self._sent.clear()
-        self._sent.append((now_ns, step.rates))
+        # The same rates go on: one entry, however long a robot is told to rest without a new state.
+        if not self._sent or self._sent[-1][1] != step.rates:
+            self._sent.append((now_ns, step.rates))
         oldest_ns = now_ns if state_ns is None else state_ns
         while len(self._sent) > 1 and self._sent[1][0] <= oldest_ns:
             self._sent.popleft()

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgevlm.bags import LogWriter, StateSource, TopicMap, default_topics, load_topics, read_log, topics_beside
+from edgevlm.bags import LogWriter, StateSource, TopicMap, default_topics, frames, load_topics, read_log, topics_beside
 from edgevlm.bags.frames import reorder
 from edgevlm.bags.topics import unit_factor
 from edgevlm.contract import CameraSpec, Contract, Encoding, StateField, StateSpec
 from edgevlm.errors import LogError
+from edgevlm.images import view
 
 START_NS = 5_000_000_000
 Picture = Callable[[int], NDArray[np.uint8]]
@@ -155,3 +156,13 @@ def test_encodings_convert_as_opencv_does(have: Encoding, want: Encoding) -> Non
     got = reorder(image, have, want)
     assert got.shape == wanted.shape and got.dtype == np.uint8
     assert np.abs(got.astype(int) - wanted.astype(int)).max() <= (1 if want == "mono8" else 0)
+
+
+def test_channels_are_swapped_alike_with_and_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in rows with padding that may not be written to, as they come from the wire."""
+    padded = np.random.default_rng(3).integers(0, 256, (7, 40), np.uint8)
+    image = view(padded.tobytes(), 7, 11, "bgr8", 40)
+    with_opencv = reorder(image, "bgr8", "rgb8")
+    monkeypatch.setattr(frames, "_opencv", lambda: None)
+    assert np.array_equal(with_opencv, image[:, :, ::-1])
+    assert np.array_equal(reorder(image, "bgr8", "rgb8"), with_opencv)

@@ -24,6 +24,7 @@ from edgevlm_ros.shell import Report, ShellNode
 from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 
 _EARLY_KEPT = 64
+_TELL_EVERY_NS = SECOND_NS // 5  # while nothing is sent and nothing changes
 
 
 class Work:
@@ -46,7 +47,7 @@ class Work:
         self._rivals, self._conflicts = Rivals(), dict[str, int]()
         self._early: list[tuple[int, Callable[[int], None]]] = []  # lock-step: what came before the state of its stamp
         self._last: GateCommand | None = None
-        self._commanded_steady_ns = 0
+        self._commanded_steady_ns = self._told_steady_ns = 0
         self._stopped: bool | None = None
         self._state_ns: int | None = None  # stamp of the last whole state
         self._pending_ns: int | None = None  # lock-step: the stamp to command for
@@ -182,7 +183,10 @@ class Work:
         if command.stop != self._stopped:
             self._stopped = command.stop
             self.stop.publish(Bool(data=command.stop))
-        self.status.publish(status_message(command, self.commander.columns))
+        changed = self._last is None or (command.mode, command.cause) != (self._last.mode, self._last.cause)
+        if command.values is not None or changed or steady_ns - self._told_steady_ns >= _TELL_EVERY_NS:
+            self._told_steady_ns = steady_ns
+            self.status.publish(status_message(command, self.commander.columns))
         if self._last is None or command.cause != self._last.cause:
             self._node.get_logger().info(f"{command.mode}: {command.cause}" if command.cause else "follows the chunks")
         self._last = command

@@ -7,7 +7,8 @@ feeds the model. Instructions: a goal of `execute_instruction` comes before `set
 Diagnostics, one row each:
     inference: rate_hz, step_ms_p50, _p95, _p99, _max, latency_ms, acted, failed, failures_in_row, idle, last_error
     camera <name>: received, taken, late, old, future, refused_damaged, _encoding, _size, _frame_id, unmatched,
-        missing_frames, skew_ms, health, went_missing, rate_hz, age_ms, lag_ms, silent_s, last_refusal, publishers
+        encoding_changes, missing_frames, skew_ms, health, went_missing, rate_hz, age_ms, lag_ms, silent_s,
+        last_refusal, publishers
     state_input: received, taken, late, old, future, refused_not_finite, refused_fields, health, went_missing, rate_hz,
         age_ms, lag_ms, silent_s, last_refusal, publishers
     matching: matched, skipped, clock_restarts, observations, observations_dropped

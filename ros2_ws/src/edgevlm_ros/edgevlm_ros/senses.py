@@ -60,6 +60,7 @@ class Senses:
         self._last_refusal: dict[str, str] = {}
         self._told: Counter[str] = Counter()  # refusals of each source at the last report
         self._newest_ns: dict[str, int] = {}
+        self._encodings: dict[str, str] = {}  # of each camera's last readable frame
         self._clock_ns: int | None = None
         self.warn: Callable[[str], None] = lambda message: None
         self.restarted: Callable[[], None] = lambda: None
@@ -78,6 +79,9 @@ class Senses:
                 self._refuse(name, *unfit)
                 return
             image = _picture(message, camera)
+            changed = message.encoding != self._encodings.setdefault(name, message.encoding)
+            self._counts[f"{name}.encoding_changes"] += changed
+            self._encodings[name] = message.encoding
         except ShapeError as error:
             self._refuse(name, "size", str(error))
             return
@@ -150,6 +154,7 @@ class Senses:
         figures: dict[str, object] = {"received": self._counts[f"{name}.received"], **verdicts, **refused}
         if name != "state":
             figures["unmatched"] = self._matcher.counts[f"{name}.unmatched"]
+            figures["encoding_changes"] = self._counts[f"{name}.encoding_changes"]
             figures["missing_frames"] = self._counts[f"{name}.missing_frames"]
             figures["skew_ms"] = _ms(self._matcher.skew_ns(name))
         figures |= {

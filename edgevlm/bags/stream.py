@@ -1,0 +1,207 @@
+"""A recording as what happened, one thing after the other in the order of log times: for feeding a loop with it.
+
+`read_log` puts observations together with all of a recording in view; here nothing is known before its time.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bags.assembly import StateAssembler
+from edgevlm.bags.container import Container, MessageRef
+from edgevlm.bags.frames import header_stamp_ns, read_frame
+from edgevlm.bags.recording import open_log
+from edgevlm.bags.series import decoder, stamp_of
+from edgevlm.bags.topics import TopicMap
+from edgevlm.contract import SECOND_NS, CameraSpec, Contract, Stamped, check_state
+from edgevlm.errors import ContractError, LogError, NonFiniteError, ShapeError
+
+_LOOKED_AT = 50  # messages of the lead camera that tell which clock its stamps are of
+_OTHER_CLOCK_NS = 3600 * SECOND_NS
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame of a camera."""
+
+    log_ns: int
+    camera: str
+    frame: Stamped[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Felt:
+    """The whole state, stamped with the oldest of its fields."""
+
+    log_ns: int
+    state: Stamped[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """An instruction; None: messages were lost here, so what is in force is not known any more."""
+
+    log_ns: int
+    text: str | None
+
+
+Event = Seen | Felt | Told
+
+
+class Stream:
+    """The events of a recording, over which one can go again and again. Not for several threads at once.
+
+    Attributes:
+        warnings: what had to be left out; complete after the events were gone through once.
+        stamps_are_time: header stamps are of another clock than log times (a simulation's), so they are the data time.
+        first_ns, last_ns: log times of the first and the last message of the contract's topics.
+    """
+
+    def __init__(self, container: Container, contract: Contract, topics: TopicMap) -> None:
+        self._container, self._contract, self._topics = container, contract, topics
+        self._cameras: dict[str, list[CameraSpec]] = {}
+        for camera in contract.cameras:
+            self._cameras.setdefault(topics.cameras[camera.name], []).append(camera)
+        states = {source.topic for source in topics.state.values()}
+        self._decoders = {topic: decoder(container, topic) for topic in sorted({topics.instruction, *states})}
+        wanted = {*self._cameras, *self._decoders}
+        self._topic = {number: channel.topic for number, channel in container.channels.items()}
+        self._refs = [ref for ref in container.refs if self._topic.get(ref.channel) in wanted]
+        self.first_ns = self._refs[0].log_ns if self._refs else 0
+        self.last_ns = self._refs[-1].log_ns if self._refs else 0
+        self._noted: list[str] = []
+        self._counts: Counter[str] = Counter()
+        self._unstamped: set[str] = set()
+        self.stamps_are_time = self._look()
+
+    def __len__(self) -> int:
+        """How many messages there are; some of them are no event."""
+        return len(self._refs)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        counted = [f"{self._container.path}: {what}: {count} left out" for what, count in self._counts.items()]
+        return (*self._container.warnings, *self._noted, *counted)
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events, oldest log time first; equal times in the file's order.
+
+        Raises:
+            ShapeError: a picture of another size than the contract's.
+            LogError: a state message without the path that the topic map names.
+        """
+        self._counts.clear()
+        spec = self._contract.state
+        assembler = StateAssembler(spec, self._topics, str(self._container.path)) if spec else None
+        losses = sorted(self._container.lost)
+        lost_until_ns, newest_state_ns = -1, None
+        for ref in self._refs:
+            while losses and losses[0][0] <= ref.log_ns:
+                first_ns, last_ns = losses.pop(0)
+                lost_until_ns = max(lost_until_ns, last_ns)
+                yield Told(first_ns if first_ns >= self.first_ns else ref.log_ns, None)
+            topic = self._topic[ref.channel]
+            if topic in self._cameras:
+                yield from self._frames(topic, ref)
+                continue
+            message = self._decoded(topic, ref)
+            if message is None:
+                continue
+            if topic == self._topics.instruction:
+                if ref.log_ns > lost_until_ns:  # otherwise a later one may be among what was lost
+                    yield Told(ref.log_ns, str(message.data))
+                continue
+            assert assembler is not None
+            state = self._state(assembler, topic, message, ref)
+            if state is not None and state.stamp_ns != newest_state_ns:  # equal: another topic's message decides
+                newest_state_ns = state.stamp_ns
+                yield Felt(ref.log_ns, state)
+
+    def _look(self) -> bool:
+        """Which cameras have no stamps, and whether the stamps are of another clock than the log times."""
+        lead = self._topics.cameras[self._contract.cameras[0].name]
+        apart: list[int] = []
+        for topic in self._cameras:
+            stamps = [(ref.log_ns, self._stamp(ref)) for ref in islice(self._of(topic), _LOOKED_AT)]
+            known = [(log_ns, stamp_ns) for log_ns, stamp_ns in stamps if stamp_ns is not None]
+            if known and not any(stamp_ns for _, stamp_ns in known):
+                self._unstamped.add(topic)
+                self._noted.append(
+                    f"{self._container.path}: topic {topic}: every header stamp is 0, used the log times"
+                )
+            elif topic == lead:
+                apart = [abs(log_ns - stamp_ns) for log_ns, stamp_ns in known]
+        if not apart or median(apart) < _OTHER_CLOCK_NS:
+            return False
+        self._noted.append(
+            f"{self._container.path}: topic {lead}: its stamps are of another clock than the log times "
+            f"({median(apart) / SECOND_NS:.0f} s apart); they are taken as the time"
+        )
+        return True
+
+    def _of(self, topic: str) -> Iterator[MessageRef]:
+        return (ref for ref in self._refs if self._topic[ref.channel] == topic)
+
+    def _stamp(self, ref: MessageRef) -> int | None:
+        try:
+            return header_stamp_ns(self._container.read(ref))
+        except ValueError:
+            return None
+
+    def _frames(self, topic: str, ref: MessageRef) -> Iterator[Seen]:
+        data = self._container.read(ref)
+        for camera in self._cameras[topic]:
+            try:
+                stamp_ns = ref.log_ns if topic in self._unstamped else header_stamp_ns(data)
+                picture = read_frame(self._container.found[topic], data, camera)
+            except ShapeError as error:
+                raise ShapeError(f"{self._container.path}: topic {topic} at {ref.log_ns} ns: {error}") from error
+            except (ValueError, LogError, ContractError):
+                self._counts[f"topic {topic}: damaged picture(s)"] += 1
+                continue
+            yield Seen(ref.log_ns, camera.name, Stamped(picture, stamp_ns))
+
+    def _decoded(self, topic: str, ref: MessageRef) -> Any:
+        try:
+            return self._decoders[topic](self._container.read(ref))
+        except (ValueError, LookupError, TypeError, struct.error):  # what the decoder makes of damaged bytes
+            self._counts[f"topic {topic}: damaged message(s)"] += 1
+            return None
+
+    def _state(
+        self, assembler: StateAssembler, topic: str, message: Any, ref: MessageRef
+    ) -> Stamped[NDArray[np.float32]] | None:
+        assert self._contract.state is not None
+        whole = assembler.feed(topic, message, stamp_of(message, ref.log_ns))
+        if whole is None:
+            return None
+        try:
+            return Stamped(check_state(self._contract.state, whole.value), whole.stamp_ns)
+        except NonFiniteError:
+            self._counts["state(s) with NaN or infinite values"] += 1
+            return None
+
+
+def open_stream(path: str | os.PathLike[str], contract: Contract, topics: TopicMap | None = None) -> Stream:
+    """A recording's events for a contract; without `topics`, the map is found as `read_log` finds it.
+
+    Raises:
+        LogError: no MCAP; topics missing (the message lists those found) or of the wrong type; no instruction.
+        DependencyError: the extra `bags` is not installed.
+    """
+    container, topics = open_log(path, contract, topics)
+    if not container.select(topics.instruction):
+        raise LogError(
+            f"{path}: topic {topics.instruction} has no message; nothing is acted on before one says what to do"
+        )
+    return Stream(container, contract, topics)

@@ -1,0 +1,281 @@
+"""recorder: what a robot saw, was told and did, in one MCAP that `edgevlm replay` and `edgevlm export --calib` take.
+
+Messages are written as they came over the wire; their log time is their arrival in ROS time. Until the node ends
+(SIGINT, SIGTERM) the recording lies at `<output>.part`, flushed every `flush_s`: after a crash that file is what there
+is, and edgevlm reads it like any recording that was cut. With a bundle, the topic map is written beside it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+
+from edgevlm.bags.messages import assemble
+from edgevlm.bags.topics import TopicMap, save_topics, topics_beside
+from edgevlm.bags.writer import LogWriter
+from edgevlm.bundle import open_bundle
+from edgevlm.contract import Contract
+from edgevlm.errors import ContractError, EdgevlmError, LogError, OutputError
+from edgevlm_ros.parameters import Item, Parameters
+from edgevlm_ros.topics import live_topics, message_class
+
+ITEMS = (
+    Item("output", "", "the recording to write (.mcap); empty: recording-<date>.mcap in the working directory"),
+    Item("bundle", "", "directory of the policy's bundle, whose camera, state and instruction topics are recorded"),
+    Item("topics", "", "YAML file that names the topics; empty: the convention, as for policy_node"),
+    Item("topics_record", [""], "topics to record, also with *; empty: those of the bundle and what the nodes publish"),
+    Item("flush_s", 1.0, "how often what was received becomes readable for others", 0.05, 60.0),
+    Item("discovery_s", 0.2, "how often new topics are looked for", 0.05, 60.0),
+)
+FOLLOWED = "policy_node/instruction"  # what the policy follows, also by service or action goal
+PUBLISHED = ("action_chunk", "plan", "plan_path", "inference_stats", "gate_status", "command/*", FOLLOWED)
+_DEPTH = 50  # messages that wait while a chunk of the file is compressed
+
+
+class Recorder(Node):
+    """See the module.
+
+    Raises:
+        EdgevlmError: a parameter, the bundle or the topic map is refused, or the recording cannot be written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        settings = Parameters(self, ITEMS, frozen=lambda: self._started)
+        self._started = False
+        wanted = [topic for topic in settings["topics_record"] if topic]
+        contract = _contract(settings["bundle"])
+        if not wanted and contract is None:
+            raise ContractError("nothing to record: expected `bundle` or `topics_record`, got neither; give one")
+        self._map = live_topics(contract, settings["topics"]) if contract else None
+        self._chosen: set[str] = set(self._map.cameras) if self._map and settings["topics"] else set()
+        self._wanted = wanted or list(PUBLISHED)
+        self._with_inputs = not wanted
+        self.path = _path(settings["output"])
+        self.part = self.path.with_name(f"{self.path.name}.part")
+        self._log = _open(self.path, self.part)
+        self._subscriptions_made: dict[str, Subscription] = {}
+        self._refused: set[str] = set()
+        self._early: list[tuple[str, str, bytes]] = []  # came before the first /clock
+        self.counts: Counter[str] = Counter()
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(settings["discovery_s"], self._look, clock=steady)
+        self.create_timer(settings["flush_s"], self._log.flush, clock=steady)
+        self._started = True
+        self._look()
+        self._save_map()
+        self.get_logger().info(f"recording to {self.part}")
+
+    def close(self) -> None:
+        """Complete the file and give it its name.
+
+        Raises:
+            OutputError: it cannot be written; what was flushed stays at `<output>.part`.
+        """
+        for topic, type_name, data in self._early:  # there never was a clock
+            self._log.raw(topic, type_name, data, 0)
+        self._save_map()
+        self._log.close()
+        told = ", ".join(f"{topic} {count}" for topic, count in sorted(self.counts.items()))
+        self.get_logger().info(f"recorded {self.path}: {told or 'no message came'}")
+
+    def _look(self) -> None:
+        """Subscribe to what is wanted and live by now."""
+        live = {topic: types for topic, types in self.get_topic_names_and_types() if types}
+        inputs = self._inputs()
+        for topic, types in sorted(live.items()):
+            if topic in self._subscriptions_made or topic in self._refused:
+                continue
+            if topic in inputs or any(fnmatchcase(topic, pattern) for pattern in self._patterns()):
+                self._subscribe(topic, types)
+
+    def _inputs(self) -> set[str]:
+        """The bundle's topics by their full names."""
+        if not self._with_inputs or self._map is None:
+            return set()
+        self._choose_cameras()
+        absolute = self._absolute()
+        states = {source.topic for source in absolute.state.values()}
+        return {*absolute.cameras.values(), *states, absolute.instruction}
+
+    def _choose_cameras(self) -> None:
+        """By convention a camera has two topics: the one that is published is taken, the compressed one first."""
+        assert self._map is not None
+        for name in [name for name in self._map.cameras if name not in self._chosen]:
+            for topic in (f"{name}/image_raw/compressed", f"{name}/image_raw"):
+                if self.count_publishers(self.resolve_topic_name(topic)):
+                    self._chosen.add(name)
+                    self._map = self._map.model_copy(update={"cameras": {**self._map.cameras, name: topic}})
+                    self._save_map()
+                    break
+
+    def _subscribe(self, topic: str, types: Sequence[str]) -> None:
+        infos = self.get_publishers_info_by_topic(topic)
+        if not infos:
+            return  # only subscribers so far
+        if len(types) > 1:
+            self._refuse(topic, f"it has the types {', '.join(types)}")
+            return
+        try:
+            kind = message_class(types[0])
+            installed_definition(types[0])
+        except EdgevlmError as error:
+            self._refuse(topic, str(error))
+            return
+        profiles = [info.qos_profile for info in infos]
+        reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
+        latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
+        qos = QoSProfile(
+            depth=_DEPTH,
+            history=HistoryPolicy.KEEP_LAST,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
+        take = self._taker(topic, types[0])
+        self._subscriptions_made[topic] = self.create_subscription(kind, topic, take, qos, raw=True)
+        self.get_logger().info(f"recording {topic} ({types[0]})")
+
+    def _taker(self, topic: str, type_name: str) -> Callable[[bytes], None]:
+        def take(data: bytes) -> None:
+            self.counts[topic] += 1
+            now_ns = int(self.get_clock().now().nanoseconds)
+            if now_ns == 0:  # a simulated clock that nobody has set yet
+                self._early.append((topic, type_name, data))
+                return
+            for early in self._early:
+                self._log.raw(*early, now_ns)
+            self._early.clear()
+            self._log.raw(topic, type_name, data, now_ns)
+
+        return take
+
+    def _refuse(self, topic: str, why: str) -> None:
+        self._refused.add(topic)
+        self.get_logger().error(f"{topic} is not recorded: {why}")
+
+    def _patterns(self) -> list[str]:
+        """What is wanted by full names; a name without * is remapped like any other."""
+        space = self.get_namespace().rstrip("/")
+        return [
+            self.resolve_topic_name(topic) if "*" not in topic else topic if topic[0] == "/" else f"{space}/{topic}"
+            for topic in self._wanted
+        ]
+
+    def _absolute(self) -> TopicMap:
+        """The topic map with full names."""
+        assert self._map is not None
+        resolve = self.resolve_topic_name
+        state = {
+            name: source.model_copy(update={"topic": resolve(source.topic)}) for name, source in self._map.state.items()
+        }
+        cameras = {name: resolve(topic) for name, topic in self._map.cameras.items()}
+        return TopicMap(cameras=cameras, state=state, instruction=resolve(self._map.instruction))
+
+    def _save_map(self) -> None:
+        """The topic map of the recording as it is; what the policy followed tells more than what it was told."""
+        if self._map is None:
+            return
+        absolute = self._absolute()
+        followed = self.resolve_topic_name(FOLLOWED)
+        if self.counts[followed]:
+            absolute = absolute.model_copy(update={"instruction": followed})
+        save_topics(absolute, topics_beside(self.path))
+
+
+def installed_definition(type_name: str) -> str:
+    """The schema text of a type from the .msg files of the installed packages.
+
+    Raises:
+        LogError: it, or a type it uses, is not installed as a .msg file.
+    """
+    return assemble(type_name, _installed_body)
+
+
+def _installed_body(type_name: str) -> str:
+    package, _, name = type_name.partition("/msg/")
+    shares = [Path(sys.prefix) / "share" / package]  # ROS from pip, which the search path need not name
+    with suppress(PackageNotFoundError, ValueError):
+        shares.insert(0, Path(get_package_share_directory(package)))
+    for share in shares:
+        file = share / "msg" / f"{name}.msg"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    raise LogError(
+        f"message type {type_name}: expected {name}.msg in one of {[str(share / 'msg') for share in shares]}, "
+        "found none; install the package that defines it, and source its workspace"
+    )
+
+
+def _contract(bundle: str) -> Contract | None:
+    return open_bundle(bundle, verify_files=False).manifest.contract if bundle else None
+
+
+def _path(output: str) -> Path:
+    """Where the recording will lie.
+
+    Raises:
+        OutputError: something lies there already; a recording is never overwritten.
+    """
+    name = output or f"recording-{datetime.now(timezone.utc).astimezone():%Y%m%d-%H%M%S}.mcap"
+    path = Path(name).expanduser().absolute()
+    if path.suffix != ".mcap":
+        path = path.with_name(f"{path.name}.mcap")
+    for taken in (path, path.with_name(f"{path.name}.part")):
+        if taken.exists():
+            raise OutputError(
+                f"{taken}: expected a free name, there is a recording; move it or choose another `output`"
+            )
+    return path
+
+
+def _open(path: Path, part: Path) -> LogWriter:
+    log = LogWriter(path, part=part, definitions=installed_definition)
+    log.flush()  # refuses now what it would refuse later
+    return log
+
+
+def main() -> None:
+    """Record until SIGINT or SIGTERM; exits with the error's code if it cannot begin or go on."""
+    rclpy.init(args=sys.argv, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: rclpy.try_shutdown())
+    try:
+        node = Recorder()
+        _record(node)
+    except EdgevlmError as error:
+        rclpy.logging.get_logger("recorder").fatal(str(error))
+        raise SystemExit(error.exit_code) from error
+    finally:
+        rclpy.try_shutdown()
+
+
+def _record(node: Recorder) -> None:
+    executor: Any = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+    finally:
+        node.close()
+        executor.remove_node(node)
+        node.destroy_node()
+
+
+if __name__ == "__main__":
+    main()
