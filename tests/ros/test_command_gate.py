@@ -177,7 +177,7 @@ def test_a_pressed_emergency_stop_ends_commands_until_rearmed(rig: Rig) -> None:
     time.sleep(0.3)
     assert not rig.of("command/twist", stopped)
     assert not rig.of("command/gripper", stopped)
-    assert len(rig.of("gate_status", stopped)) > 5
+    wait_until(lambda: len(rig.of("gate_status", stopped)) > 2)  # five times a second while nothing is sent
     refused = rig.rearm()
     assert (refused.success, "still pressed" in refused.message) == (False, True)
     rig.press(False)
@@ -316,7 +316,8 @@ def test_in_lock_step_each_state_gets_one_command_once_its_chunk_is_there(start:
 def test_it_runs_before_others_where_that_is_permitted(start: Gates, processes: Processes) -> None:
     rig = start("first", realtime_priority=3)
     wait_until(lambda: rig.status is not None, 20)
-    fifo = os.sched_getscheduler(processes["first"].pid) == os.SCHED_FIFO
+    threads = [int(path.name) for path in Path(f"/proc/{processes['first'].pid}/task").iterdir()]
+    fifo = os.SCHED_FIFO in [os.sched_getscheduler(thread) for thread in threads]
     assert fifo != ("not permitted" in processes.log("first"))
 
 

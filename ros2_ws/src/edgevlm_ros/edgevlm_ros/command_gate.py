@@ -6,7 +6,7 @@ It is the only publisher of commands; edgevlm.loop.gate decides them. Nothing is
 Diagnostics, as `<node>: <row>` with these keys, always all of them while the node is active:
     gate       mode cause since number command.{follow,hold,decelerate,stop} clock.restarts
     inputs     {chunk,heartbeat,state}.{health,rate_hz,silent_s,age_ms,count,missing}
-    refusals   chunk.<reason> state.<reason> heartbeat.schema chunk.accepted state.accepted
+    refusals   chunk.<reason> state.<reason> heartbeat.schema command.late chunk.accepted state.accepted
                reasons: schema bundle path, and those of edgevlm.loop.intake.Reason
     fallbacks  <cause>, every one of edgevlm.loop.limits.Cause
     limited    <column>
@@ -18,7 +18,6 @@ Diagnostics, as `<node>: <row>` with these keys, always all of them while the no
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +41,7 @@ from edgevlm.loop.limits import GateLimits
 from edgevlm_ros.command_messages import Setpoint, setpoints
 from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits, make_executor
 from edgevlm_ros.gate_work import Work
+from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
 from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
@@ -61,6 +61,7 @@ class CommandGate(ShellNode):
         self._endpoints: list[Publisher | Subscription | Service | Timer] = []  # from configure to cleanup
         self._running: list[Publisher | Subscription | Service | Timer] = []  # from activate to deactivate
         self._work: Work | None = None
+        self._pacer: Pacer | None = None
         self.settings = Parameters(self, (*AUTOSTART, *ITEMS), self._check, lambda: self.active)
         check(self.settings.values(), None)
         self.begin(**{item.name: self.settings[item.name] for item in AUTOSTART})
@@ -104,8 +105,6 @@ class CommandGate(ShellNode):
         if not settings["enabled"]:
             self.get_logger().error(_OFF)
         work.report()  # once before commands count on it: the first one imports and is slow
-        if settings["realtime_priority"]:
-            self._prefer(settings["realtime_priority"])
         # What exists now stays: collections only look at what commands leave behind, and are short.
         gc.collect()
         gc.freeze()
@@ -113,8 +112,10 @@ class CommandGate(ShellNode):
 
     def deactivate(self) -> None:
         """Send nothing any more: the last command ends with its validity."""
+        if self._pacer is not None:
+            self._pacer.stop()
         self._destroy(self._running)
-        self._work = None
+        self._pacer = self._work = None
 
     def cleanup(self) -> None:
         """Forget the contract."""
@@ -154,21 +155,16 @@ class CommandGate(ShellNode):
         work.stop = self._stop
         work.watched = {setpoint.topic: "" for setpoint in sent} | {"command/stop": ""}
 
-    def _prefer(self, priority: int) -> None:
-        """Run this thread, which runs all callbacks, before others that are busy, until the process ends."""
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        except PermissionError:
-            self.get_logger().warning(
-                f"realtime_priority {priority}: not permitted; give the user an rtprio limit of as much, or set it to 0"
-            )
-
     def _start_timers(self, work: Work, limits: GateLimits) -> None:
         self._running.append(self.create_timer(_LOOK_EVERY_S, work.look_around, clock=self.steady))
-        if work.wants_chunk is None:
-            simulated = self.get_parameter("use_sim_time").value
-            clock = self.get_clock() if simulated else self.steady
-            self._running.append(self.create_timer(limits.command_period_s, work.on_timer, clock=clock))
+        if work.wants_chunk is not None:
+            return
+        if self.get_parameter("use_sim_time").value:
+            self._running.append(self.create_timer(limits.command_period_s, work.on_timer))
+            return
+        warn = self.get_logger().warning
+        self._pacer = Pacer(limits.command_period_s, work.on_timer, self.settings["realtime_priority"], warn)
+        self._pacer.start()
 
     def _destroy(self, made: list[Publisher | Subscription | Service | Timer]) -> None:
         for endpoint in made:
@@ -185,15 +181,17 @@ class CommandGate(ShellNode):
     def _on_estop(self, message: Bool) -> None:
         self._pressed = message.data
         if self._work:
-            self._work.commander.estop(self._pressed)
+            with self._work.lock:
+                self._work.commander.estop(self._pressed)
 
     def _on_rearm(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._work is None:
             response.success, response.message = False, "the gate is not active"
         else:
-            response.success = self._work.commander.rearm()
+            with self._work.lock:
+                response.success = self._work.commander.rearm()
+                self._work.watchdog.rearm()
             response.message = "" if response.success else "the emergency stop is still pressed; release it first"
-            self._work.watchdog.rearm()
         return response
 
 

@@ -21,6 +21,7 @@ _LOG_EVERY_NS = SECOND_NS
 REFUSALS = (
     *(f"chunk.{reason}" for reason in ("schema", "bundle", *get_args(Reason))),
     "heartbeat.schema",
+    "command.late",
     *(f"state.{reason}" for reason in ("path", *get_args(Reason))),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ class Work:
     def __init__(self, node: ShellNode, bundle_sha256: str, commander: Commander, limits: GateLimits) -> None:
         self._node, self.commander, self._limits = node, commander, limits
         self._sha256 = bundle_sha256
+        self.lock = threading.RLock()  # commands are paced by a thread of their own
         self.state: StateAssembler | None = None
         self.wants_chunk: Callable[[int], bool] | None = None  # of the executor, in lock-step only
         self.senders: list[tuple[Setpoint, Publisher]] = []
@@ -55,11 +57,16 @@ class Work:
         self._heard = False
 
     def on_timer(self) -> None:
-        """Real time: one command for each period."""
-        self._command(self._node.now_ns())
+        """One command for each period, from the pacer's thread or a timer."""
+        with self.lock:
+            self._command(self._node.now_ns())
 
     def on_heartbeat(self, message: HeartbeatMessage) -> None:
         """A sign of life."""
+        with self.lock:
+            self._on_heartbeat(message)
+
+    def _on_heartbeat(self, message: HeartbeatMessage) -> None:
         now_ns, steady_ns = self._node.now_ns(), self._node.steady_ns()
         try:
             observing_ns = read_heartbeat(message)
@@ -77,6 +84,10 @@ class Work:
 
     def on_chunk(self, message: ChunkMessage) -> None:
         """A chunk of the policy, if it is one of the same bundle."""
+        with self.lock:
+            self._on_chunk(message)
+
+    def _on_chunk(self, message: ChunkMessage) -> None:
         now_ns, steady_ns = self._node.now_ns(), self._node.steady_ns()
         try:
             chunk = read_chunk(message)
@@ -107,7 +118,8 @@ class Work:
         """What takes this topic's messages."""
 
         def on_state(message: Any) -> None:
-            self._on_state(topic, message)
+            with self.lock:
+                self._on_state(topic, message)
 
         return on_state
 
@@ -178,8 +190,7 @@ class Work:
             return
         self._periods.tick(steady_ns)
         if command.values is not None:
-            for setpoint, publisher in self.senders:
-                publisher.publish(setpoint.message(command))
+            self._send(command)
         if command.stop != self._stopped:
             self._stopped = command.stop
             self.stop.publish(Bool(data=command.stop))
@@ -191,10 +202,22 @@ class Work:
             self._node.get_logger().info(f"{command.mode}: {command.cause}" if command.cause else "follows the chunks")
         self._last = command
 
+    def _send(self, command: GateCommand) -> None:
+        """A process that was held up must not send what is over by now; in lock-step nothing ages."""
+        for setpoint, publisher in self.senders:
+            if self.wants_chunk is None and self._node.now_ns() > command.valid_until_ns:
+                self._refused("command.late", f"command {command.number}: this process was held up until it was over")
+                return
+            publisher.publish(setpoint.message(command))
+
     def look_around(self) -> None:
         """Who else publishes what only one may publish; and whether the clock that commands go by has stopped."""
-        steady_ns = self._node.steady_ns()
         counts = {topic: self._node.count_publishers(name) for topic, name in self.watched.items()}
+        with self.lock:
+            self._look_around(counts)
+
+    def _look_around(self, counts: dict[str, int]) -> None:
+        steady_ns = self._node.steady_ns()
         self._rivals.counted(counts, steady_ns)
         self._tell_conflicts(steady_ns)
         self.watchdog.check(steady_ns)
@@ -210,11 +233,12 @@ class Work:
 
     def report(self) -> list[Report]:
         """See command_gate."""
-        counts = self.commander.counts
-        return [
-            gate_row(self._last, counts),
-            input_row(self.watchdog.rows(self._node.steady_ns())),
-            *count_rows(counts, self._refused_here, self.commander.columns),
-            self._periods.report(self._limits.command_period_s),
-            rival_row(self._conflicts),
-        ]
+        with self.lock:
+            counts = self.commander.counts
+            return [
+                gate_row(self._last, counts),
+                input_row(self.watchdog.rows(self._node.steady_ns())),
+                *count_rows(counts, self._refused_here, self.commander.columns),
+                self._periods.report(self._limits.command_period_s),
+                rival_row(self._conflicts),
+            ]

@@ -1,0 +1,96 @@
+"""policy_node whose model fails on demand: a wrapper around the real one, and nothing else is changed.
+
+python -m ros.chaos.faulty_policy FILE --ros-args ...      FILE: JSON {"mode": MODE}, read before every step
+
+ok      as it is, within the contract's limits: without a fault no gate has anything to do
+raise   every step raises
+slow    a step takes ten times the 0.1 s that it may take
+wild    finite rows, six times what the contract allows, the sign changing from chunk to chunk
+nan     one number of each chunk is not finite
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.contract import ActionChunk, Observation
+from edgevlm.load import load
+from edgevlm.loop.matching import Frame
+from edgevlm.options import RuntimeOptions
+from edgevlm_ros.policy_node import PolicyNode
+from edgevlm_ros.shell import run
+
+SLOW_S = 1.0
+_WILD = 6.0
+
+
+class FaultySession:
+    """A session that does as the file says."""
+
+    def __init__(self, session: Any, path: Path, limits: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
+        self._session, self._path, self._limits = session, path, limits
+
+    @property
+    def last_times_ns(self) -> Mapping[str, int]:
+        return self._session.last_times_ns  # type: ignore[no-any-return]
+
+    def push(self, camera: str, frame: Frame) -> None:
+        self._session.push(camera, frame)
+
+    def act(self, observation: Observation) -> ActionChunk:
+        mode = json.loads(self._path.read_text())["mode"]
+        if mode == "raise":
+            raise RuntimeError("the model broke")
+        if mode == "slow":
+            time.sleep(SLOW_S)
+        chunk: ActionChunk = self._session.act(observation)
+        values = np.clip(chunk.values, *self._limits)
+        if mode == "wild":
+            values[:, :-1] = _WILD * self._limits[1][:-1] * (-1) ** chunk.sequence
+        elif mode == "nan":
+            values[len(values) // 2, 0] = np.nan
+        return replace(chunk, values=values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+class FaultyPolicy:
+    """A policy whose sessions are faulty."""
+
+    def __init__(self, policy: Any, path: Path) -> None:
+        self._policy, self._path = policy, path
+
+    def session(self) -> FaultySession:
+        groups = self._policy.contract.action.groups
+        lower, upper = (
+            np.array([limit for group in groups for limit in getattr(group, side)], np.float32) * np.float32(0.999)
+            for side in ("lower", "upper")
+        )
+        return FaultySession(self._policy.session(), self._path, (lower, upper))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+
+def main() -> None:
+    """Run the node."""
+    path = Path(sys.argv[1])
+
+    def open_policy(root: str, options: RuntimeOptions) -> Any:
+        return FaultyPolicy(load(root, options), path)
+
+    run(lambda: PolicyNode(open_policy))
+
+
+if __name__ == "__main__":
+    main()

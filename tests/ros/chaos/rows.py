@@ -1,0 +1,326 @@
+"""What goes wrong, row by row: how it is done, what a judge must find without the gate, and where it shows.
+
+`unsafe`: at least one of these kinds of violation must be on the wire when the gate is off. `key`: the diagnostics that
+tell of it, as (end of a node's name, row, key). `wild`: the model puts out wild values meanwhile, because the fault
+alone would not move the robot badly, gate or none.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from edgevlm_msgs.msg import ActionChunk
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from ros.chaos.rig import INSTRUCTION, Rig
+from std_msgs.msg import String
+
+from edgevlm_ros.qos import RELIABLE, SENSOR
+from edgevlm_ros.stamps import to_time
+
+Act = Callable[[Rig], None]
+Key = tuple[str, str, str]
+OTHER = "lift the red puck"
+FLOOD = 1000
+
+
+def nothing(rig: Rig) -> None:
+    """A fault that ends by itself."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case.
+
+    Attributes:
+        begin, end: make the fault and end it.
+        seconds: how long it lasts.
+        follows: the gate need not leave the mode `follow`: there is nothing that makes chunks unusable.
+        foreign: commands that the gate did not send are on the wire by nature, and are not held against it.
+        silent: the gate itself is gone: the robot notices by its last command's validity, people by missing rows.
+        simulated: runs in the simulator's time.
+        least: how many violations of those kinds there must be without the gate; one alone may be a busy machine's.
+    """
+
+    name: str
+    cause: str
+    begin: Act
+    end: Act
+    seconds: float
+    unsafe: tuple[str, ...]
+    key: Key
+    wild: bool = False
+    follows: bool = False
+    foreign: bool = False
+    silent: bool = False
+    simulated: bool = False
+    least: int = 3
+    note: str = ""
+
+
+def _relay(**what: Any) -> tuple[Act, Act]:
+    return (lambda rig: rig.fault(**what)), (lambda rig: rig.fault())
+
+
+def _model(mode: str) -> tuple[Act, Act]:
+    return (lambda rig: rig.model(mode)), (lambda rig: rig.model("ok"))
+
+
+def _killed(name: str) -> tuple[Act, Act]:
+    return (lambda rig: rig.kill(name)), (lambda rig: getattr(rig, f"start_{name}")())
+
+
+def _flood(rig: Rig) -> None:
+    for number in range(FLOOD):
+        rig.instruction.publish(String(data=OTHER if number % 2 else INSTRUCTION))
+        time.sleep(1 / FLOOD)
+    rig.instruction.publish(String(data=INSTRUCTION))
+
+
+class _Rival:
+    """Publishes on somebody else's topic, from a publisher of its own, until it is ended."""
+
+    def __init__(self, topic: str, kind: Any, rate_hz: float, make: Callable[[Rig], Any], qos: Any) -> None:
+        self._topic, self._kind, self._make, self._qos = topic, kind, make, qos
+        self._period_s = 1 / rate_hz
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, rig: Rig) -> None:
+        self._over.clear()
+        self._thread = threading.Thread(target=self._publish, args=(rig,), daemon=True)
+        self._thread.start()
+
+    def end(self, rig: Rig) -> None:
+        assert self._thread is not None
+        self._over.set()
+        self._thread.join()
+
+    def _publish(self, rig: Rig) -> None:
+        publisher = rig.node.create_publisher(self._kind, self._topic, self._qos)
+        while not self._over.wait(self._period_s):
+            publisher.publish(self._make(rig))
+        rig.node.destroy_publisher(publisher)
+
+
+def _now(rig: Rig) -> Any:
+    return to_time(int(rig.node.get_clock().now().nanoseconds))
+
+
+def _garbage(rig: Rig) -> ActionChunk:
+    """A chunk that claims to be of the right bundle, and is new, and says NaN."""
+    now_ns = int(rig.node.get_clock().now().nanoseconds)
+    message = ActionChunk(schema_version=1, session=666, sequence=1, bundle_sha256=rig.sha256, step_s=0.025)
+    message.header.stamp, message.valid_until = to_time(now_ns), to_time(now_ns + 200_000_000)
+    message.names, message.units = ["dx", "dy", "dz", "gripper"], ["m", "m", "m", "1"]
+    message.values = [math.nan, 0.008, -0.008, 1.0] * 8
+    return message
+
+
+def _elsewhere(rig: Rig) -> PoseStamped:
+    message = PoseStamped()
+    message.header.stamp = _now(rig)
+    position = message.pose.position
+    position.x, position.y, position.z = 0.3, 0.4, 0.4
+    return message
+
+
+def _wild_twist(rig: Rig) -> TwistStamped:
+    message = TwistStamped()
+    message.header.stamp = _now(rig)
+    message.twist.linear.x = 0.05
+    return message
+
+
+_RIVAL_CHUNKS = _Rival("action_chunk", ActionChunk, 10, _garbage, RELIABLE)
+_RIVAL_STATE = _Rival("hand_pose", PoseStamped, 40, _elsewhere, SENSOR)
+_RIVAL_TWIST = _Rival("command/twist", TwistStamped, 40, _wild_twist, RELIABLE)
+_CAMERA, _STATE, _GATE = "camera front", "state_input", "command_gate"
+_AGE = ("chunk_age", "camera_age", "heartbeat")
+
+ROWS: tuple[Row, ...] = (
+    Row("control", "none", nothing, nothing, 3.0, (), ("", "", ""), follows=True),
+    Row(
+        "camera_stops",
+        "the camera stops for 5 s",
+        *_relay(camera="stop"),
+        5.0,
+        _AGE,
+        ("policy_node", _CAMERA, "went_missing"),
+    ),
+    Row(
+        "camera_stalls",
+        "the camera stalls for 2 s and comes back",
+        *_relay(camera="stop"),
+        2.0,
+        _AGE,
+        ("policy_node", _CAMERA, "went_missing"),
+    ),
+    Row(
+        "frames_reversed",
+        "frames come in reverse order, half a second at a time",
+        *_relay(camera="reverse"),
+        2.5,
+        _AGE,
+        ("policy_node", _CAMERA, "late"),
+    ),
+    Row(
+        "camera_stamps_past",
+        "frames are stamped 10 s in the past",
+        *_relay(camera_shift=-10),
+        1.5,
+        _AGE,
+        ("policy_node", _CAMERA, "old"),
+    ),
+    Row(
+        "camera_stamps_future",
+        "frames are stamped 10 s in the future",
+        *_relay(camera_shift=10),
+        1.5,
+        _AGE,
+        ("policy_node", _CAMERA, "future"),
+    ),
+    Row(
+        "state_stamps_past",
+        "states are stamped 10 s in the past",
+        *_relay(state_shift=-10),
+        1.5,
+        ("state_age",),
+        (_GATE, "refusals", "state.old"),
+    ),
+    Row(
+        "state_stamps_future",
+        "states are stamped 10 s in the future",
+        *_relay(state_shift=10),
+        1.5,
+        ("state_age",),
+        (_GATE, "refusals", "state.future"),
+    ),
+    Row(
+        "encoding_readable",
+        "the encoding changes to bgr8, with wild values",
+        *_relay(encoding="bgr8"),
+        1.5,
+        ("velocity", "acceleration"),
+        ("policy_node", _CAMERA, "encoding_changes"),
+        wild=True,
+        follows=True,
+    ),
+    Row(
+        "encoding_unreadable",
+        "the encoding changes to 16UC1",
+        *_relay(encoding="16UC1"),
+        1.5,
+        _AGE,
+        ("policy_node", _CAMERA, "refused_encoding"),
+    ),
+    Row(
+        "state_nan",
+        "the measured state is NaN",
+        *_relay(state="nan"),
+        1.5,
+        ("state_not_finite",),
+        (_GATE, "fallbacks", "state_not_finite"),
+    ),
+    Row(
+        "instruction_flood",
+        "1,000 instructions in a second, with wild values",
+        _flood,
+        nothing,
+        0.0,
+        ("velocity", "acceleration"),
+        ("policy_node", "instruction", "topic_taken"),
+        wild=True,
+        follows=True,
+    ),
+    Row("model_raises", "the model raises", *_model("raise"), 1.5, _AGE, ("policy_node", "inference", "failed")),
+    Row(
+        "model_slow",
+        "inference takes ten times as long as it may",
+        *_model("slow"),
+        2.5,
+        _AGE,
+        (_GATE, "inputs", "heartbeat.missing"),
+    ),
+    Row(
+        "model_wild",
+        "the model puts out six times what it may",
+        *_model("wild"),
+        1.5,
+        ("velocity", "acceleration"),
+        (_GATE, "limited", "dx"),
+        follows=True,
+    ),
+    Row(
+        "model_nan",
+        "the model puts out NaN",
+        *_model("nan"),
+        1.5,
+        ("not_finite",),
+        (_GATE, "refusals", "chunk.not_finite"),
+    ),
+    Row(
+        "policy_killed",
+        "policy_node is killed (-9) and restarted",
+        *_killed("policy"),
+        1.0,
+        _AGE,
+        (_GATE, "inputs", "heartbeat.missing"),
+    ),
+    Row(
+        "gate_killed",
+        "command_gate is killed (-9) and restarted",
+        *_killed("gate"),
+        1.0,
+        ("acceleration",),
+        ("command_gate", "state", "memory_mb"),
+        silent=True,
+        least=1,
+        note="no command is on the wire while the gate is dead; the robot rests when the last one is no longer valid",
+    ),
+    Row(
+        "rival_chunks",
+        "a second publisher of chunks, with NaN",
+        _RIVAL_CHUNKS.begin,
+        _RIVAL_CHUNKS.end,
+        2.0,
+        ("not_finite",),
+        (_GATE, "rivals", "topics"),
+    ),
+    Row(
+        "rival_state",
+        "a second publisher of the state, with other positions",
+        _RIVAL_STATE.begin,
+        _RIVAL_STATE.end,
+        6.0,
+        ("publishers",),
+        (_GATE, "rivals", "topics"),
+    ),
+    Row(
+        "rival_commands",
+        "a second publisher of commands",
+        _RIVAL_TWIST.begin,
+        _RIVAL_TWIST.end,
+        6.0,
+        ("publishers",),
+        (_GATE, "rivals", "topics"),
+        foreign=True,
+        note="no gate can take a rival's commands back: it stops its own and says why",
+    ),
+    Row(
+        "clock_restarts",
+        "the simulator is killed (-9) and restarted, its clock at zero",
+        *_killed("sim"),
+        1.0,
+        ("chunk_age", "state_age", "acceleration"),
+        (_GATE, "inputs", "state.missing"),
+        simulated=True,
+        least=1,
+    ),
+)
+BY_NAME = {row.name: row for row in ROWS}
+CI = ("control", "camera_stalls", "state_nan", "model_raises", "model_nan", "policy_killed")

@@ -1,0 +1,206 @@
+"""The judge passes a clean stream, and finds every kind of violation planted into one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ros.chaos.judge import KINDS, Rules, judge, unsigned
+
+S = 1_000_000_000
+MS = 1_000_000
+PERIOD_NS = 25 * MS
+START_NS = 1_700_000_000 * S
+V, A = 0.3, 8.0
+RULES = Rules(
+    axes=((0, V, A), (1, V, A)),
+    ranges=((0, "pose", 0, -1.0, 1.0),),
+    states=("pose",),
+    rivals_s=0.5,
+)
+Stream = list[dict[str, Any]]
+
+
+def clean(seconds: float = 3.0, speed: float = 0.25, lag_ms: float = 1.0) -> Stream:
+    """A robot that speeds up, goes on and slows down; a chunk and a frame each 100 ms, the rest each 25 ms."""
+    lines: Stream = []
+    steps = round(seconds / 0.025)
+    for step in range(steps):
+        now = START_NS + step * PERIOD_NS
+        if step % 4 == 0:
+            frame = {"k": "camera", "r": now - 30 * MS, "stamp": now - 40 * MS}
+            chunk = {"stamp": now - 40 * MS, "valid_until": now + 160 * MS, "step_s": 0.025, "rows": 8, "finite": True}
+            lines += [frame, {"k": "chunk", "r": now - 5 * MS, "session": 7, **chunk}]
+            lines.append({"k": "beat", "r": now - 6 * MS, "stamp": now - 6 * MS})
+            lines.append({"k": "graph", "r": now, "publishers": {"hand_pose": 1}})
+        state = {"topic": "pose", "stamp": now - 2 * MS, "values": [0.0, 0.5, 0.2]}
+        lines.append({"k": "state", "r": now - MS, **state})
+        slow = min(1.0, 0.5 * step + 0.5, 0.5 * (steps - 1 - step))
+        values = [speed * slow, -speed * slow, 0.0]
+        arrived = now + round(lag_ms * MS)
+        lines.append({"k": "command", "r": arrived, "topic": "command/twist", "stamp": now, "values": values})
+        lines.append({"k": "command", "r": arrived, "topic": "command/gripper", "stamp": now, "values": [0.5]})
+        lines.append({"k": "status", "r": arrived, "stamp": now, "values": [*values, 0.5]})
+    return [{"s": line["r"], **line} for line in lines]
+
+
+def twists(lines: Stream) -> Stream:
+    return [line for line in lines if line["k"] == "command" and line["topic"] == "command/twist"]
+
+
+def _change(kind: str, topic: str, values: Sequence[float]) -> Callable[[Stream, int], Stream]:
+    def plant(lines: Stream, at_ns: int) -> Stream:
+        chosen = next(ln for ln in lines if ln["k"] == kind and ln.get("topic") == topic and ln["r"] >= at_ns)
+        told = [ln for ln in lines if ln["k"] == "status" and ln["stamp"] == chosen["stamp"]]
+        for line in told:
+            line["values"] = [*values, *line["values"]]
+        chosen["values"] = list(values)
+        return lines
+
+    return plant
+
+
+def _without(*kinds: str, seconds: float = 1.0) -> Callable[[Stream, int], Stream]:
+    """These stop for a while, and commands go on."""
+
+    def plant(lines: Stream, at_ns: int) -> Stream:
+        end_ns = at_ns + round(seconds * S)
+        return [line for line in lines if not (line["k"] in kinds and at_ns <= line["r"] < end_ns)]
+
+    return plant
+
+
+def _nan_states(lines: Stream, at_ns: int) -> Stream:
+    for line in lines:
+        if line["k"] == "state" and line["r"] >= at_ns:
+            line["values"] = [math.nan, 0.5, 0.2]
+    return lines
+
+
+def _outside(lines: Stream, at_ns: int) -> Stream:
+    for line in lines:
+        if line["k"] == "state" and line["r"] >= at_ns:
+            line["values"] = [1.2, 0.5, 0.2]
+    return lines
+
+
+def _shifted_frames(lines: Stream, at_ns: int) -> Stream:
+    for line in lines:
+        if line["k"] == "camera" and line["r"] >= at_ns:
+            line["stamp"] += 10 * S
+    return lines
+
+
+def _pressed(lines: Stream, at_ns: int) -> Stream:
+    return [*lines, {"k": "estop", "r": at_ns, "pressed": True}]
+
+
+def _second_sender(lines: Stream, at_ns: int) -> Stream:
+    theirs = [{**line, "session": 8, "r": line["r"] + 50 * MS} for line in lines if line["k"] == "chunk"]
+    return [*lines, *(line for line in theirs if line["r"] >= at_ns)]
+
+
+def _second_publisher(lines: Stream, at_ns: int) -> Stream:
+    for line in lines:
+        if line["k"] == "graph" and line["r"] >= at_ns:
+            line["publishers"] = {"hand_pose": 2}
+    return lines
+
+
+def _late(lines: Stream, at_ns: int) -> Stream:
+    for line in twists(lines):
+        if at_ns <= line["r"] < at_ns + 200 * MS:
+            line["r"] += 150 * MS
+            line["s"] += 150 * MS
+    return lines
+
+
+def _rival(lines: Stream, at_ns: int) -> Stream:
+    theirs = [{**line, "stamp": line["stamp"] + 3 * MS, "r": line["r"] + 3 * MS} for line in twists(lines)]
+    return [*lines, *(line for line in theirs if at_ns <= line["r"] < at_ns + 500 * MS)]
+
+
+def _restart(lines: Stream, at_ns: int) -> Stream:
+    """The gate is gone for half a second and begins again at full speed."""
+    return [line for line in lines if line["k"] not in ("command", "status") or not at_ns <= line["r"] < at_ns + S // 2]
+
+
+PLANTS: dict[str, Callable[[Stream, int], Stream]] = {
+    "not_finite": _change("command", "command/twist", [math.nan, 0.0, 0.0]),
+    "velocity": _change("command", "command/twist", [0.31, -0.25, 0.0]),
+    "acceleration": _restart,
+    "position": _outside,
+    "gripper": _change("command", "command/gripper", [1.1]),
+    "chunk_age": _without("chunk"),
+    "state_age": _without("state"),
+    "state_not_finite": _nan_states,
+    "camera_age": _without("camera", seconds=1.8),
+    "heartbeat": _without("beat"),
+    "estop": _pressed,
+    "sessions": _second_sender,
+    "late": _late,
+    "publishers": _second_publisher,
+    "rival": _rival,
+}
+
+
+@given(seconds=st.floats(0.5, 2.0), speed=st.floats(0.0, V), lag_ms=st.floats(0.0, 20.0))
+def test_a_clean_stream_passes(seconds: float, speed: float, lag_ms: float) -> None:
+    assert judge(clean(seconds, speed, lag_ms), RULES) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8)
+@given(at_s=st.floats(0.5, 1.0))
+def test_finds_what_is_planted(kind: str, at_s: float) -> None:
+    lines = PLANTS[kind](clean(3.0), START_NS + round(at_s * S))
+    assert kind in {violation.kind for violation in judge(lines, RULES)}
+
+
+def test_shifted_stamps_of_frames_are_no_fresh_frames() -> None:
+    found = judge(_shifted_frames(clean(4.0), START_NS + S), RULES)
+    assert {violation.kind for violation in found} == {"camera_age"}
+
+
+def test_braking_needs_no_reason_and_going_on_does() -> None:
+    lines = [line for line in clean(1.0) if line["k"] != "chunk" or line["r"] < START_NS + S // 2]
+    cut_ns = max(line["valid_until"] for line in lines if line["k"] == "chunk")
+    lines = [line for line in lines if line["k"] not in ("command", "status") or line["stamp"] <= cut_ns]
+    last = twists(lines)[-1]
+    for step, share in enumerate((0.5, 0.1, 0.0), 1):
+        values = [value * share for value in last["values"]]
+        stamp = last["stamp"] + step * PERIOD_NS
+        for kind, more in (("command", {"topic": "command/twist"}), ("status", {})):
+            lines.append({"k": kind, "r": stamp + MS, "s": stamp, "stamp": stamp, "values": values, **more})
+    assert judge(lines, RULES) == []
+    lines[-2]["values"] = lines[-4]["values"]
+    assert judge(lines, RULES)
+
+
+def test_nothing_of_another_epoch_is_good_for_anything() -> None:
+    before = clean(2.0)
+    clocks = [{"k": "clock", "r": line["r"], "stamp": line["stamp"]} for line in twists(before)]
+    shift = -S * 1_699_999_999
+    after = [{**line, "r": line["r"] + 5 * S, "stamp": line.get("stamp", 0) + shift} for line in clean(1.0)]
+    restart = {"k": "clock", "r": START_NS + 4 * S, "stamp": S // 2}
+    assert judge([*before, *clocks, restart, *_valid(after, shift)], RULES) == []
+    stale = [line for line in after if line["k"] != "chunk"]
+    kinds = {violation.kind for violation in judge([*before, *clocks, restart, *stale], RULES)}
+    assert kinds == {"chunk_age"}
+
+
+def _valid(lines: Stream, shift: int) -> Stream:
+    for line in lines:
+        if line["k"] == "chunk":
+            line["valid_until"] += shift
+    return lines
+
+
+def test_commands_that_the_gate_does_not_tell_of_are_told_apart() -> None:
+    lines = clean(1.0)
+    strange = {"k": "command", "r": START_NS, "topic": "command/twist", "stamp": START_NS + 1, "values": [0.1, 0, 0]}
+    assert unsigned([*lines, strange]) == [strange]
