@@ -114,7 +114,7 @@ def _serialized(seed: int) -> tuple[bytes, bytes]:
 class Graph:
     """Camera, policy, gate and observer. A context manager."""
 
-    def __init__(self, bundle: Path, work: Path, domain: int, realtime_priority: int = 0) -> None:
+    def __init__(self, bundle: Path, work: Path, domain: int, realtime_priority: int) -> None:
         self.bundle, self._priority = bundle, realtime_priority
         self.record, self._sent = work / "record.jsonl", work / "camera.json"
         paths = os.pathsep.join([str(Path(__file__).parents[1] / "tests"), os.environ.get("PYTHONPATH", "")])
@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--domain", type=int)
-    parser.add_argument("--realtime-priority", type=int, default=0, help="the gate's parameter of that name")
+    parser.add_argument("--realtime-priority", type=int, default=10, help="the gate's parameter of that name")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--camera", type=Path, help=argparse.SUPPRESS)  # how this file starts its camera
     args = parser.parse_args()

@@ -18,6 +18,7 @@ Diagnostics, as `<node>: <row>` with these keys, always all of them while the no
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,7 @@ class CommandGate(ShellNode):
         if not settings["enabled"]:
             self.get_logger().error(_OFF)
         work.report()  # once before commands count on it: the first one imports and is slow
+        self._prefer(settings["realtime_priority"])
         # What exists now stays: collections only look at what commands leave behind, and are short.
         gc.collect()
         gc.freeze()
@@ -155,6 +157,17 @@ class CommandGate(ShellNode):
         work.stop = self._stop
         work.watched = {setpoint.topic: "" for setpoint in sent} | {"command/stop": ""}
 
+    def _prefer(self, priority: int) -> None:
+        """Run this thread, and the pacer's that inherits it, before others that are busy: they share one lock."""
+        policy = os.SCHED_FIFO if priority else os.SCHED_OTHER
+        try:
+            os.sched_setscheduler(0, policy, os.sched_param(priority))
+        except PermissionError:
+            self.get_logger().info(
+                f"realtime_priority {priority}: not permitted, commands may be uneven beside busy processes; "
+                "give the user an rtprio limit of as much, or set it to 0"
+            )
+
     def _start_timers(self, work: Work, limits: GateLimits) -> None:
         self._running.append(self.create_timer(_LOOK_EVERY_S, work.look_around, clock=self.steady))
         if work.wants_chunk is not None:
@@ -162,8 +175,7 @@ class CommandGate(ShellNode):
         if self.get_parameter("use_sim_time").value:
             self._running.append(self.create_timer(limits.command_period_s, work.on_timer))
             return
-        warn = self.get_logger().warning
-        self._pacer = Pacer(limits.command_period_s, work.on_timer, self.settings["realtime_priority"], warn)
+        self._pacer = Pacer(limits.command_period_s, work.on_timer)
         self._pacer.start()
 
     def _destroy(self, made: list[Publisher | Subscription | Service | Timer]) -> None:

@@ -35,7 +35,7 @@ ITEMS = (
     Item("recover_after_s", 0.5, "how long all must be well before chunks are followed again", 0.0, 3600.0),
     Item("future_s", 0.1, "how far a stamp may lie ahead of the clock", 0.001, 60.0),
     Item("reset_after_s", 1.0, "a clock that jumps back by more has restarted", 0.001, 3600.0),
-    Item("realtime_priority", 0, "SCHED_FIFO priority from activation on, where permitted; 0: as started", 0, 99),
+    Item("realtime_priority", 10, "SCHED_FIFO priority from activation on, where permitted; 0: as others", 0, 99),
     Item("latched", ["estop"], "causes that only the service ~/rearm ends"),
     *(Item(f"fallback.{cause}", mode, "what to do: hold, decelerate or stop") for cause, mode in FALLBACKS.items()),
 )
