@@ -48,7 +48,7 @@ from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
 from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
 
-_LOOK_EVERY_S = 0.2
+_LOOK_EVERY_S = 0.5
 _OFF = "NO LIMITS: `enabled` is false; chunks go to the robot as they are"
 
 

@@ -22,6 +22,7 @@ from edgevlm_ros.gate_report import Periods, Seldom, count_rows, gate_row, input
 from edgevlm_ros.messages import read_chunk, read_heartbeat, status_message
 from edgevlm_ros.rivals import Rivals
 from edgevlm_ros.shell import Report, ShellNode
+from edgevlm_ros.stamps import to_time
 from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 
 _EARLY_KEPT = 64
@@ -44,6 +45,7 @@ class Work:
         deadlines = [Deadline(name=name, timeout_s=limits.deadline_s) for name in ("chunk", "heartbeat")]
         deadlines.append(Deadline(name="state", timeout_s=limits.state_max_age_s))
         self.watchdog = Watchdog(deadlines, node.steady_ns())
+        self._kept: dict[str, tuple[tuple[float, ...], Any]] = {}  # topic -> the last message and its values
         self._log, self._periods = Seldom(), Periods()
         self._refused_here: Counter[str] = Counter()
         self._rivals, self._conflicts = Rivals(), dict[str, int]()
@@ -208,7 +210,13 @@ class Work:
             if self.wants_chunk is None and self._node.now_ns() > command.valid_until_ns:
                 self._refused("command.late", f"command {command.number}: this process was held up until it was over")
                 return
-            publisher.publish(setpoint.message(command))
+            values = command.values[setpoint.columns] if command.values else ()
+            kept = self._kept.get(setpoint.topic)
+            if kept is None or kept[0] != values:  # a robot that rests is told the same again and again
+                kept = self._kept[setpoint.topic] = (values, setpoint.message(command))
+            message = kept[1]
+            message.header.stamp = to_time(command.stamp_ns)
+            publisher.publish(message)
 
     def look_around(self) -> None:
         """Who else publishes what only one may publish; and whether the clock that commands go by has stopped."""

@@ -34,12 +34,12 @@ from edgevlm.loop.worker import Clocks, Hooks, Worker
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.policy import Policy
 from edgevlm_ros.contract_check import CAMERA_TYPES, Limits, Live, faults
+from edgevlm_ros.inputs import Inputs
 from edgevlm_ros.instruction_server import InstructionServer, Rules
 from edgevlm_ros.outputs import Newest, Outputs, Run
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.policy_parameters import ITEMS, check, match_spec, runtime_options
 from edgevlm_ros.probe import Probe, mismatch
-from edgevlm_ros.qos import SENSOR, listen
 from edgevlm_ros.senses import Senses
 from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
 from edgevlm_ros.topics import live_topics, message_class, state_types
@@ -60,12 +60,10 @@ class PolicyNode(ShellNode):
         self._server = InstructionServer(self, self._outputs.instruction, self._newest)
         self._policy: Policy | None = None
         self._run: Run | None = None
-        self._senses: Senses | None = None
+        self._inputs: Inputs | None = None
         self._worker: Worker | None = None
         self._stuck = False
-        self._subscriptions_made: dict[str, Any] = {}  # by the topic map's names
         self._topics: TopicMap | None = None
-        self._wake_timer = self.create_timer(1.0, self._wake, clock=self.steady, autostart=False)
         self._rate_from = (self.steady_ns(), 0)
         self.begin(**{item.name: self._settings[item.name] for item in AUTOSTART})
 
@@ -93,10 +91,11 @@ class PolicyNode(ShellNode):
         live = Probe(self, contract, topics).look(values["check_s"])
         mailbox: Mailbox[Matched] = Mailbox(merge)
         clocks = Clocks(self.now_ns, self.steady_ns)
-        self._senses = senses = Senses(contract, topics, spec, mailbox, clocks, values["silence_s"])
+        senses = Senses(contract, topics, spec, mailbox, clocks, values["silence_s"])
+        self._inputs = inputs = Inputs(self, senses)
         senses.warn = lambda told: self.get_logger().warning(told, throttle_duration_sec=1.0)
-        senses.restarted = lambda: self._server.abort("the clock began anew")
-        self._subscribe(contract, topics, live)
+        senses.restarted = lambda: self._later(partial(self._server.abort, "the clock began anew"))
+        self._subscribe(inputs, contract, topics, live)
         if values["check_contract"]:
             limits = Limits(values["check_s"], values["rate_tolerance"], spec.max_age_s, spec.future_s)
             _refuse(faults(contract, topics, live, limits))
@@ -108,16 +107,14 @@ class PolicyNode(ShellNode):
 
     def deactivate(self) -> None:
         self._server.stop("the node was deactivated")
-        self._wake_timer.cancel()
-        for subscription in self._subscriptions_made.values():
-            self.destroy_subscription(subscription)
-        self._subscriptions_made = {}
+        if self._inputs is not None:
+            self._inputs.stop()
         if self._run is not None:
             self._run.closed = True
         if self._worker is not None and not self._worker.stop(_STOP_S):
             self._stuck = True
             self.get_logger().error(f"the model has not ended its step within {_STOP_S:g} s; restart the process")
-        self._worker = self._senses = self._run = None
+        self._worker = self._inputs = self._run = None
 
     def cleanup(self) -> None:
         if self._policy is not None and not self._stuck:  # an engine must not be closed while it runs
@@ -125,11 +122,13 @@ class PolicyNode(ShellNode):
         self._policy = None
 
     def report(self) -> list[Report]:
-        senses, worker = self._senses, self._worker
-        if senses is None or worker is None:
+        inputs, worker = self._inputs, self._worker
+        if inputs is None or worker is None:
             return [self._server.report()]
+        with inputs.lock:
+            sensed = inputs.senses.report()
         rows = []
-        for section, level, message, figures in senses.report():
+        for section, level, message, figures in sensed:
             counted = self._publisher_count(section)
             if counted is not None and counted > 1:
                 level, message = "error", f"{counted} publishers on its topic, expected one; stop or remap the others"
@@ -154,26 +153,24 @@ class PolicyNode(ShellNode):
                 return [name for pair in found for name in pair]
             time.sleep(_LOOK_S)  # discovery goes on in a thread of its own
 
-    def _subscribe(self, contract: Contract, topics: TopicMap, live: Live) -> None:
-        """To every topic whose type is known; cameras as bytes, which are decoded without message objects."""
-        assert self._senses is not None
-        wanted: dict[str, tuple[tuple[str, ...], Any]] = {}
-        for camera in contract.cameras:
-            wanted[topics.cameras[camera.name]] = (CAMERA_TYPES, partial(self._on_frame, camera.name))
-        for topic, type_name in state_types(topics).items():
-            wanted[topic] = ((type_name,) if type_name else (), partial(self._on_state, topic))
-        for topic, (allowed, callback) in wanted.items():
+    def _subscribe(self, inputs: Inputs, contract: Contract, topics: TopicMap, live: Live) -> None:
+        """To every topic whose type is known."""
+        cameras = {topics.cameras[camera.name]: camera.name for camera in contract.cameras}
+        states = state_types(topics)
+        for topic in (*cameras, *states):
             seen = live.topics[topic]
+            allowed = CAMERA_TYPES if topic in cameras else (states[topic],) if states[topic] else ()
             if len(seen.types) != 1 or (allowed and seen.types[0] not in allowed):
                 if not self._settings["check_contract"]:
                     raise ContractError(
                         f"topic {seen.name}: expected one publisher to learn its type from, got {seen.types}"
                     )
                 continue  # the check tells
-            raw = allowed == CAMERA_TYPES
-            take = partial(callback, seen.types[0]) if raw else callback
-            subscription = listen(self, message_class(seen.types[0]), topic, take, SENSOR, raw=raw)
-            self._subscriptions_made[topic] = subscription
+            kind = message_class(seen.types[0])
+            if topic in cameras:
+                subscription = inputs.camera(cameras[topic], kind, topic, seen.types[0])
+            else:
+                subscription = inputs.state(kind, topic)
             seen.qos = mismatch(self, seen.name, subscription.qos_profile)
 
     def _start(self, policy: Policy, mailbox: Mailbox[Matched], clocks: Clocks) -> None:
@@ -181,8 +178,8 @@ class PolicyNode(ShellNode):
         instruction = self._server.instruction
         hooks = Hooks(publish=now.publish, beat=now.beat, instruction=instruction)
         worker = Worker(policy.session(), mailbox, hooks, clocks, poll_s=self._settings["poll_s"])
-        senses = self._senses
-        assert senses is not None
+        assert self._inputs is not None
+        inputs, senses = self._inputs, self._inputs.senses
         now.counts = lambda: {
             "frames_received": senses.frames_received,
             "frames_dropped": senses.frames_dropped,
@@ -193,30 +190,12 @@ class PolicyNode(ShellNode):
         self._worker = worker
         self._rate_from = (self.steady_ns(), 0)
         worker.start()
+        inputs.start()
 
-    def _on_frame(self, camera: str, type_name: str, data: bytes) -> None:
-        if self._senses is not None:
-            self._senses.camera(camera, type_name, data)
-            self._set_wake()
-
-    def _on_state(self, topic: str, message: Any) -> None:
-        if self._senses is not None:
-            self._senses.state(topic, message)
-            self._set_wake()
-
-    def _wake(self) -> None:
-        self._wake_timer.cancel()
-        if self._senses is not None:
-            self._senses.wake()
-            self._set_wake()
-
-    def _set_wake(self) -> None:
-        at_ns = self._senses.wake_steady_ns if self._senses is not None else None
-        if at_ns is None:
-            self._wake_timer.cancel()
-            return
-        self._wake_timer.timer_period_ns = max(1_000, at_ns - self.steady_ns())
-        self._wake_timer.reset()
+    def _later(self, work: Callable[[], None]) -> None:
+        """Do something in the thread that runs this node's callbacks."""
+        if self.executor is not None:
+            self.executor.create_task(work)
 
     def _inference(self, worker: Worker) -> Report:
         newest, counts, latency = self._newest(), worker.counts, worker.latency
