@@ -64,17 +64,17 @@ def verify(
 
 
 def _data(bundle: Bundle, data: Path | None, topics: Path | None) -> Data:
-    manifest = bundle.manifest
+    manifest, contract = bundle.manifest, bundle.manifest.policy().contract
     if data is None:
-        return make_up(manifest.contract, bundle.path(manifest.tokenizer))
+        return make_up(contract, bundle.path(manifest.tokenizer))
     table = bundle.records().get("calibration", {})
     calibrated_on_it = data.is_file() and table.get("log_sha256") == file_sha256(data)
-    return (open_log if calibrated_on_it else open_whole_log)(data, manifest.contract, topics)
+    return (open_log if calibrated_on_it else open_whole_log)(data, contract, topics)
 
 
 def compare(bundle: Bundle, judge: Judge, data: Data, progress: Progress = silent) -> dict[str, Any]:
     """The figures of an opened bundle on the held-out episodes of `data`; raises as `verify` does."""
-    if judge.contract != bundle.manifest.contract:
+    if judge.contract != bundle.manifest.policy().contract:
         raise ContractError(
             f"{bundle.root}: its contract is not that of the {judge.kind} it is compared with; "
             "compare bundles of one checkpoint"
