@@ -316,7 +316,9 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _other_task(wanted: str, got: str) -> TaskError:
-    return TaskError(f"expected a bundle of the task {wanted!r}, this one is a {got!r}; give it to what serves that task")
+    return TaskError(
+        f"expected a bundle of the task {wanted!r}, this one is a {got!r}; give it to what serves that task"
+    )
 
 
 def check_format(value: object) -> None:

@@ -19,7 +19,7 @@ class Resize(Spec):
 
 
 class ResizeShortest(Spec):
-    """Resize as `Resize` does, the shorter side to `size`, the longer one to `int(size * longer / shorter)`. Since 1.1."""
+    """Resize as `Resize` does, the shorter side to `size`, the longer to `int(size * longer / shorter)`. Since 1.1."""
 
     op: Literal["resize_shortest"] = "resize_shortest"
     size: int = Field(gt=0)

@@ -45,7 +45,9 @@ def calibrate(
         CalibrationError: the bundle is not fp32, or there are too few steps.
     """
     opened = open_bundle(bundle)
-    return calibrate_on(opened, open_log(data, opened.manifest.policy().contract, topics), samples=samples, progress=progress)
+    return calibrate_on(
+        opened, open_log(data, opened.manifest.policy().contract, topics), samples=samples, progress=progress
+    )
 
 
 def calibrate_on(

@@ -32,7 +32,7 @@ class DualDriver:
         sizes = {name: _width(manifest.stages[name], name) for name in (self._args.vision, self._args.text)}
         if len(set(sizes.values())) != 1:
             raise BundleError(
-                f"the dual driver expected embeddings of one size from both stages, got {sizes}; export the bundle again"
+                f"the dual driver expected embeddings of one size from both stages, got {sizes}; export it again"
             )
 
     def memory(self) -> Memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,7 @@ def pad(image_hwc_u8: NDArray[np.uint8], width: int, height: int, fill: int) -> 
 
 def normalize_table(operation: Normalize) -> NDArray[np.float32]:
     """float32 (3, 256): the model's number for each byte of red, green and blue."""
-    kind = np.float64 if operation.rounding == "once" else np.float32
+    kind: Any = np.float64 if operation.rounding == "once" else np.float32
     scaled = (np.arange(256, dtype=np.float64) * operation.scale).astype(kind)
     mean, std = np.array(operation.mean, kind)[:, None], np.array(operation.std, kind)[:, None]
     table: NDArray[np.float32] = ((scaled - mean) / std).astype(np.float32)

@@ -81,6 +81,7 @@ def bit_options(form: Form) -> RuntimeOptions:
 
 def keeping(latest: Latest) -> BackendFactory:
     """Engines that note their latest outputs in `latest`."""
+
     def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
         return _Keeping(open_backend(bundle, stage, options), stage, latest)
 

@@ -24,7 +24,7 @@ from edgevlm_export.stages import Made, float_stage
 from edgevlm_export.trace import OPSET, trace
 
 STAGES, TOKENIZER = "stages", "tokenizer.json"
-PACKAGES = ("torch", "onnx", "onnxscript")
+PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
 def export(  # noqa: PLR0913  # the options of the command line's main verb
@@ -58,9 +58,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
     if precision == "int8" and calibration is None:
         raise CalibrationError("int8: expected a recording or a calibration table, got neither; pass --calib LOG.mcap")
     graph = build(source)
-    asked = ExportOptions(
-        precision=precision, calibration=calibration, topics=topics, texts=texts, samples=samples
-    )
+    asked = ExportOptions(precision=precision, calibration=calibration, topics=topics, texts=texts, samples=samples)
     with new_directory(output) as work:
         course = open_course(graph, asked)
         job = Job(course, work, progress)

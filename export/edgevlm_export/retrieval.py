@@ -1,29 +1,31 @@
 """Does a retriever do what its source does? Embeddings, logits and scores through the runtime, beside a judge.
 
-The judge is the original model in one native forward (with its own tokenizer), or another bundle. Negative controls must
-move the embeddings by far more than the bundle is off; the two int8 forms must agree bit for bit.
+The judge is the original model in one native forward (with its own tokenizer), or another bundle. Negative controls
+must move the embeddings by far more than the bundle is off; the two int8 forms must agree bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.backends import Backend, BackendFactory, open_backend
-from edgevlm.bundle import Bundle
+from edgevlm.bundle import MANIFEST, Bundle, open_bundle
 from edgevlm.errors import FidelityError
 from edgevlm.manifest import PICTURE, Form
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks import Retriever
 from edgevlm_calibration.progress import Progress, silent
-from edgevlm_calibration.sources import PictureData
+from edgevlm_calibration.sources import PictureData, make_up_pictures, open_pictures
 from edgevlm_export.bits import FORMS, Latest, bit_options, keeping, same_bits
 from edgevlm_export.controls import ControlFigures, control_figures
+from edgevlm_export.families import build
 from edgevlm_export.figures import StageMeter, cosine, rows
 from edgevlm_export.stage_graph import Answer, RetrieverGraph, stage_outputs
 
@@ -126,6 +128,27 @@ def compare_retriever(
     }
     _accept(bundle, judge, compared, controls)
     return figures
+
+
+def verify_retriever(bundle: Bundle, against: Path, data: Path | None, progress: Progress) -> dict[str, Any]:
+    """The figures of `bundle` against a checkpoint directory or another bundle; pictures are made up without `data`.
+
+    Raises:
+        BundleError, CheckpointError, FamilyError, CalibrationError, TaskError: something does not open.
+        FidelityError: as `compare_retriever`.
+    """
+    judge: RetrieverJudge
+    if (against / MANIFEST).is_file():
+        judge = BundleRetriever(open_bundle(against))
+    else:
+        graph = build(against)
+        if not isinstance(graph, RetrieverGraph):
+            raise FidelityError(
+                f"{against}: expected a retriever's checkpoint, got a {graph.task}; compare like with like"
+            )
+        judge = OriginalRetriever(graph)
+    pictures = make_up_pictures() if data is None else open_pictures(data)
+    return compare_retriever(bundle, judge, pictures, progress)
 
 
 def _two_forms(bundle: Bundle) -> bool:
@@ -242,7 +265,7 @@ def _accept(
         worst = min(row["image_cosine_min"], row["text_cosine_min"])
         if worst < COSINE_LIMIT:
             raise FidelityError(
-                f"form {row['form']!r}: expected embeddings of a cosine of at least {COSINE_LIMIT} with the original's, "
+                f"form {row['form']!r}: expected embeddings of cosine {COSINE_LIMIT} or more with the original's, "
                 f"got {worst:.4f}; give more calibration pictures, or try --precision fp16"
             )
     for control in controls:

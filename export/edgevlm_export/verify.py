@@ -30,6 +30,8 @@ from edgevlm_export.controls import TWISTS, ControlFigures, control_figures, ope
 from edgevlm_export.families import build
 from edgevlm_export.figures import ActionMeter, StageMeter, rows
 from edgevlm_export.judge import BundleJudge, Decision, Judge, OriginalJudge, decision
+from edgevlm_export.retrieval import verify_retriever
+from edgevlm_export.stage_graph import PolicyGraph
 
 STEPS = 200  # compared in all, evenly over the held-out episodes
 STAGE_RUNS, STAGE_EVERY = 32, 4  # of each stage the first runs are compared, then one in so many
@@ -55,12 +57,21 @@ def verify(
         FidelityError: the bundle is off, a control did not move the actions, or the forms differ.
     """
     opened = open_bundle(bundle)
+    if opened.manifest.task == "retriever":
+        return verify_retriever(opened, against, data, progress)
     judge: Judge
     if (against / MANIFEST).is_file():
         judge = BundleJudge(open_bundle(against), OPTIONS)
     else:
-        judge = OriginalJudge(build(against))
+        judge = OriginalJudge(_policy(against))
     return compare(opened, judge, _data(opened, data, topics), progress)
+
+
+def _policy(checkpoint: Path) -> PolicyGraph:
+    graph = build(checkpoint)
+    if not isinstance(graph, PolicyGraph):
+        raise FidelityError(f"{checkpoint}: expected a policy's checkpoint, got a {graph.task}; compare like with like")
+    return graph
 
 
 def _data(bundle: Bundle, data: Path | None, topics: Path | None) -> Data:

@@ -1,4 +1,4 @@
-"""Small checkpoints of upstream architectures, saved with upstream code: fixed seeds, weights scaled until all matters."""
+"""Small checkpoints of upstream architectures, saved with upstream code: fixed seeds, weights scaled."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ from edgevlm_calibration.sources.pictures import TEXTS
 transformers.utils.logging.disable_progress_bar()
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 IMAGE = 48
-TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-SHARPEN = 3.0  # linear weights of the encoders, so that attention picks and the embeddings of two pictures differ
+TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def clip(root: Path, *, seed: int = 0, edit: Callable[[Any], None] | None = None, **save: Any) -> Path:
@@ -55,7 +54,8 @@ def siglip(
 ) -> Path:
     """A SigLIP checkpoint directory; `masked` has its tokenizer ask for an attention mask."""
     tokenizer = _siglip_tokenizer(root, masked)
-    text = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": 24, "projection_size": 64, **TOWER}
+    text = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": 40, "projection_size": 64, **TOWER}
+    text |= {"bos_token_id": None, "eos_token_id": 1}
     vision = {"image_size": IMAGE, "patch_size": 8, **TOWER}
     torch.manual_seed(seed)
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
@@ -72,12 +72,16 @@ def siglip(
 
 
 def _sharpen(model: Any) -> None:
+    """Make places, words and patches weigh as much as they do after training, so that every input matters."""
+    factors = {
+        "text_model.embeddings.position_embedding": 3.0,
+        "text_model.embeddings.token_embedding": 3.0,
+        "vision_model.embeddings.position_embedding": 6.0,
+        "vision_model.embeddings.patch_embedding": 3.0,
+    }
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "encoder" in name and name.endswith("weight") and weight.dim() == 2:
-                weight.mul_(SHARPEN)
-            if "position_embedding" in name or "token_embedding" in name or "patch_embedding.weight" in name:
-                weight.mul_(SHARPEN)
+            weight.mul_(factors.get(name.removesuffix(".weight"), 1.0))
 
 
 def _clip_tokenizer() -> Any:
@@ -85,7 +89,9 @@ def _clip_tokenizer() -> Any:
     bare = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bare.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)])
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False
+    )
     bare.train_from_iterator([text.lower() for text in TEXTS], trainer)
     merges = [tuple(pair) for pair in json.loads(bare.to_str())["model"]["merges"]]
     words = [*bytes_, *(f"{one}</w>" for one in bytes_), *("".join(pair) for pair in merges), BEGIN, END]
@@ -116,7 +122,7 @@ def _siglip_tokenizer(root: Path, masked: bool) -> Any:
     path = root / "spiece.model"
     path.write_bytes(written.getvalue())
     names = ["input_ids", "attention_mask"] if masked else ["input_ids"]
-    return SiglipTokenizer(str(path), model_max_length=24, model_input_names=names)
+    return SiglipTokenizer(str(path), model_max_length=40, model_input_names=names)
 
 
 def outliers(model: Any) -> None:

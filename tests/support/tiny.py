@@ -1,7 +1,8 @@
 """Bundles of a few kilobytes, put together from tests/support/stages without onnx, and observations for them.
 
 `mono` is one rgb8 camera, a state, a plan and a window of 4 (or 8); `duo` is a bgr8 and a mono8 camera, no state and no
-plan, with any rule for empty slots; `dual` is a retriever. Their stages are real graphs with fixed random weights: every input matters.
+plan, with any rule for empty slots; `dual` is a retriever. Their stages are real graphs with fixed random weights:
+every input matters.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ class RetrieverCourse:
     def open(cls, graph: RetrieverGraph, options: ExportOptions) -> RetrieverCourse:
         """Raises CalibrationError."""
         if options.topics is not None:
-            raise CalibrationError("--topics belongs to a robot's recording; this model takes --calib FOLDER-OF-PICTURES")
+            raise CalibrationError(
+                "--topics belongs to a robot's recording; this model takes --calib FOLDER-OF-PICTURES"
+            )
         if options.calibration is None:
             return cls(graph, make_up_pictures(options.texts))
         return cls(graph, open_pictures(options.calibration, options.texts, options.samples))
@@ -102,7 +104,7 @@ class RetrieverCourse:
         with _tokenizer(self.graph) as path:
             encoder = TextEncoder(path, self.graph.text)
             pairs = [encoder.encode(text) for text in self.data.calibration_texts[:PROBES]]
-        given = [{"ids": np.array(ids), "mask": np.array(mask)} for ids, mask in pairs]
+        given: Feeds = [{"ids": np.array(ids), "mask": np.array(mask)} for ids, mask in pairs]
         return [{kinds[kind]: value for kind, value in one.items() if kind in kinds} for one in given]
 
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from edgevlm.contract import CameraSpec, Contract
 from edgevlm.errors import CheckpointError
 from edgevlm.manifest import FuseArgs, FuseSpec, Port
-from edgevlm.operations import ImageOp
+from edgevlm.operations import CenterCrop, ImageOp, Pad, Resize
 from edgevlm_export.families.checkpoint import (
     CONFIG,
     TOKENIZER,
@@ -134,7 +134,7 @@ def _check(where: Path, shape: FilmPolicyConfig, contract: Contract, preprocess:
 
 def _size(camera: CameraSpec, operations: Sequence[ImageOp]) -> tuple[int, int]:
     """(height, width) after the last operation that sets it."""
-    sizes = [(one.height, one.width) for one in operations if one.op != "normalize"]
+    sizes = [(one.height, one.width) for one in operations if isinstance(one, (Resize, CenterCrop, Pad))]
     return sizes[-1] if sizes else (camera.height, camera.width)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint directories as the `transformers` library saves them: what is refused, and loading with its own classes."""
+"""Checkpoint directories as `transformers` saves them: what is refused, and loading with its own classes."""
 
 from __future__ import annotations
 
@@ -104,7 +104,16 @@ def reading(checkpoint: Path, library: Any) -> Iterator[None]:
     log.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, broken, hub.StrictDataclassError) as e:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        broken,
+        hub.StrictDataclassError,
+    ) as e:
         text = " ".join(str(e).split())
         raise CheckpointError(f"{checkpoint}: transformers cannot read it: {text[:400]}; {AGAIN}") from e
     finally:

@@ -1,8 +1,8 @@
 """Channels of a normalization that are far larger than the others, made even: the same function, kinder to int8.
 
 One scale serves a whole activation, so a channel 64 times as large as the rest leaves the rest two bits. What a
-LayerNormalization puts out is divided by a power of two for each channel, and the weights that read it are multiplied by
-it: in floats nothing changes, not even the last bit.
+LayerNormalization puts out is divided by a power of two for each channel, and the weights that read it are multiplied
+by it: in floats nothing changes, not even the last bit.
 
 Source: Xiao et al., SmoothQuant (2022), strength 0.5; rounded to powers of two.
 """
