@@ -16,7 +16,7 @@ from edgevlm.cli import retrieve
 from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
 from edgevlm.cli.pictures import Film
 from edgevlm.contract import ActionChunk, Contract, Observation, Stamped
-from edgevlm.errors import ContractError, SimulatorError
+from edgevlm.errors import ContractError, SimulatorError, TaskError
 from edgevlm.images import decode
 from edgevlm.load import load
 from edgevlm.loop.controls import Control
@@ -65,6 +65,8 @@ def command(
     console = people(json_target)
     with load(bundle, runtime_options(threads)) as model:
         if isinstance(model, Retriever):
+            if sim:
+                raise TaskError(f"{bundle}: expected a policy to drive a robot, got a retriever; ask it with --image")
             figures = retrieve.ask(console, model, image or [], text or [], labels)
         elif image is not None:
             said = _one_instruction(text, labels)

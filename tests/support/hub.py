@@ -81,7 +81,8 @@ def _sharpen(model: Any) -> None:
     }
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.mul_(factors.get(name.removesuffix(".weight"), 1.0))
+            looks = name.endswith(("q_proj.weight", "k_proj.weight")) and isinstance(model, CLIPModel)
+            weight.mul_(3.0 if looks else factors.get(name.removesuffix(".weight"), 1.0))
 
 
 def _clip_tokenizer() -> Any:

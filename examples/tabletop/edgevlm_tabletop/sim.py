@@ -158,7 +158,7 @@ class TabletopSimulator:
             self._render()
 
     def rest(self) -> None:
-        """One control step of 25 ms without a command: the hand is pulled nowhere else, the fingers keep their effort."""
+        """One control step of 25 ms without a command: the hand is pulled no further, the fingers keep their effort."""
         self.apply(np.array([0, 0, 0, self._grip], np.float32))
 
     def advance(self, values: NDArray[np.float32]) -> None:
