@@ -37,7 +37,7 @@ def command(
     ] = None,
     texts: Annotated[
         Path | None,
-        typer.Option(help="One text a line, for a model of pictures and texts; 31 built-in ones if not given."),
+        typer.Option(help="One text a line, for a model of pictures and texts; 30 built-in ones if not given."),
     ] = None,
     topics: Annotated[
         Path | None,

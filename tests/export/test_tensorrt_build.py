@@ -1,4 +1,4 @@
-"""The TensorRT form of every stage is parsed and built ahead of time for SM86; that is not running it: no GPU is used."""
+"""The TensorRT form of every stage is parsed and built ahead of time for SM86; it is not run: no GPU is used."""
 
 from __future__ import annotations
 
