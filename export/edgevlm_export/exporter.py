@@ -42,15 +42,14 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
 
     Args:
         calibration: int8 needs it. For a policy a recording of the robot, or (*.json) a table made by `calibrate`; for
-            a model of pictures and texts a folder of pictures. The bundle is judged on its held-out part, without it
-            on made-up data, and the record says so.
+            a model of pictures and texts a folder of pictures. Its held-out part judges; without it made-up data.
         topics: YAML that maps the recording's topics to the contract of a policy.
         texts: a file with one text a line, for a model of pictures and texts.
         samples: steps of the recording, or pictures of the folder, to use.
 
     Raises:
         CheckpointError, FamilyError: the source.
-        LogError, CalibrationError: the recording or the table.
+        LogError, CalibrationError, PictureError: the recording, the table or the pictures.
         QuantizationError: nothing was quantized, or an engine would refuse the graph.
         FidelityError: the bundle does not do what the source does.
         OutputError: the output cannot be written, or its place is taken.
