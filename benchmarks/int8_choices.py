@@ -20,10 +20,11 @@ from typing import Any
 from edgevlm_calibration.calibrate import calibrate_on
 from edgevlm_calibration.progress import silent
 from edgevlm_calibration.sources import Data, open_log
-from edgevlm_export.exporter import Job, Models
+from edgevlm_export.courses import Models, PolicyCourse
+from edgevlm_export.exporter import Job
 from edgevlm_export.families import build
 from edgevlm_export.judge import OriginalJudge
-from edgevlm_export.stage_graph import StageGraph
+from edgevlm_export.stage_graph import PolicyGraph
 from edgevlm_export.verify import compare
 
 
@@ -49,7 +50,7 @@ CHOICES = (
 )
 
 
-def row(graph: StageGraph, data: Data, models: Models, choice: Choice, samples: int) -> Mapping[str, Any]:
+def row(graph: PolicyGraph, data: Data, models: Models, choice: Choice, samples: int) -> Mapping[str, Any]:
     """The figures of one choice."""
     chosen = replace(
         graph,
@@ -60,11 +61,12 @@ def row(graph: StageGraph, data: Data, models: Models, choice: Choice, samples: 
     )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        job = Job(chosen, root, data, silent)
+        course = PolicyCourse(chosen, data)
+        job = Job(course, root, silent)
         fp32 = job.fp32(models, root / "fp32")
         table = calibrate_on(fp32, data, samples=samples, observer=choice.observer)
         (root / "int8").mkdir()
-        bundle = Job(chosen, root / "int8", data, silent).write("int8", models, table)
+        bundle = Job(course, root / "int8", silent).write("int8", models, table)
         figures = compare(bundle, OriginalJudge(chosen), data)
     units = [unit for unit in figures["units"] if unit["form"] == "cpu"]
     plan = next(plan for plan in figures["plan"] if plan["form"] == "cpu")
@@ -86,8 +88,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     graph = build(arguments.checkpoint)
+    assert isinstance(graph, PolicyGraph)
     data = open_log(arguments.log, graph.contract, None)
-    models = Job(graph, Path(), data, silent).trace()
+    models = Job(PolicyCourse(graph, data), Path(), silent).trace()
     rows = []
     for choice in CHOICES:
         rows.append(row(graph, data, models, choice, arguments.samples))

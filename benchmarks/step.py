@@ -30,12 +30,13 @@ from edgevlm.bundle import open_bundle, write_manifest
 from edgevlm.contract import Observation
 from edgevlm.load import load
 from edgevlm.loop.synthetic import synthetic_observations
-from edgevlm.manifest import Manifest, Normalize, Resize
+from edgevlm.manifest import Manifest
+from edgevlm.operations import Normalize, Resize
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
 from edgevlm.tasks import Session
 from edgevlm_export.families import build
-from edgevlm_export.stage_graph import StageGraph, WindowInputs
+from edgevlm_export.stage_graph import PolicyGraph, WindowInputs
 
 WIDTH, HEIGHT = 640, 480
 CORES = len(os.sched_getaffinity(0))
@@ -95,7 +96,7 @@ def _with_camera(root: Path, destination: Path) -> Path:
     """A copy of a bundle whose contract asks for 640x480 frames."""
     bundle = open_bundle(root)
     shutil.copytree(root, destination)
-    contract = bundle.manifest.contract
+    contract = bundle.manifest.policy().contract
     cameras = tuple(camera.model_copy(update={"width": WIDTH, "height": HEIGHT}) for camera in contract.cameras)
     changed = contract.model_copy(update={"cameras": cameras})
 
@@ -110,7 +111,7 @@ class EagerStep:
     """The original model in PyTorch eager with Pillow's resize."""
 
     def __init__(
-        self, graph: StageGraph, tokenize: Callable[[str], Any], normalize: Callable[[Any], Any], *, whole: bool
+        self, graph: PolicyGraph, tokenize: Callable[[str], Any], normalize: Callable[[Any], Any], *, whole: bool
     ) -> None:
         self._graph, self._tokenize, self._normalize, self._whole = graph, tokenize, normalize, whole
         self._kept: dict[str, list[Any]] = {camera.name: [] for camera in graph.contract.cameras}

@@ -2,21 +2,26 @@
 
 from edgevlm.contract import ActionChunk, Contract, Observation, Plan, Stamped
 from edgevlm.errors import EdgevlmError
-from edgevlm.load import load
+from edgevlm.load import load, load_policy, load_retriever
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks import Policy, Session
+from edgevlm.tasks import Classification, Match, Policy, Retriever, Session
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ActionChunk",
+    "Classification",
     "Contract",
     "EdgevlmError",
+    "Match",
     "Observation",
     "Plan",
     "Policy",
+    "Retriever",
     "RuntimeOptions",
     "Session",
     "Stamped",
     "load",
+    "load_policy",
+    "load_retriever",
 ]

@@ -143,6 +143,18 @@ class SimulatorError(EdgevlmError):
     exit_code = 23
 
 
+class TaskError(EdgevlmError):
+    """A bundle is of another task than what it was given to."""
+
+    exit_code = 24
+
+
+class PictureError(ContractError):
+    """A file is no picture, is broken, or would be larger than is safe."""
+
+    exit_code = 25
+
+
 def require(module: str, *, extra: str) -> Any:
     """Import `module` at its point of use; `Any` because optional packages are typed where they are used.
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import CHANNELS, Encoding
-from edgevlm.errors import ContractError, ShapeError, require
+from edgevlm.errors import ContractError, PictureError, ShapeError, require
 
 ENCODINGS: tuple[Encoding, ...] = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
 
@@ -72,7 +72,7 @@ def decode(data: bytes, encoding: str) -> NDArray[np.uint8]:
         DependencyError: OpenCV is not installed.
     """
     wanted = check_encoding(encoding)
-    _check_whole(data)
+    check_whole(data, f"compressed image of {len(data)} bytes", "set the camera's transport to jpeg or png")
     cv2 = require("cv2", extra="vision")
     flags = cv2.IMREAD_GRAYSCALE if wanted == "mono8" else cv2.IMREAD_COLOR
     broken = f"compressed image of {len(data)} bytes: expected JPEG or PNG, it cannot be decoded; check the driver"
@@ -87,17 +87,18 @@ def decode(data: bytes, encoding: str) -> NDArray[np.uint8]:
     return result
 
 
-def _check_whole(data: bytes) -> None:
-    """Refuse what OpenCV would decode to a picture with a grey lower half."""
+def check_whole(data: bytes, what: str, hint: str) -> None:
+    """Refuse what OpenCV would decode to a picture with a grey lower half; `what` and `hint` go into the message.
+
+    Raises:
+        PictureError: no JPEG or PNG, or one whose end is missing.
+    """
     ends = {_JPEG_START: _JPEG_END, _PNG_START: _PNG_END}
     end = next((end for start, end in ends.items() if data.startswith(start)), None)
     if end is None:
-        raise ContractError(
-            f"compressed image of {len(data)} bytes: expected JPEG or PNG, got bytes that start with "
-            f"{data[:8].hex(' ')!r}; set the camera's transport to jpeg or png"
-        )
+        raise PictureError(f"{what}: expected JPEG or PNG, got bytes that start with {data[:8].hex(' ')!r}; {hint}")
     if end not in data[-_TAIL_BYTES:]:
-        raise ContractError(f"compressed image of {len(data)} bytes: its end is missing, the frame was cut; drop it")
+        raise PictureError(f"{what}: its end is missing, it was cut; drop it, or copy it again")
 
 
 def _conversions(cv2: object) -> Mapping[Encoding, int | None]:

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 
 from edgevlm.backends import pick_engine
-from edgevlm.bundle import open_bundle
+from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.manifest import Task
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.policy import Policy
+from edgevlm.tasks import Policy, Retriever
+
+Model = Policy | Retriever
+
+# task of the manifest -> what serves it
+SERVERS: Mapping[Task, Callable[[Bundle, RuntimeOptions], Model]] = {"policy": Policy, "retriever": Retriever}
 
 
-def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Policy:
-    """A ready model from a bundle directory.
+def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Model:
+    """A ready model from a bundle directory: a Policy or a Retriever, by the manifest's task.
 
     Raises:
         BundleError: (and its subclasses) the bundle is missing, damaged, unsafe or newer than this version.
         DependencyError: no engine is installed; the message names the extra.
         BackendError: the engine refuses a stage.
     """
+    bundle, options = _open(path, options)
+    return SERVERS[bundle.manifest.task](bundle, options)
+
+
+def load_policy(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Policy:
+    """As `load`, where nothing but a policy will do. Raises TaskError for a bundle of another task."""
+    return Policy(*_open(path, options))
+
+
+def load_retriever(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Retriever:
+    """As `load`, where nothing but a retriever will do. Raises TaskError for a bundle of another task."""
+    return Retriever(*_open(path, options))
+
+
+def _open(path: str | os.PathLike[str], options: RuntimeOptions | None) -> tuple[Bundle, RuntimeOptions]:
     options = options or RuntimeOptions()
     pick_engine(options)
-    return Policy(open_bundle(path, verify_files=options.verify_files), options)
+    return open_bundle(path, verify_files=options.verify_files), options

@@ -11,61 +11,27 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgevlm.contract import Contract, Spec
-from edgevlm.errors import BundleError, FormatError, UnsafePathError
+from edgevlm.errors import BundleError, FormatError, TaskError, UnsafePathError
+from edgevlm.operations import ImageOp
 
 FORMAT_NAME = "edgevlm.bundle"
-FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 FORMAT = f"{FORMAT_NAME}/{FORMAT_MAJOR}.{FORMAT_MINOR}"
 
 Precision = Literal["fp32", "fp16", "int8"]
 Form = Literal["cpu", "tensorrt"]
-PortKind = Literal["pixels", "ids", "mask", "features", "state", "action", "waypoints", "scores"]
+PortKind = Literal["pixels", "ids", "mask", "features", "embedding", "state", "action", "waypoints", "scores"]
 Dimension = Annotated[int, Field(gt=0, lt=1 << 31)] | Annotated[str, Field(min_length=1)]
 
+Task = Literal["policy", "retriever"]
+DRIVERS: Mapping[Task, tuple[str, ...]] = {"policy": ("fuse",), "retriever": ("dual",)}  # the loops that can do a task
+PICTURE = "image"  # the key of `preprocess` where pictures come from no camera
 RESERVED_STAGES = {"step", "preprocess", "overhead"}  # what a profile calls the rest of a step's time
-
-
-class Resize(Spec):
-    """Antialiased resize to (height, width), exact to Pillow's filter of the same name."""
-
-    op: Literal["resize"] = "resize"
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
-    filter: Literal["bilinear", "bicubic"] = "bilinear"
-
-
-class CenterCrop(Spec):
-    """Cut (height, width) out of the middle."""
-
-    op: Literal["center_crop"] = "center_crop"
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
-
-
-class Pad(Spec):
-    """Grow to (height, width) with `fill`, the picture in the top left corner."""
-
-    op: Literal["pad"] = "pad"
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
-    fill: int = Field(default=0, ge=0, le=255)
-
-
-class Normalize(Spec):
-    """uint8 RGB -> float32 `(x * scale - mean) / std`, per channel. Always the last operation."""
-
-    op: Literal["normalize"] = "normalize"
-    scale: float = 1.0 / 255.0
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-ImageOp = Annotated[Resize | CenterCrop | Pad | Normalize, Field(discriminator="op")]
 
 
 class Port(Spec):
@@ -121,11 +87,61 @@ class FuseArgs(Spec):
     head: str
 
 
-class DriverSpec(Spec):
-    """The loop that turns stages into a task."""
+class FuseSpec(Spec):
+    """Frames, an instruction and the state -> one head: the loop of a policy."""
 
-    name: Literal["fuse"]
+    name: Literal["fuse"] = "fuse"
     args: FuseArgs
+
+    @property
+    def stages(self) -> set[str]:
+        """The stages it names."""
+        return {*self.args.vision.values(), self.args.text, self.args.pool, self.args.head}
+
+
+class DualArgs(Spec):
+    """Two encoders into one space: `logits = scale * cosine(image, text) + bias`. Since 1.1.
+
+    Attributes:
+        vision: stage (pixels -> one embedding), run once per picture.
+        text: stage (ids[, mask] -> one embedding), run once per text.
+        scores: what makes probabilities of one picture's logits: `softmax` over the texts, or `sigmoid` of each.
+    """
+
+    vision: str
+    text: str
+    scale: float
+    bias: float = 0.0
+    scores: Literal["softmax", "sigmoid"]
+
+
+class DualSpec(Spec):
+    """A picture and texts, encoded apart and compared: the loop of a retriever. Since 1.1."""
+
+    name: Literal["dual"] = "dual"
+    args: DualArgs
+
+    @property
+    def stages(self) -> set[str]:
+        """The stages it names."""
+        return {self.args.vision, self.args.text}
+
+
+DriverSpec = Annotated[FuseSpec | DualSpec, Field(discriminator="name")]
+
+
+class TextSpec(Spec):
+    """How a text becomes ids, where no contract says it. Since 1.1.
+
+    Attributes:
+        max_tokens: the longest text, special tokens included; a longer one is refused.
+        length: `own` gives as many ids as the text has, `fixed` always `max_tokens`, filled up at the end.
+        pad_id: what fills up.
+    """
+
+    max_tokens: int = Field(gt=0)
+    length: Literal["own", "fixed"]
+    pad_id: int = Field(default=0, ge=0)
 
 
 class FileEntry(Spec):
@@ -158,18 +174,34 @@ def safe_path(path: str) -> str:
     return path
 
 
+class PolicyParts(NamedTuple):
+    """What only the manifest of a policy has."""
+
+    contract: Contract
+    args: FuseArgs
+
+
+class RetrieverParts(NamedTuple):
+    """What only the manifest of a retriever has."""
+
+    operations: tuple[ImageOp, ...]
+    text: TextSpec
+    args: DualArgs
+
+
 class Manifest(Spec):
     """One bundle. `sha256()` of the canonical form is the bundle's name."""
 
     format: str
     family: str
-    task: Literal["policy"]
+    task: Task
     precision: Precision
     driver: DriverSpec
     stages: Mapping[str, StageSpec] = Field(min_length=1)
-    preprocess: Mapping[str, tuple[ImageOp, ...]]  # camera -> operations
+    preprocess: Mapping[str, tuple[ImageOp, ...]]  # camera, or PICTURE where there is none -> operations
     tokenizer: str
-    contract: Contract
+    contract: Contract | None = None  # of a policy
+    text: TextSpec | None = None  # of every other task
     calibration: CalibrationRef | None = None
     source_sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the checkpoint's files
     files: Mapping[str, FileEntry]
@@ -189,14 +221,43 @@ class Manifest(Spec):
             raise ValueError(f"files lists no {missing}")
         if reserved := sorted(RESERVED_STAGES & set(self.stages)):
             raise ValueError(f"stages have names that profiles use for other things: {reserved}")
-        args = self.driver.args
-        stages = {*args.vision.values(), args.text, args.pool, args.head}
-        if unknown := sorted(stages - set(self.stages)):
+        if unknown := sorted(self.driver.stages - set(self.stages)):
             raise ValueError(f"driver.args names stages that do not exist: {unknown}")
-        cameras = {camera.name for camera in self.contract.cameras}
-        if set(args.vision) != cameras or set(self.preprocess) != cameras:
-            raise ValueError(f"driver.args.vision and preprocess must name exactly the cameras {sorted(cameras)}")
+        if self.driver.name not in DRIVERS[self.task]:
+            raise ValueError(f"task {self.task!r} needs a driver among {DRIVERS[self.task]}, got {self.driver.name!r}")
+        if self.task == "policy":
+            self._policy_is_complete()
+        elif self.contract is not None or self.text is None or set(self.preprocess) != {PICTURE}:
+            raise ValueError(f"task {self.task!r} needs `text`, `preprocess` of {PICTURE!r} alone and no `contract`")
         return self
+
+    def _policy_is_complete(self) -> None:
+        if self.contract is None or self.text is not None:
+            raise ValueError("task 'policy' needs a `contract`, which says how texts are read, and no `text`")
+        cameras = {camera.name for camera in self.contract.cameras}
+        vision = set(self.driver.args.vision) if isinstance(self.driver, FuseSpec) else cameras
+        if vision != cameras or set(self.preprocess) != cameras:
+            raise ValueError(f"driver.args.vision and preprocess must name exactly the cameras {sorted(cameras)}")
+
+    def policy(self) -> PolicyParts:
+        """What a policy's manifest has.
+
+        Raises:
+            TaskError: this is another task's.
+        """
+        if self.contract is None or not isinstance(self.driver, FuseSpec):
+            raise _other_task("policy", self.task)
+        return PolicyParts(self.contract, self.driver.args)
+
+    def retriever(self) -> RetrieverParts:
+        """What a retriever's manifest has.
+
+        Raises:
+            TaskError: this is another task's.
+        """
+        if self.text is None or not isinstance(self.driver, DualSpec):
+            raise _other_task("retriever", self.task)
+        return RetrieverParts(self.preprocess[PICTURE], self.text, self.driver.args)
 
     @classmethod
     def parse(cls, text: str | bytes) -> Manifest:
@@ -252,6 +313,12 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) != len(pairs):
         raise ValueError(f"a key that comes twice among {[key for key, _ in pairs][:20]}")
     return data
+
+
+def _other_task(wanted: str, got: str) -> TaskError:
+    return TaskError(
+        f"expected a bundle of the task {wanted!r}, this one is a {got!r}; give it to what serves that task"
+    )
 
 
 def check_format(value: object) -> None:

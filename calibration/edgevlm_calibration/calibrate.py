@@ -6,7 +6,7 @@ that ranges belong to what the robot will really see. One thread: the same table
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def calibrate(
         CalibrationError: the bundle is not fp32, or there are too few steps.
     """
     opened = open_bundle(bundle)
-    return calibrate_on(opened, open_log(data, opened.manifest.contract, topics), samples=samples, progress=progress)
+    return calibrate_on(
+        opened, open_log(data, opened.manifest.policy().contract, topics), samples=samples, progress=progress
+    )
 
 
 def calibrate_on(
@@ -61,10 +63,7 @@ def calibrate_on(
         requested=samples,
         samples=used,
         stage_runs=runs,
-        stages={
-            stage: {name: _range(choose(item), item) for name, item in tensors.items()}
-            for stage, tensors in seen.items()
-        },
+        stages=table_stages(seen, choose),
         split=Split(calibration=_refs(data.calibration), held_out=_refs(data.held_out)),
     )
 
@@ -169,6 +168,13 @@ class ObservingBackend:
 
     def close(self) -> None:
         self._session = None
+
+
+def table_stages(seen: Seen, choose: Callable[[Magnitudes], float]) -> dict[str, dict[str, TensorRange]]:
+    """What a table says of every stage and tensor."""
+    return {
+        stage: {name: _range(choose(item), item) for name, item in tensors.items()} for stage, tensors in seen.items()
+    }
 
 
 def _range(threshold: float, seen: Magnitudes) -> TensorRange:

@@ -40,8 +40,17 @@ class Split(Spec):
     held_out: tuple[EpisodeRef, ...]
 
 
+class PictureSplit(Spec):
+    """Names of the pictures, and the texts, of a retriever's calibration and of its judgement; none is in both."""
+
+    calibration: tuple[str, ...]
+    held_out: tuple[str, ...]
+    calibration_texts: tuple[str, ...]
+    held_out_texts: tuple[str, ...]
+
+
 class Table(Spec):
-    """Ranges of one fp32 bundle on one recording.
+    """Ranges of one fp32 bundle on one recording, or on pictures and texts.
 
     Attributes:
         bundle_sha256: of the fp32 bundle whose graphs the tensor names belong to.
@@ -58,7 +67,7 @@ class Table(Spec):
     samples: int = Field(gt=0)
     stage_runs: Mapping[str, int]
     stages: Mapping[str, Mapping[str, TensorRange]]
-    split: Split
+    split: Split | PictureSplit
 
     def thresholds(self, stage: str) -> dict[str, float]:
         """Tensor -> threshold of one stage; empty if the stage was not observed."""

@@ -29,7 +29,15 @@ def command(
     precision: Annotated[Precision, typer.Option(help="Of every stage that can have it.")] = Precision.FP32,
     int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8; needs --calib.")] = False,
     calib: Annotated[
-        Path | None, typer.Option(help="A recording of the robot (MCAP), or a table made by edgevlm calibrate.")
+        Path | None,
+        typer.Option(
+            help="For a policy a recording of the robot (MCAP) or a table made by edgevlm calibrate; for a model of "
+            "pictures and texts a folder of JPEG and PNG files (every third one judges, the others calibrate)."
+        ),
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="One text a line, for a model of pictures and texts; 30 built-in ones if not given."),
     ] = None,
     topics: Annotated[
         Path | None,
@@ -37,17 +45,26 @@ def command(
             help="YAML that maps the recording's topics to the contract; found beside the log if named LOG.topics.yaml."
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Steps of the recording to calibrate on.")] = 256,
+    samples: Annotated[int, typer.Option(min=1, help="Steps of the recording, or pictures, to use.")] = 256,
     json_target: JsonOption = None,
 ) -> None:
     """Trace the model's stages, quantize them from a recording, and prove the bundle on held-out episodes."""
     wanted = "int8" if int8 else precision.value
     if wanted == "int8" and calib is None:
-        raise typer.BadParameter("int8 needs --calib LOG.mcap (a recording of the robot) or a calibration table")
+        raise typer.BadParameter(
+            "int8 needs --calib LOG.mcap (a recording of the robot), a calibration table, or a folder of pictures"
+        )
     console = people(json_target)
     with progress(console) as report:
         done = upper("exporter").export(
-            source, output, precision=wanted, calibration=calib, topics=topics, samples=samples, progress=report
+            source,
+            output,
+            precision=wanted,
+            calibration=calib,
+            topics=topics,
+            texts=texts,
+            samples=samples,
+            progress=report,
         )
     print_fidelity(console, done.fidelity)
     console.print(f"[bold green]{output}[/]  sha256 {done.bundle_sha256[:16]}")
@@ -62,6 +79,9 @@ def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:
     for row in fidelity["stages"]:
         table.add_row(row["stage"], row["form"], f"{row['cosine_min']:.6f}", f"{row['max_abs_error']:.3g}")
     console.print(table)
+    if "retrieval" in fidelity:
+        console.print(_retrieval_table(fidelity))
+        return
     table = Table(
         "column", "form", "unit", "mean", "p99", "worst", title="the whole policy against PyTorch", title_justify="left"
     )
@@ -70,3 +90,12 @@ def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:
             row["name"], row["form"], row["unit"], f"{row['mean']:.3g}", f"{row['p99']:.3g}", f"{row['worst']:.3g}"
         )
     console.print(table)
+
+
+def _retrieval_table(fidelity: dict[str, Any]) -> Table:
+    columns = ("form", "picture cosine (worst)", "text cosine (worst)", "logit error / scale", "same best text")
+    table = Table(*columns, title="the whole model against PyTorch", title_justify="left")
+    for row in fidelity["retrieval"]:
+        cosines = f"{row['image_cosine_min']:.6f}", f"{row['text_cosine_min']:.6f}"
+        table.add_row(row["form"], *cosines, f"{row['logit_relative_error']:.3g}", f"{row['same_best_text']:.1%}")
+    return table

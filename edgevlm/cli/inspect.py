@@ -21,7 +21,7 @@ def command(
     opened = open_bundle(bundle)
     console = people(json_target)
     _print_head(console, opened)
-    console.print(_contract_table(opened))
+    console.print(_contract_table(opened) if opened.manifest.contract else _retriever_table(opened))
     console.print(_stage_table(opened))
     if records := opened.records():
         console.print(f"records: {', '.join(records)} (see --json)")
@@ -46,7 +46,7 @@ def _print_head(console: Console, bundle: Bundle) -> None:
 
 
 def _contract_table(bundle: Bundle) -> Table:
-    contract = bundle.manifest.contract
+    contract = bundle.manifest.policy().contract
     table = Table("what", "name", "contract", title="contract", title_justify="left")
     for camera in contract.cameras:
         low, high = camera.rate_hz
@@ -81,6 +81,18 @@ def _contract_table(bundle: Bundle) -> Table:
         )
     if examples := contract.instruction.examples:
         table.add_row("say", "for example", "; ".join(examples[:4]))
+    return table
+
+
+def _retriever_table(bundle: Bundle) -> Table:
+    operations, text, args = bundle.manifest.retriever()
+    table = Table("what", "how", title="pictures and texts", title_justify="left")
+    for operation in operations:
+        values = {key: value for key, value in operation.model_dump().items() if key != "op"}
+        table.add_row(operation.op, ", ".join(f"{key} {value}" for key, value in values.items()))
+    length = "filled up to that" if text.length == "fixed" else "as long as they are"
+    table.add_row("texts", f"at most {text.max_tokens} tokens, {length}")
+    table.add_row("logits", f"{args.scale:g} * cosine + {args.bias:g}, probabilities by {args.scores}")
     return table
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
@@ -14,6 +15,10 @@ from edgevlm.load import load
 from edgevlm.loop.synthetic import synthetic_observations
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import StepRecorder, machine, peak_rss_mb
+from edgevlm.tasks import Policy, Retriever
+
+PICTURE_SIZE = (480, 640, 3)
+TEXT_EVERY = 20  # steps until a retriever is asked for another text
 
 
 def command(
@@ -26,7 +31,7 @@ def command(
     threads: ThreadsOption = 0,
     json_target: JsonOption = None,
 ) -> None:
-    """Measure each stage and the whole step on made-up frames of the contract's size, at its slowest rate."""
+    """Measure each stage and the whole step on made-up frames: of the contract's size and slowest rate, or 640x480."""
     console = people(json_target)
     with progress(console) as report:
         figures = measure(bundle, runtime_options(threads), steps, warmup, instruction, report)
@@ -36,9 +41,10 @@ def command(
             figures["stages"] | {"step": figures["step_ms"], "overhead": figures["overhead_ms"]},
         )
     )
+    encodes = f", {figures['encodes_per_frame']:.2f} encodes a frame" if "encodes_per_frame" in figures else ""
     console.print(
         f"cold start {figures['cold_start_ms']:.0f} ms (open {figures['open_ms']:.0f} ms), "
-        f"peak memory {figures['peak_rss_mb']:.0f} MB, {figures['encodes_per_frame']:.2f} encodes a frame"
+        f"peak memory {figures['peak_rss_mb']:.0f} MB{encodes}"
     )
     write_json(json_target, figures)
 
@@ -52,8 +58,17 @@ def measure(
         ContractError: the contract has no example instruction and none was given.
     """
     opening = time.perf_counter_ns()
-    policy = load(bundle, options)
+    model = load(bundle, options)
     opened = time.perf_counter_ns()
+    if isinstance(model, Retriever):
+        return _measure_retriever(model, options, steps, warmup, opened - opening, report)
+    return _measure_policy(model, options, (steps, warmup, instruction), opened - opening, report)
+
+
+def _measure_policy(
+    policy: Policy, options: RuntimeOptions, plan: tuple[int, int, str | None], open_ns: int, report: Any
+) -> dict[str, Any]:
+    steps, warmup, instruction = plan
     examples = (instruction,) if instruction else policy.contract.instruction.examples
     if not examples:
         raise ContractError("the contract has no example instruction; pass one that the model knows with --instruction")
@@ -62,7 +77,7 @@ def measure(
     first = next(source)
     made = time.perf_counter_ns()
     session.act(first)
-    cold_ns = (opened - opening) + (time.perf_counter_ns() - made)
+    cold_ns = open_ns + (time.perf_counter_ns() - made)
     recorder = StepRecorder()
     for step in range(warmup + steps):
         session.act(next(source))
@@ -77,10 +92,40 @@ def measure(
         "overhead_ms": rows.pop("overhead"),
         "stages": rows,
         "warmup_steps": warmup,
-        "open_ms": (opened - opening) / 1e6,
+        "open_ms": open_ns / 1e6,
         "cold_start_ms": cold_ns / 1e6,
         "peak_rss_mb": peak_rss_mb(),
         "encodes_per_frame": session.encodes_per_frame,
+        "options": options.model_dump(mode="json"),
+        "machine": machine(),
+    }
+
+
+def _measure_retriever(
+    model: Retriever, options: RuntimeOptions, steps: int, warmup: int, open_ns: int, report: Any
+) -> dict[str, Any]:
+    """One picture against one known text in each step; a new text every TEXT_EVERY steps."""
+    random = np.random.default_rng(0)
+    recorder, cold_ns = StepRecorder(), open_ns
+    for step in range(warmup + steps):
+        picture = random.integers(0, 256, PICTURE_SIZE, np.uint8)
+        begin = time.perf_counter_ns()
+        model.match([picture], [f"a picture of the number {step // TEXT_EVERY}"])
+        cold_ns += time.perf_counter_ns() - begin if step == 0 else 0
+        if step >= warmup:
+            recorder.add(model.last_times_ns)
+            report("profile", step - warmup + 1, steps)
+    rows = recorder.summary()
+    return {
+        "bundle_sha256": model.bundle.sha256,
+        "precision": model.bundle.manifest.precision,
+        "step_ms": rows.pop("step"),
+        "overhead_ms": rows.pop("overhead"),
+        "stages": rows,
+        "warmup_steps": warmup,
+        "open_ms": open_ns / 1e6,
+        "cold_start_ms": cold_ns / 1e6,
+        "peak_rss_mb": peak_rss_mb(),
         "options": options.model_dump(mode="json"),
         "machine": machine(),
     }

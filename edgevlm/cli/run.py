@@ -12,17 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgevlm.cli import retrieve
 from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
 from edgevlm.cli.pictures import Film
 from edgevlm.contract import ActionChunk, Contract, Observation, Stamped
-from edgevlm.errors import ContractError, SimulatorError
+from edgevlm.errors import ContractError, SimulatorError, TaskError
 from edgevlm.images import decode
 from edgevlm.load import load
 from edgevlm.loop.controls import Control
 from edgevlm.loop.episode import EpisodeFrame, EpisodeResult
 from edgevlm.loop.evaluation import EvaluationPlan, Watch, evaluate
 from edgevlm.loop.simulator import open_simulator
-from edgevlm.tasks import Policy
+from edgevlm.tasks import Policy, Retriever
 
 STRIP_ROWS, STRIP_COLUMNS = 5, 6
 FILM_HZ = 10.0
@@ -48,20 +49,28 @@ def command(
     record: Annotated[Path | None, typer.Option(metavar="F.mp4", help="Film the robot.")] = None,
     strip: Annotated[Path | None, typer.Option(metavar="F.png", help="A picture strip of the first episodes.")] = None,
     image: Images = None,
-    text: Annotated[str | None, typer.Option(help="What to do, with --image.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="What to do, with --image; for a retriever a text, may be repeated.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="A,B,..", help="For a retriever: which of these fits?")] = None,
     state: Annotated[
         str | None, typer.Option(metavar="V,V,..", help="The robot's state, in the contract's order.")
     ] = None,
     threads: ThreadsOption = 0,
     json_target: JsonOption = None,
 ) -> None:
-    """Closed loop in the simulator (--sim), or one chunk and plan for one picture (--image, --text, --state)."""
+    """Closed loop in the simulator (--sim), or one answer about a picture: a chunk and plan, or scores."""
     if sim == (image is not None):
-        raise typer.BadParameter("give either --sim, or --image F --text T --state V,..")
+        raise typer.BadParameter("give either --sim, or --image F with --text T --state V,.. or with --labels A,B,..")
     console = people(json_target)
-    with load(bundle, runtime_options(threads)) as policy:
-        if image is not None:
-            figures = ask_once(console, policy, _pictures(image, policy.contract), text or "", state)
+    with load(bundle, runtime_options(threads)) as model:
+        if isinstance(model, Retriever):
+            if sim:
+                raise TaskError(f"{bundle}: expected a policy to drive a robot, got a retriever; ask it with --image")
+            figures = retrieve.ask(console, model, image or [], text or [], labels)
+        elif image is not None:
+            said = _one_instruction(text, labels)
+            figures = ask_once(console, model, _pictures(image, model.contract), said, state)
         else:
             plan = EvaluationPlan(
                 episodes=episodes,
@@ -71,8 +80,14 @@ def command(
                 control=control,
                 latency_s=latency_ms / 1e3,
             )
-            figures = drive(console, policy, plan, record, strip)
+            figures = drive(console, model, plan, record, strip)
     write_json(json_target, figures)
+
+
+def _one_instruction(texts: list[str] | None, labels: str | None) -> str:
+    if labels is not None or len(texts or []) > 1:
+        raise typer.BadParameter("--labels and more than one --text are for retrievers; this bundle is a policy")
+    return texts[0] if texts else ""
 
 
 def drive(

@@ -15,11 +15,13 @@ from edgevlm.cli.output import JsonOption, people, progress, upper, write_json
 def command(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     against: Annotated[Path | None, typer.Option(help="The checkpoint it was made from, or another bundle.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A recording of the robot (MCAP) to compare on.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A recording of the robot (MCAP), or a folder of pictures, to compare on.")
+    ] = None,
     topics: Annotated[Path | None, typer.Option(help="YAML that maps the recording's topics to the contract.")] = None,
     json_target: JsonOption = None,
 ) -> None:
-    """Check every file against the manifest; with --against also compare outputs, in the units of the robot."""
+    """Check every file against the manifest; with --against also compare outputs, in the units of the task."""
     console = people(json_target)
     opened = open_bundle(bundle)
     figures: dict[str, Any] = {"bundle_sha256": opened.sha256, "files": len(opened.manifest.files), "whole": True}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgevlm.contract import Contract
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest import FuseArgs, Manifest, Port, StageSpec
+from edgevlm.manifest import Manifest, Port, StageSpec
 
 INSTRUCTIONS_KEPT = 8
 
@@ -23,11 +23,11 @@ class FuseDriver:
 
     def __init__(self, manifest: Manifest, graph: Graph) -> None:
         """Raises BundleError when the ports of the stages do not fit the driver."""
-        self._args: FuseArgs = manifest.driver.args
+        contract, self._args = manifest.policy()
         self._graph = graph
-        self._cameras = tuple(camera.name for camera in manifest.contract.cameras)
-        self._slots = len(manifest.contract.window.offsets_s)
-        self._masked = manifest.contract.window.pad == "mask"
+        self._cameras = tuple(camera.name for camera in contract.cameras)
+        self._slots = len(contract.window.offsets_s)
+        self._masked = contract.window.pad == "mask"
         stages = manifest.stages
         self._pixel_port = {camera: _wire_vision(stages[stage], stage) for camera, stage in self._args.vision.items()}
         text = stages[self._args.text].inputs
@@ -40,7 +40,7 @@ class FuseDriver:
 
     def _wire_head(self, manifest: Manifest) -> str | None:
         """The port of the state, if the head takes one, after checking that every port has its counterpart."""
-        head, contract = manifest.stages[self._args.head], manifest.contract
+        head, contract = manifest.stages[self._args.head], manifest.policy().contract
         makers = [port.name for stage in (self._args.pool, self._args.text) for port in manifest.stages[stage].outputs]
         state = [port.name for port in head.inputs if port.kind == "state"]
         needed = [port.name for port in head.inputs if port.kind != "state"]

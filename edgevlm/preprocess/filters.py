@@ -27,8 +27,8 @@ class Taps:
     weight: NDArray[np.int32]
 
 
-def taps(size_in: int, size_out: int, name: Filter) -> Taps:
-    """The antialiased filter from `size_in` to `size_out` pixels.
+def taps(size_in: int, size_out: int, name: Filter, wanted: range | None = None) -> Taps:
+    """The antialiased filter from `size_in` to `size_out` pixels, or of the `wanted` ones of these alone.
 
     Source: Pillow's precompute_coeffs and normalize_coeffs_8bpc.
     """
@@ -36,18 +36,25 @@ def taps(size_in: int, size_out: int, name: Filter) -> Taps:
     stretch = max(scale, 1.0)
     support = SUPPORT[name] * stretch
     width = math.ceil(support) * 2 + 1
-    index = np.zeros((size_out, width), np.intp)
-    weight = np.zeros((size_out, width), np.float64)
-    for position in range(size_out):
+    wanted = range(size_out) if wanted is None else wanted
+    index = np.zeros((len(wanted), width), np.intp)
+    weight = np.zeros((len(wanted), width), np.float64)
+    for place, position in enumerate(wanted):
         center = (position + 0.5) * scale
         first = max(int(center - support + 0.5), 0)
         last = min(int(center + support + 0.5), size_in)
         places = np.arange(first, last, dtype=np.float64)
         row = _kernel((places - center + 0.5) * (1.0 / stretch), name)
-        index[position] = np.minimum(first + np.arange(width), size_in - 1)
-        weight[position, : last - first] = row / _sum_in_order(row)
+        index[place] = np.minimum(first + np.arange(width), size_in - 1)
+        weight[place, : last - first] = row / _sum_in_order(row)
     fixed = weight * (1 << PRECISION_BITS)
     return Taps(index, np.trunc(fixed + np.where(fixed < 0, -0.5, 0.5)).astype(np.int32))
+
+
+def whole(first: int, count: int) -> Taps:
+    """Pixels `first` to `first + count` as they are: a crop."""
+    index = np.arange(first, first + count, dtype=np.intp)[:, None]
+    return Taps(index, np.full(index.shape, 1 << PRECISION_BITS, np.int32))
 
 
 def _kernel(x: NDArray[np.float64], name: Filter) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import CHANNELS, CameraSpec
-from edgevlm.manifest import CenterCrop, Pad, Resize
+from edgevlm.operations import CenterCrop, Pad, Resize
 from edgevlm.preprocess.native import native_module
 from edgevlm.preprocess.twin import CHANNEL_ORDER, center_crop
 

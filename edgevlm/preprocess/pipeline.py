@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgevlm.contract import CameraSpec, check_frame
 from edgevlm.errors import BundleError, DependencyError, ShapeError
-from edgevlm.manifest import CenterCrop, ImageOp, Normalize, Pad, Resize
+from edgevlm.operations import CenterCrop, ImageOp, Normalize, Pad, Resize, ResizeShortest
 from edgevlm.preprocess import fused, twin
 from edgevlm.preprocess.filters import Taps
 from edgevlm.preprocess.fused import Step
@@ -27,7 +27,8 @@ class Preprocessor:
             DependencyError: `native` is True and there is no native module, or none for these operations.
         """
         self.camera = camera
-        self._steps, normalization = _split(camera, ops)
+        steps, normalization = _split(camera, ops)
+        self._steps = _sized(camera, steps)
         self._table = twin.normalize_table(normalization)
         height, width = _sizes(camera, self._steps)[-1]
         self.shape = (1, 3, height, width)
@@ -66,6 +67,8 @@ class Preprocessor:
     def _apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         picture = twin.to_rgb(image, self.camera.encoding)
         for place, step in enumerate(self._steps):
+            if place - 1 in self._taps and isinstance(step, CenterCrop):
+                continue  # the resize before it has made no more than this crop
             if isinstance(step, Resize):
                 picture = twin.resample(picture, *self._taps[place])
             elif isinstance(step, CenterCrop):
@@ -85,7 +88,7 @@ class Preprocessor:
         return out
 
 
-def _split(camera: CameraSpec, ops: Sequence[ImageOp]) -> tuple[tuple[Step, ...], Normalize]:
+def _split(camera: CameraSpec, ops: Sequence[ImageOp]) -> tuple[tuple[Step | ResizeShortest, ...], Normalize]:
     steps = tuple(op for op in ops if not isinstance(op, Normalize))
     if not ops or len(steps) != len(ops) - 1 or not isinstance(ops[-1], Normalize):
         raise BundleError(
@@ -97,6 +100,21 @@ def _split(camera: CameraSpec, ops: Sequence[ImageOp]) -> tuple[tuple[Step, ...]
             f"preprocess of camera {camera.name!r}: expected std other than 0, got {ops[-1].std}; export it again"
         )
     return steps, ops[-1]
+
+
+def _sized(camera: CameraSpec, steps: Sequence[Step | ResizeShortest]) -> tuple[Step, ...]:
+    """The steps with every size known."""
+    found: list[Step] = []
+    height, width = camera.height, camera.width
+    for step in steps:
+        if isinstance(step, ResizeShortest):
+            short, long = sorted((height, width))
+            longer = int(step.size * long / short)
+            sides = (step.size, longer) if height <= width else (longer, step.size)
+            step = Resize(height=sides[0], width=sides[1], filter=step.filter)
+        found.append(step)
+        height, width = step.height, step.width
+    return tuple(found)
 
 
 def _sizes(camera: CameraSpec, steps: Sequence[Step]) -> list[tuple[int, int]]:
@@ -116,12 +134,16 @@ def _sizes(camera: CameraSpec, steps: Sequence[Step]) -> list[tuple[int, int]]:
 
 
 def _all_taps(camera: CameraSpec, steps: Sequence[Step]) -> dict[int, tuple[Taps | None, Taps | None]]:
-    sizes = _sizes(camera, steps)
-    return {
-        place: (
-            twin.axis_taps(sizes[place][0], step.height, step.filter),
-            twin.axis_taps(sizes[place][1], step.width, step.filter),
+    """The filters of every resize; where a crop follows, only those of the pixels that it keeps."""
+    found = {}
+    for place, (before, step) in enumerate(zip(_sizes(camera, steps), steps, strict=False)):
+        if not isinstance(step, Resize):
+            continue
+        after = steps[place + 1] if place + 1 < len(steps) else None
+        kept = (after.height, after.width) if isinstance(after, CenterCrop) else (step.height, step.width)
+        rows, columns = (
+            twin.axis_taps(size_in, size_out, step.filter, keep)
+            for size_in, size_out, keep in zip(before, (step.height, step.width), kept, strict=True)
         )
-        for place, step in enumerate(steps)
-        if isinstance(step, Resize)
-    }
+        found[place] = (rows, columns)
+    return found

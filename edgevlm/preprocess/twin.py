@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import Encoding
 from edgevlm.errors import ShapeError
-from edgevlm.manifest import Normalize
-from edgevlm.preprocess.filters import PRECISION_BITS, Filter, Taps, taps
+from edgevlm.operations import Normalize
+from edgevlm.preprocess.filters import PRECISION_BITS, Filter, Taps, taps, whole
 
 CHANNEL_ORDER: Mapping[Encoding, tuple[int, int, int]] = {  # where red, green and blue lie in a pixel
     "rgb8": (0, 1, 2),
@@ -38,9 +39,15 @@ def resize_u8(image_hwc_u8: NDArray[np.uint8], width: int, height: int, filter: 
     return resample(image_hwc_u8, *tables)
 
 
-def axis_taps(size_in: int, size_out: int, filter: Filter) -> Taps | None:
-    """The filter along one axis; None where the size stays and Pillow skips the pass."""
-    return None if size_in == size_out else taps(size_in, size_out, filter)
+def axis_taps(size_in: int, size_out: int, filter: Filter, keep: int | None = None) -> Taps | None:
+    """The filter along one axis, of the middle `keep` pixels alone; None where nothing changes and Pillow skips it."""
+    if size_in == size_out and keep in (None, size_out):
+        return None
+    kept = size_out if keep is None else keep
+    first = (size_out - kept) // 2
+    if size_in == size_out:
+        return whole(first, kept)
+    return taps(size_in, size_out, filter, range(first, first + kept))
 
 
 def resample(image_hwc_u8: NDArray[np.uint8], rows: Taps | None, columns: Taps | None) -> NDArray[np.uint8]:
@@ -82,10 +89,11 @@ def pad(image_hwc_u8: NDArray[np.uint8], width: int, height: int, fill: int) -> 
 
 
 def normalize_table(operation: Normalize) -> NDArray[np.float32]:
-    """float32 (3, 256): the model's number for each byte of red, green and blue, rounded once from float64."""
-    byte = np.arange(256, dtype=np.float64)
-    mean, std = np.array(operation.mean)[:, None], np.array(operation.std)[:, None]
-    table: NDArray[np.float32] = ((byte * operation.scale - mean) / std).astype(np.float32)
+    """float32 (3, 256): the model's number for each byte of red, green and blue."""
+    kind: Any = np.float64 if operation.rounding == "once" else np.float32
+    scaled = (np.arange(256, dtype=np.float64) * operation.scale).astype(kind)
+    mean, std = np.array(operation.mean, kind)[:, None], np.array(operation.std, kind)[:, None]
+    table: NDArray[np.float32] = ((scaled - mean) / std).astype(np.float32)
     return table
 
 

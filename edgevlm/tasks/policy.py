@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.actions import ActionDecoder, PlanDecoder
-from edgevlm.backends import Backend, BackendFactory, open_backend
+from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
 from edgevlm.contract import SECOND_NS, ActionChunk, CameraSpec, Contract, Observation, Plan, Stamped
 from edgevlm.drivers import FuseDriver
 from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
-from edgevlm.graph import Clock, Graph, Memory, Value
+from edgevlm.graph import Clock, Memory, Value
 from edgevlm.manifest import Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
+from edgevlm.tasks.engines import open_graph
 from edgevlm.tasks.seen import Seen, see, see_frame
 from edgevlm.temporal import FrameRing
 from edgevlm.text import Tokenizer
@@ -45,7 +46,7 @@ class Policy:
     ) -> None:
         manifest = bundle.manifest
         self.bundle, self.options = bundle, options
-        self.contract: Contract = manifest.contract
+        self.contract: Contract = manifest.policy().contract
         self.clock = clock
         self.closed = False
         self.preprocessors = {
@@ -54,11 +55,7 @@ class Policy:
         self._turns = {camera.name: threading.Lock() for camera in self.contract.cameras}
         self.tokenizer = Tokenizer(bundle.path(manifest.tokenizer), self.contract.instruction)
         with ExitStack() as opened:  # what was opened is closed again when a later part is refused
-            engines: dict[str, Backend] = {}
-            for name in manifest.stages:
-                engines[name] = backends(bundle, name, options)
-                opened.callback(engines[name].close)
-            self._graph = Graph(engines, clock)
+            self._graph = open_graph(bundle, options, backends, clock, opened)
             self.driver = FuseDriver(manifest, self._graph)
             _check_pixels(manifest, self.preprocessors)
             opened.pop_all()
@@ -136,7 +133,7 @@ class Policy:
 
 
 def _check_pixels(manifest: Manifest, preprocessors: Mapping[str, Preprocessor]) -> None:
-    for camera, stage in manifest.driver.args.vision.items():
+    for camera, stage in manifest.policy().args.vision.items():
         wanted, made = manifest.stages[stage].inputs[0].shape, preprocessors[camera].shape
         if len(wanted) != 4 or any(isinstance(w, int) and w != m for w, m in zip(wanted, made, strict=True)):
             raise BundleError(

@@ -5,16 +5,15 @@ Lower-casing, accents and white space are the tokenizer.json's own business (its
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import InstructionSpec
-from edgevlm.errors import BundleError, InstructionError
+from edgevlm.errors import InstructionError
+from edgevlm.text.opened import is_unicode, open_tokenizer
 
 _SHOWN = 80  # characters of an instruction in a message
 
@@ -30,17 +29,8 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | os.PathLike[str], spec: InstructionSpec) -> None:
-        from tokenizers import Tokenizer as Fast  # takes a while to import, and `import edgevlm` must not
-
         self._spec = spec
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            self._fast = Fast.from_str(text)
-            described = json.loads(text)
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{path}: the tokenizer cannot be read ({error}); export the bundle again") from error
-        except Exception as error:  # the library raises nothing narrower
-            raise BundleError(f"{path}: expected a tokenizer.json, got: {error}; export the bundle again") from error
+        self._fast, described = open_tokenizer(path)
         self._pad_id = int((self._fast.padding or {}).get("pad_id", 0))
         self._unknown_id = self._unknown(described["model"])
         self._fast.no_padding()
@@ -86,8 +76,4 @@ class Tokenizer:
 
 def _speakable(text: str) -> bool:
     """Whether there is something besides white space, and all of it is valid Unicode."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return bool(text.strip())
+    return is_unicode(text) and bool(text.strip())

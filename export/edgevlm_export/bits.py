@@ -46,14 +46,14 @@ def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress
         FidelityError: an output differs, naming stage, output and by how much.
     """
     latest: dict[Form, Latest] = {form: {} for form in FORMS}
-    policies = [Policy(bundle, _options(form), backends=_factory(latest[form])) for form in FORMS]
+    policies = [Policy(bundle, bit_options(form), backends=keeping(latest[form])) for form in FORMS]
     wanted = spread([episode.length for episode in episodes], STEPS)
     total, done, outputs = sum(map(len, wanted)), 0, 0
     for episode, steps in zip(episodes, wanted, strict=True):
         sessions = [policy.session() for policy in policies]
         players = [play(session, episode, steps) for session in sessions]
         for _ in zip(*players, strict=True):
-            outputs += _same(*(latest[form] for form in FORMS))
+            outputs += same_bits(*(latest[form] for form in FORMS))
             done += 1
             progress("compare forms", done, total)
     for policy in policies:
@@ -61,7 +61,8 @@ def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress
     return {"steps": done, "outputs": outputs, "stages": sorted(latest["cpu"])}
 
 
-def _same(tensorrt: Latest, cpu: Latest) -> int:
+def same_bits(tensorrt: Latest, cpu: Latest) -> int:
+    """How many outputs were equal, which is all of them. Raises FidelityError."""
     for stage, outputs in tensorrt.items():
         for name, value in outputs.items():
             if not np.array_equal(value, cpu[stage][name]):
@@ -73,11 +74,14 @@ def _same(tensorrt: Latest, cpu: Latest) -> int:
     return sum(len(outputs) for outputs in tensorrt.values())
 
 
-def _options(form: Form) -> RuntimeOptions:
+def bit_options(form: Form) -> RuntimeOptions:
+    """One form without the engine's rewrites."""
     return RuntimeOptions(engine="ort", form=form, intra_threads=1, optimize=False)
 
 
-def _factory(latest: Latest) -> BackendFactory:
+def keeping(latest: Latest) -> BackendFactory:
+    """Engines that note their latest outputs in `latest`."""
+
     def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
         return _Keeping(open_backend(bundle, stage, options), stage, latest)
 

@@ -101,7 +101,7 @@ class ShufflingBackend:
 def open_shuffled(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
     """A BackendFactory whose image stages put out shuffled features."""
     inner = open_backend(bundle, stage, options)
-    return ShufflingBackend(inner) if stage in bundle.manifest.driver.args.vision.values() else inner
+    return ShufflingBackend(inner) if stage in bundle.manifest.policy().args.vision.values() else inner
 
 
 def _shuffled(value: NDArray[Any]) -> NDArray[Any]:

@@ -14,23 +14,17 @@ from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, w
 from edgevlm.errors import CalibrationError
 from edgevlm.manifest import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
 from edgevlm.profiler import machine
-from edgevlm_calibration.calibrate import calibrate_on, check_samples
 from edgevlm_calibration.progress import Progress, silent
-from edgevlm_calibration.sources import Data, make_up, open_log
-from edgevlm_calibration.table import Table, load_table
+from edgevlm_calibration.table import Table
+from edgevlm_export.courses import Course, ExportOptions, Models, open_course
 from edgevlm_export.families import build
-from edgevlm_export.judge import OriginalJudge
 from edgevlm_export.report import ExportReport, stage_reports
 from edgevlm_export.stage_graph import StageGraph
-from edgevlm_export.stages import Made, float_stage, int8_stage
+from edgevlm_export.stages import Made, float_stage
 from edgevlm_export.trace import OPSET, trace
-from edgevlm_export.verify import compare
 
 STAGES, TOKENIZER = "stages", "tokenizer.json"
-TABLE_SUFFIX = ".json"
-PACKAGES = ("torch", "onnx", "onnxscript")
-
-Models = Mapping[str, onnx.ModelProto]
+PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
 def export(  # noqa: PLR0913  # the options of the command line's main verb
@@ -40,20 +34,22 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
     precision: Precision = "fp32",
     calibration: Path | None = None,
     topics: Path | None = None,
+    texts: Path | None = None,
     samples: int = 256,
     progress: Progress = silent,
 ) -> ExportReport:
     """Export the checkpoint directory `source` to a bundle at `output`.
 
     Args:
-        calibration: a recording of the robot, or (*.json) a table made by `calibrate`; int8 needs one. With a
-            recording the bundle is judged on its held-out episodes, else on made-up ones, and the record says so.
-        topics: YAML that maps the recording's topics to the contract.
-        samples: steps of the recording to calibrate on.
+        calibration: int8 needs it. For a policy a recording of the robot, or (*.json) a table made by `calibrate`; for
+            a model of pictures and texts a folder of pictures. Its held-out part judges; without it made-up data.
+        topics: YAML that maps the recording's topics to the contract of a policy.
+        texts: a file with one text a line, for a model of pictures and texts.
+        samples: steps of the recording, or pictures of the folder, to use.
 
     Raises:
         CheckpointError, FamilyError: the source.
-        LogError, CalibrationError: the recording or the table.
+        LogError, CalibrationError, PictureError: the recording, the table or the pictures.
         QuantizationError: nothing was quantized, or an engine would refuse the graph.
         FidelityError: the bundle does not do what the source does.
         OutputError: the output cannot be written, or its place is taken.
@@ -61,17 +57,16 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
     if precision == "int8" and calibration is None:
         raise CalibrationError("int8: expected a recording or a calibration table, got neither; pass --calib LOG.mcap")
     graph = build(source)
-    given = load_table(calibration) if calibration and calibration.suffix == TABLE_SUFFIX else None
+    asked = ExportOptions(precision=precision, calibration=calibration, topics=topics, texts=texts, samples=samples)
     with new_directory(output) as work:
-        log = calibration if given is None else None
-        data = open_log(log, graph.contract, topics) if log else make_up(graph.contract, graph.tokenizer)
-        if precision == "int8" and log:
-            check_samples(data.calibration, samples)
-        job = Job(graph, work, data, progress)
+        course = open_course(graph, asked)
+        job = Job(course, work, progress)
         models = job.trace()
-        table = job.table(models, given, samples) if precision == "int8" else None
+        if precision == "int8":
+            models = course.before_int8(models, progress)
+        table = job.table(models) if precision == "int8" else None
         bundle = job.write(precision, models, table)
-        fidelity = compare(bundle, OriginalJudge(graph), data, progress)
+        fidelity = course.judge(bundle, progress)
         _write_records(bundle, fidelity, table)
     return ExportReport(
         bundle_sha256=bundle.sha256,
@@ -80,7 +75,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         stages=stage_reports(bundle.manifest),
         samples=table.samples if table else 0,
         fidelity=fidelity,
-        warnings=data.warnings,
+        warnings=course.warnings,
     )
 
 
@@ -88,10 +83,14 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
 class Job:
     """One export in its working directory."""
 
-    graph: StageGraph
+    course: Course
     work: Path
-    data: Data
     progress: Progress
+
+    @property
+    def graph(self) -> StageGraph:
+        """The model, cut into stages."""
+        return self.course.graph
 
     def trace(self) -> Models:
         """Every stage as an fp32 graph."""
@@ -102,20 +101,11 @@ class Job:
         self.progress("trace", len(models), len(models))
         return models
 
-    def table(self, models: Models, given: Table | None, samples: int) -> Table:
-        """The table at hand if it is of this model, else a new one; both belong to the fp32 bundle of these graphs."""
+    def table(self, models: Models) -> Table:
+        """Ranges of these graphs, by way of their fp32 bundle."""
         root = self.work / ".fp32"
         try:
-            bundle = self.fp32(models, root)
-            if given is None:
-                return calibrate_on(bundle, self.data, samples=samples, progress=self.progress)
-            if given.bundle_sha256 != bundle.sha256:
-                raise CalibrationError(
-                    f"calibration table: expected one of the fp32 bundle {bundle.sha256[:16]}, got "
-                    f"one of {given.bundle_sha256[:16]}; export this checkpoint in fp32 with this version "
-                    "and calibrate again"
-                )
-            return given
+            return self.course.table(self.fp32(models, root), self.progress)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -131,7 +121,7 @@ class Job:
         for done, (name, model) in enumerate(models.items()):
             self.progress("compress", done, len(models))
             stage = self.graph.stage(name)
-            made[name] = int8_stage(self.graph, stage, model, table) if table else float_stage(stage, model, precision)
+            made[name] = self.course.int8(stage, model, table) if table else float_stage(stage, model, precision)
         self.progress("compress", len(models), len(models))
         return self._write(self.work, precision, made, table)
 
@@ -141,7 +131,10 @@ class Job:
         for item in made.values():
             for name, model in item.files.items():
                 onnx.save(model, root / STAGES / name)
-        shutil.copyfile(graph.tokenizer, root / TOKENIZER)
+        if isinstance(graph.tokenizer, Path):
+            shutil.copyfile(graph.tokenizer, root / TOKENIZER)
+        else:
+            (root / TOKENIZER).write_text(graph.tokenizer, encoding="utf-8")
 
         def manifest(files: Mapping[str, FileEntry]) -> Manifest:
             return Manifest(
@@ -153,7 +146,7 @@ class Job:
                 stages={name: self._spec(name, item) for name, item in made.items()},
                 preprocess=graph.preprocess,
                 tokenizer=TOKENIZER,
-                contract=graph.contract,
+                **self.course.parts(),
                 calibration=CalibrationRef(table_sha256=table.sha256(), samples=table.samples) if table else None,
                 source_sha256=graph.source_sha256,
                 files=files,

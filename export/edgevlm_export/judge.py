@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edgevlm.actions import ActionDecoder, PlanDecoder
@@ -21,7 +19,7 @@ from edgevlm.preprocess import Preprocessor
 from edgevlm.tasks.policy import Policy
 from edgevlm.temporal import FrameRing
 from edgevlm.text import Tokenizer
-from edgevlm_export.stage_graph import StageGraph, WindowInputs
+from edgevlm_export.stage_graph import PolicyGraph, WindowInputs, one_thread, stage_outputs
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -64,7 +62,7 @@ class _Frame:
 class OriginalJudge:
     """The PyTorch model in one native forward over the window; preprocess, window and tokenizer are the runtime's."""
 
-    def __init__(self, graph: StageGraph) -> None:
+    def __init__(self, graph: PolicyGraph) -> None:
         self.kind, self.sha256, self.contract = "checkpoint", graph.source_sha256, graph.contract
         self._graph = graph
         self._modules = {stage.name: stage for stage in graph.stages}
@@ -100,7 +98,7 @@ class OriginalJudge:
         state = None if observation.state is None else np.asarray(observation.state.value, np.float32)
         normalized = None if state is None else ((state - self._mean) / self._std)[None]
         pixels = {name: self._pixels(ring, now_ns) for name, ring in self._rings.items()}
-        with _one_thread():
+        with one_thread():
             outputs = self._graph.reference(
                 WindowInputs(pixels=pixels, ids=ids.copy(), mask=mask.copy(), state=normalized)
             )
@@ -111,12 +109,7 @@ class OriginalJudge:
 
     def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
         """The stage's module in PyTorch on the same inputs."""
-        stage = self._modules[name]
-        tensors = [torch.from_numpy(np.array(inputs[port.name])) for port in stage.inputs]
-        with _one_thread(), torch.no_grad():
-            results = stage.module(*tensors)
-        results = results if isinstance(results, tuple) else (results,)
-        return {port.name: value.numpy() for port, value in zip(stage.outputs, results, strict=True)}
+        return stage_outputs(self._modules[name], inputs)
 
     def _pixels(self, ring: FrameRing[_Frame], now_ns: int) -> NDArray[np.float32]:
         frames = [frame.pixels for frame in ring.window(now_ns) if frame is not None]
@@ -125,22 +118,11 @@ class OriginalJudge:
         return np.concatenate(frames)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small models on a busy machine are many times faster on one thread than on several that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class BundleJudge:
     """Another bundle of the same contract, through the runtime."""
 
     def __init__(self, bundle: Bundle, options: RuntimeOptions) -> None:
-        self.kind, self.sha256, self.contract = "bundle", bundle.sha256, bundle.manifest.contract
+        self.kind, self.sha256, self.contract = "bundle", bundle.sha256, bundle.manifest.policy().contract
         self._engines: dict[str, Backend] = {
             name: open_backend(bundle, name, options) for name in bundle.manifest.stages
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgevlm.contract import Contract
-from edgevlm.manifest import DriverSpec, ImageOp, Port, Precision
+from edgevlm.manifest import DriverSpec, Port, Precision, Task, TextSpec
+from edgevlm.operations import ImageOp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,27 +63,93 @@ class WindowInputs:
 Reference = Callable[[WindowInputs], dict[str, NDArray[np.float32]]]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a retriever says of I pictures and T texts."""
+
+    logits: NDArray[np.float32]  # (I, T)
+    images: NDArray[np.float32]  # (I, D), of length 1
+    texts: NDArray[np.float32]  # (T, D), of length 1
+
+
+# The original retriever on prepared pictures (I, 3, H, W) and raw texts, which its own tokenizer reads.
+RetrieverReference = Callable[[NDArray[np.float32], Sequence[str]], Answer]
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageGraph:
-    """A model, cut into stages.
+    """A model, cut into stages: what graphs of every task have.
 
     Attributes:
-        reference: the ORIGINAL model on a whole window in one forward; the judge of the export. It must not be made
-            from the stages, else a fault in the cut goes unseen.
+        tokenizer: the file that goes into the bundle, or its content where the checkpoint has it in another format.
         source_sha256: of the checkpoint's files.
     """
 
     family: str
-    task: Literal["policy"]
     stages: tuple[Stage, ...]
     driver: DriverSpec
     preprocess: Mapping[str, tuple[ImageOp, ...]]
-    tokenizer: Path
-    contract: Contract
-    reference: Reference
+    tokenizer: Path | str
     source_sha256: str
     extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """What the bundle will be loaded as."""
+        raise NotImplementedError
 
     def stage(self, name: str) -> Stage:
         """The stage of this name; KeyError is a defect of the adapter."""
         return {stage.name: stage for stage in self.stages}[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGraph(StageGraph):
+    """A policy, cut into stages.
+
+    Attributes:
+        reference: the ORIGINAL model on a whole window in one forward; the judge of the export. It must not be made
+            from the stages, else a fault in the cut goes unseen.
+    """
+
+    tokenizer: Path
+    contract: Contract
+    reference: Reference
+
+    @property
+    def task(self) -> Task:
+        """policy"""
+        return "policy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieverGraph(StageGraph):
+    """A retriever, cut into stages; `reference` is the ORIGINAL model in one forward, not made from the stages."""
+
+    text: TextSpec
+    reference: RetrieverReference
+
+    @property
+    def task(self) -> Task:
+        """retriever"""
+        return "retriever"
+
+
+def stage_outputs(stage: Stage, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The stage's module in PyTorch, on one thread: small models on a busy machine wait for several."""
+    tensors = [torch.from_numpy(np.array(inputs[port.name])) for port in stage.inputs]
+    with one_thread(), torch.no_grad():
+        results = stage.module(*tensors)
+    results = results if isinstance(results, tuple) else (results,)
+    return {port.name: value.numpy() for port, value in zip(stage.outputs, results, strict=True)}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from edgevlm.errors import QuantizationError, require
 from edgevlm.manifest import Form, Precision
 from edgevlm.text import Tokenizer
-from edgevlm_calibration.table import Table
+from edgevlm_calibration.table import Split, Table
 from edgevlm_export.figures import cosine
 from edgevlm_export.passes.forbidden import check_tensorrt
 from edgevlm_export.passes.fp16 import fp16
 from edgevlm_export.passes.u8_activations import u8_activations
 from edgevlm_export.quantize import Quantized, quantize
-from edgevlm_export.stage_graph import Stage, StageGraph
+from edgevlm_export.stage_graph import PolicyGraph, Stage
 
 
 @dataclass(frozen=True)
@@ -48,35 +48,51 @@ def float_stage(stage: Stage, model: onnx.ModelProto, precision: Precision, reas
     return Made({file: model}, {"cpu": file, "tensorrt": file}, "fp32" if kept == "fp32" else "fp16", why)
 
 
-def int8_stage(graph: StageGraph, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
-    """int8 in TensorRT's form and in the CPU's, or fp32 with a measured reason where int8 gains nothing.
+def policy_int8_stage(graph: PolicyGraph, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+    """int8 in both forms, or fp32 with a measured reason where int8 gains nothing. Raises as `int8_stage` does."""
+    if stage.precision != "int8":
+        return float_stage(stage, model, stage.precision, stage.reason)
+    quantized = quantized_stage(stage, model, table)
+    if stage.frame_cache == "instruction" and {port.kind for port in stage.inputs} <= {"ids", "mask"}:
+        return float_stage(stage, model, "fp32", _text_reason(graph, stage, model, quantized, table))
+    return int8_stage(stage, quantized)
+
+
+def quantized_stage(stage: Stage, model: onnx.ModelProto, table: Table) -> Quantized:
+    """The int8 graph in TensorRT's form.
 
     Raises:
         CalibrationError: the table has no ranges for this stage.
-        QuantizationError: nothing was quantized, or TensorRT would refuse the graph.
+        QuantizationError: nothing was quantized.
     """
-    if stage.precision != "int8":
-        return float_stage(stage, model, stage.precision, stage.reason)
     quantized = quantize(stage.name, model, table.thresholds(stage.name), stage.quant_exclude)
     if not quantized.nodes:
         raise QuantizationError(f"stage {stage.name!r}: expected quantized nodes, counted none; use --precision fp32")
-    if stage.frame_cache == "instruction" and {port.kind for port in stage.inputs} <= {"ids", "mask"}:
-        return float_stage(stage, model, "fp32", _text_reason(graph, stage, model, quantized, table))
+    return quantized
+
+
+def int8_stage(stage: Stage, quantized: Quantized) -> Made:
+    """An int8 graph as the two forms of a bundle.
+
+    Raises:
+        QuantizationError: TensorRT would refuse the graph.
+    """
     check_tensorrt(stage.name, quantized.model)
     files = {f"{stage.name}.tensorrt.onnx": quantized.model, f"{stage.name}.cpu.onnx": u8_activations(quantized.model)}
     forms: dict[Form, str] = {"tensorrt": f"{stage.name}.tensorrt.onnx", "cpu": f"{stage.name}.cpu.onnx"}
     return Made(files, forms, "int8", quantized_nodes=quantized.nodes)
 
 
-def _text_reason(graph: StageGraph, stage: Stage, model: onnx.ModelProto, quantized: Quantized, table: Table) -> str:
+def _text_reason(graph: PolicyGraph, stage: Stage, model: onnx.ModelProto, quantized: Quantized, table: Table) -> str:
     """What int8 would cost and gain in a stage that runs once per instruction: measured, not believed."""
     tokenizer = Tokenizer(graph.tokenizer, graph.contract.instruction)
+    assert isinstance(table.split, Split)
     texts = sorted({episode.instruction for episode in table.split.calibration})
     kinds = {port.kind: port.name for port in stage.inputs}
     inputs: list[dict[str, NDArray[Any]]] = [
         {kinds["ids"]: ids, kinds["mask"]: mask} for ids, mask in (tokenizer.encode(text) for text in texts)
     ]
-    pairs = zip(_outputs(model, inputs), _outputs(u8_activations(quantized.model), inputs), strict=True)
+    pairs = zip(outputs(model, inputs), outputs(u8_activations(quantized.model), inputs), strict=True)
     worst = min(cosine(left, right) for left, right in pairs)
     runs = table.stage_runs.get(stage.name, 0)
     return (
@@ -85,9 +101,18 @@ def _text_reason(graph: StageGraph, stage: Stage, model: onnx.ModelProto, quanti
     )
 
 
-def _outputs(model: onnx.ModelProto, inputs: list[dict[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
+def outputs(model: onnx.ModelProto, inputs: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:
+    """The first output for each of `inputs`, in ONNX Runtime on one thread."""
+    return [values[0] for values in outputs_of(model, inputs, (model.graph.output[0].name,))]
+
+
+def outputs_of(
+    model: onnx.ModelProto, inputs: Sequence[Mapping[str, NDArray[Any]]], names: Sequence[str]
+) -> Iterator[list[NDArray[Any]]]:
+    """The outputs of these names for each of `inputs` in turn."""
     ort = require("onnxruntime", extra="export")
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    return [session.run(None, one)[0] for one in inputs]
+    for one in inputs:
+        yield session.run(list(names), dict(one))

@@ -16,6 +16,7 @@ from edgevlm_export.passes.strip import strip
 from edgevlm_export.stage_graph import Stage
 
 OPSET = 18
+TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def trace(stage: Stage) -> onnx.ModelProto:
@@ -77,12 +78,13 @@ def _fixed(shape: tuple[int | str, ...]) -> tuple[int, ...]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter writes notes to stdout and warns about its own internals: neither is for our user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in map(logging.getLogger, TALKATIVE)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

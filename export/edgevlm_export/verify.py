@@ -30,6 +30,8 @@ from edgevlm_export.controls import TWISTS, ControlFigures, control_figures, ope
 from edgevlm_export.families import build
 from edgevlm_export.figures import ActionMeter, StageMeter, rows
 from edgevlm_export.judge import BundleJudge, Decision, Judge, OriginalJudge, decision
+from edgevlm_export.retrieval import verify_retriever
+from edgevlm_export.stage_graph import PolicyGraph
 
 STEPS = 200  # compared in all, evenly over the held-out episodes
 STAGE_RUNS, STAGE_EVERY = 32, 4  # of each stage the first runs are compared, then one in so many
@@ -55,26 +57,35 @@ def verify(
         FidelityError: the bundle is off, a control did not move the actions, or the forms differ.
     """
     opened = open_bundle(bundle)
+    if opened.manifest.task == "retriever":
+        return verify_retriever(opened, against, data, progress)
     judge: Judge
     if (against / MANIFEST).is_file():
         judge = BundleJudge(open_bundle(against), OPTIONS)
     else:
-        judge = OriginalJudge(build(against))
+        judge = OriginalJudge(_policy(against))
     return compare(opened, judge, _data(opened, data, topics), progress)
 
 
+def _policy(checkpoint: Path) -> PolicyGraph:
+    graph = build(checkpoint)
+    if not isinstance(graph, PolicyGraph):
+        raise FidelityError(f"{checkpoint}: expected a policy's checkpoint, got a {graph.task}; compare like with like")
+    return graph
+
+
 def _data(bundle: Bundle, data: Path | None, topics: Path | None) -> Data:
-    manifest = bundle.manifest
+    manifest, contract = bundle.manifest, bundle.manifest.policy().contract
     if data is None:
-        return make_up(manifest.contract, bundle.path(manifest.tokenizer))
+        return make_up(contract, bundle.path(manifest.tokenizer))
     table = bundle.records().get("calibration", {})
     calibrated_on_it = data.is_file() and table.get("log_sha256") == file_sha256(data)
-    return (open_log if calibrated_on_it else open_whole_log)(data, manifest.contract, topics)
+    return (open_log if calibrated_on_it else open_whole_log)(data, contract, topics)
 
 
 def compare(bundle: Bundle, judge: Judge, data: Data, progress: Progress = silent) -> dict[str, Any]:
     """The figures of an opened bundle on the held-out episodes of `data`; raises as `verify` does."""
-    if judge.contract != bundle.manifest.contract:
+    if judge.contract != bundle.manifest.policy().contract:
         raise ContractError(
             f"{bundle.root}: its contract is not that of the {judge.kind} it is compared with; "
             "compare bundles of one checkpoint"

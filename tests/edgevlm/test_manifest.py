@@ -204,7 +204,7 @@ def test_refuses_json_that_not_every_reader_reads_alike(valid: dict[str, Any], m
         Manifest.parse(make(valid))
 
 
-@pytest.mark.parametrize("version", ["1.1", "2.0", "1.10", "999999999.0"])
+@pytest.mark.parametrize("version", ["1.2", "2.0", "1.10", "999999999.0"])
 def test_refuses_a_newer_format_and_says_update(valid: dict[str, Any], version: str) -> None:
     with pytest.raises(FormatError, match=r"newer than .*; update edgevlm"):
         parse({**valid, "format": f"edgevlm.bundle/{version}", "a key of the future": 1})
@@ -223,7 +223,7 @@ def test_refuses_what_is_not_this_format(valid: dict[str, Any], value: Any) -> N
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_reads_this_major_version_up_to_this_minor_one(major: int, minor: int) -> None:
     text = f"edgevlm.bundle/{major}.{minor}"
-    if text == FORMAT:
+    if major == 1 and f"edgevlm.bundle/1.{minor}" <= FORMAT and minor < 10:
         check_format(text)
     else:
         with pytest.raises(FormatError):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+from support import hub
 from support.film import contract, write_checkpoint
 from support.film_log import write_log
 
@@ -45,13 +48,60 @@ _TRACED: dict[str, bytes] = {}
 @pytest.fixture
 def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """For claims about what comes after tracing: a stage of known ports and weights is not traced a second time."""
-
-    def remembered(stage: Stage) -> onnx.ModelProto:
-        digest = hashlib.sha256(f"{stage.name} {stage.inputs} {stage.outputs}".encode())
-        for name, value in sorted(stage.module.state_dict().items()):
-            digest.update(name.encode() + value.numpy().tobytes())
-        if digest.hexdigest() not in _TRACED:
-            _TRACED[digest.hexdigest()] = trace(stage).SerializeToString()
-        return onnx.load_model_from_string(_TRACED[digest.hexdigest()])
-
     monkeypatch.setattr(exporter, "trace", remembered)
+
+
+def remembered(stage: Stage) -> onnx.ModelProto:
+    """As `trace`, once for each stage of known ports and weights."""
+    digest = hashlib.sha256(f"{stage.name} {stage.inputs} {stage.outputs}".encode())
+    for name, value in sorted(stage.module.state_dict().items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    if digest.hexdigest() not in _TRACED:
+        _TRACED[digest.hexdigest()] = trace(stage).SerializeToString()
+    return onnx.load_model_from_string(_TRACED[digest.hexdigest()])
+
+
+@pytest.fixture(scope="session", params=["clip", "siglip"])
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family of two encoders in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def hub_source(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint directory saved with upstream code."""
+    return Path(getattr(hub, family)(tmp_path_factory.mktemp(family) / "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def hub_fp32(hub_source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+    output = tmp_path_factory.mktemp("hub-fp32") / "bundle"
+    return output, once(hub_source, output)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real photographs."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in hub.photographs():
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+def once(source: Path, output: Path, **more: Any) -> ExportReport:
+    """An export that traces nothing twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "trace", remembered)
+        return export(source, output, **more)
+
+
+@pytest.fixture(scope="session")
+def traced() -> Callable[..., ExportReport]:
+    """`export` that traces nothing twice."""
+    return once
+
+
+@pytest.fixture(scope="session")
+def remembered_trace() -> Callable[[Stage], onnx.ModelProto]:
+    """`trace` that traces nothing twice."""
+    return remembered

@@ -28,11 +28,11 @@ def _weights(*shape: int) -> NDArray[np.float32]:
 def _model(
     name: str,
     nodes: Sequence[NodeProto],
-    inputs: Mapping[str, Sequence[int]],
+    inputs: Mapping[str, Sequence[int | str]],
     outputs: Mapping[str, Sequence[int]],
     weights: Mapping[str, NDArray[Any]],
 ) -> None:
-    def ports(shapes: Mapping[str, Sequence[int]]) -> list[Any]:
+    def ports(shapes: Mapping[str, Sequence[int | str]]) -> list[Any]:
         kinds = {port: TensorProto.INT64 if port == "ids" else TensorProto.FLOAT for port in shapes}
         return [helper.make_tensor_value_info(port, kinds[port], list(shape)) for port, shape in shapes.items()]
 
@@ -130,6 +130,43 @@ def busy(size: int = 512, rounds: int = 24) -> None:
     _model("busy", nodes, {"features_in": (1, 4)}, {"features_out": (1, 4)}, {"square": np.array([size, size])})
 
 
+def dual_vision() -> None:
+    """pixels (1, 3, 8, 8) -> embedding (1, 6): a convolution over blocks, ReLU, a linear map."""
+    nodes = [
+        helper.make_node("Conv", ["pixels", "w"], ["blocks"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Relu", ["blocks"], ["seen"]),
+        helper.make_node("Flatten", ["seen"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "out"], ["image_embedding"]),
+    ]
+    weights = {"w": _weights(MAPS, 3, 2, 2), "out": _weights(MAPS * 16, 6)}
+    _model("dual_vision", nodes, {"pixels": (1, 3, 8, 8)}, {"image_embedding": (1, 6)}, weights)
+
+
+def dual_text() -> None:
+    """ids (1, tokens) -> embedding (1, 6): the mean of the words' vectors, each turned by its place."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("CumSum", ["vectors", "one"], ["sofar"]),
+        helper.make_node("Tanh", ["sofar"], ["bent"]),
+        helper.make_node("ReduceMean", ["bent"], ["text_embedding"], axes=[1], keepdims=0),
+    ]
+    weights = {"table": _weights(WORDS, 6), "one": np.array(1)}
+    _model("dual_text", nodes, {"ids": (1, "tokens")}, {"text_embedding": (1, 6)}, weights)
+
+
+def dual_text_masked() -> None:
+    """ids, mask (1, TOKENS) -> embedding (1, 6): the mean of the words' vectors where the mask is 1."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Mul", ["vectors", "column"], ["said"]),
+        helper.make_node("ReduceSum", ["said", "words"], ["text_embedding"], keepdims=0),
+    ]
+    weights = {"table": _weights(WORDS, 6), "last": np.array([2]), "words": np.array([1])}
+    ports = {"ids": (1, TOKENS), "mask": (1, TOKENS)}
+    _model("dual_text_masked", nodes, ports, {"text_embedding": (1, 6)}, weights)
+
+
 def main() -> None:
     """Every stage, in an order that is part of the seed."""
     STAGES.mkdir(exist_ok=True)
@@ -145,6 +182,9 @@ def main() -> None:
     head("head_fragile", mono, 3, planned)
     head("head_duo", DUO_MAPS, 0, {"chunk": (1, 5, 3)})
     busy()
+    dual_vision()
+    dual_text()
+    dual_text_masked()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Bundles of a few kilobytes, put together from tests/support/stages without onnx, and observations for them.
 
 `mono` is one rgb8 camera, a state, a plan and a window of 4 (or 8); `duo` is a bgr8 and a mono8 camera, no state and no
-plan, with any rule for empty slots. Their stages are real graphs with fixed random weights: every input matters.
+plan, with any rule for empty slots; `dual` is a retriever. Their stages are real graphs with fixed random weights:
+every input matters.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from edgevlm.contract import (
     StateSpec,
     WindowSpec,
 )
-from edgevlm.manifest import FORMAT, FileEntry, Manifest, Normalize, Port, Resize, StageSpec
+from edgevlm.manifest import FORMAT, FileEntry, Manifest, Port, StageSpec, TextSpec
+from edgevlm.operations import CenterCrop, Normalize, Resize, ResizeShortest
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
 
@@ -183,16 +185,15 @@ def write_bundle(root: Path, parts: Mapping[str, Any]) -> Path:
     """A bundle at `root` from what `mono_parts` or `duo_parts` gave."""
 
     def build(files: Mapping[str, FileEntry]) -> Manifest:
-        return Manifest(
-            format=FORMAT,
-            family="tiny",
-            task="policy",
-            precision="fp32",
-            tokenizer="tokenizer.json",
-            source_sha256="0" * 64,
-            files=files,
-            **parts,
-        )
+        common = {
+            "format": FORMAT,
+            "family": "tiny",
+            "task": "policy",
+            "precision": "fp32",
+            "tokenizer": "tokenizer.json",
+            "source_sha256": "0" * 64,
+        }
+        return Manifest(**{**common, "files": files, **parts})
 
     with new_directory(root) as work:
         (work / "stages").mkdir()
@@ -211,6 +212,31 @@ def mono(root: Path, *, slots: int = 4, head: str = "head", **more: Any) -> Path
 def duo(root: Path, **more: Any) -> Path:
     """Write `duo`; `more` replaces parts of its window."""
     return write_bundle(root, duo_parts(duo_contract(**more)))
+
+
+def dual_parts(*, masked: bool = False, scores: str = "softmax", bias: float = 0.0) -> dict[str, Any]:
+    """What the manifest of `dual` says beside its files."""
+    tokens = 6 if masked else "tokens"
+    ids = [Port(name="ids", dtype="int64", shape=(1, tokens), kind="ids")]
+    inputs = [*ids, port("mask", "mask", 1, 6)] if masked else ids
+    more = {} if masked else {"dynamic": {"tokens": (1, 4, 6)}}
+    text = stage(
+        "dual_text_masked" if masked else "dual_text", inputs, [port("text_embedding", "embedding", 1, 6)], **more
+    )
+    seen = [port("image_embedding", "embedding", 1, 6)]
+    args = {"vision": "vision", "text": "text", "scale": 10.0, "bias": bias, "scores": scores}
+    return {
+        "task": "retriever",
+        "stages": {"vision": stage("dual_vision", [port("pixels", "pixels", 1, 3, 8, 8)], seen), "text": text},
+        "preprocess": {"image": (ResizeShortest(size=8), CenterCrop(width=8, height=8), NORMALIZE)},
+        "driver": {"name": "dual", "args": args},
+        "text": TextSpec(max_tokens=6, length="fixed" if masked else "own", pad_id=0),
+    }
+
+
+def dual(root: Path, **more: Any) -> Path:
+    """Write `dual`, a retriever; `more` as `dual_parts` takes it."""
+    return write_bundle(root, dual_parts(**more))
 
 
 def rewrite(root: Path, edit: Callable[[dict[str, Any]], None]) -> None:

@@ -1,7 +1,18 @@
-"""Where episodes of observations come from: a recording, or made up from a contract when there is none."""
+"""Where inputs come from: a recording or a folder of pictures, or made up when there is neither."""
 
 from edgevlm_calibration.sources.base import Data, Episode
 from edgevlm_calibration.sources.log import open_log, open_whole_log
+from edgevlm_calibration.sources.pictures import Photo, PictureData, make_up_pictures, open_pictures
 from edgevlm_calibration.sources.synthetic import make_up
 
-__all__ = ["Data", "Episode", "make_up", "open_log", "open_whole_log"]
+__all__ = [
+    "Data",
+    "Episode",
+    "Photo",
+    "PictureData",
+    "make_up",
+    "make_up_pictures",
+    "open_log",
+    "open_pictures",
+    "open_whole_log",
+]

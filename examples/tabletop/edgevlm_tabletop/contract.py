@@ -18,7 +18,7 @@ from edgevlm.contract import (
     StateSpec,
     WindowSpec,
 )
-from edgevlm.manifest import Normalize, Resize
+from edgevlm.operations import Normalize, Resize
 from edgevlm.preprocess import Preprocessor
 from edgevlm_tabletop.commands import COMMANDS
 from edgevlm_tabletop.demos import CHUNK_STEPS, WAYPOINT_STEPS

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import ActionChunk, Observation, Stamped
-from edgevlm.load import load
+from edgevlm.load import load_policy
 from edgevlm.loop.episode import Driver, run_episode
 from edgevlm.loop.evaluation import EvaluationPlan
 from edgevlm.options import RuntimeOptions
@@ -74,7 +74,7 @@ def measure(bundle: Path, plan: EvaluationPlan) -> dict[str, Any]:
     """Step accuracy, waypoint error and the hold-position baseline in metres, over all decisions."""
     simulator = TabletopSimulator()
     try:
-        with load(bundle, RuntimeOptions(intra_threads=1)) as policy:
+        with load_policy(bundle, RuntimeOptions(intra_threads=1)) as policy:
             judged = Judged(policy.session(), simulator)
             for spec in plan.deal(simulator.commands):
                 judged.command = spec.command

@@ -14,7 +14,11 @@ from edgevlm_export.families.checkpoint import read_config
 from edgevlm_export.stage_graph import StageGraph
 
 # model_type -> adapter, imported when a checkpoint asks for it
-FAMILIES = {"film_policy": "edgevlm_export.families.film_policy"}
+FAMILIES = {
+    "clip": "edgevlm_export.families.clip",
+    "film_policy": "edgevlm_export.families.film_policy",
+    "siglip": "edgevlm_export.families.siglip",
+}
 
 
 def build(checkpoint: Path) -> StageGraph:

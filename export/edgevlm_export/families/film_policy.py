@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgevlm.contract import CameraSpec, Contract
 from edgevlm.errors import CheckpointError
-from edgevlm.manifest import DriverSpec, FuseArgs, ImageOp, Port
+from edgevlm.manifest import FuseArgs, FuseSpec, Port
+from edgevlm.operations import CenterCrop, ImageOp, Pad, Resize
 from edgevlm_export.families.checkpoint import (
     CONFIG,
     TOKENIZER,
@@ -30,14 +31,14 @@ from edgevlm_export.families.checkpoint import (
     tokenizer_file,
 )
 from edgevlm_export.models.film_policy import FilmPolicy, FilmPolicyConfig
-from edgevlm_export.stage_graph import Reference, Stage, StageGraph, WindowInputs
+from edgevlm_export.stage_graph import PolicyGraph, Reference, Stage, WindowInputs
 
 Operations = Mapping[str, tuple[ImageOp, ...]]
 HEAD_IN_FLOATS = ("trunk.0.weight", "trunk.2.weight", "chunk.weight", "path.weight", "step.weight")
 OPERATIONS: TypeAdapter[dict[str, tuple[ImageOp, ...]]] = TypeAdapter(dict[str, tuple[ImageOp, ...]])
 
 
-def build(checkpoint: Path) -> StageGraph:
+def build(checkpoint: Path) -> PolicyGraph:
     """A trained film_policy, cut into vision, text, pool and head.
 
     Raises:
@@ -63,16 +64,15 @@ def build(checkpoint: Path) -> StageGraph:
         )
     model = _load(checkpoint, shape)
     vision = _vision_stages(shape)
-    return StageGraph(
+    return PolicyGraph(
         family="film_policy",
-        task="policy",
         stages=(
             *(_vision(name, model, shape, camera) for name, camera in _once(vision)),
             _text(model, shape),
             _pool(model, shape),
             _head(model, shape),
         ),
-        driver=DriverSpec(name="fuse", args=FuseArgs(vision=vision, text="text", pool="pool", head="head")),
+        driver=FuseSpec(args=FuseArgs(vision=vision, text="text", pool="pool", head="head")),
         preprocess=preprocess,
         tokenizer=tokenizer,
         contract=contract,
@@ -134,7 +134,7 @@ def _check(where: Path, shape: FilmPolicyConfig, contract: Contract, preprocess:
 
 def _size(camera: CameraSpec, operations: Sequence[ImageOp]) -> tuple[int, int]:
     """(height, width) after the last operation that sets it."""
-    sizes = [(one.height, one.width) for one in operations if one.op != "normalize"]
+    sizes = [(one.height, one.width) for one in operations if isinstance(one, (Resize, CenterCrop, Pad))]
     return sizes[-1] if sizes else (camera.height, camera.width)
 
 

@@ -153,3 +153,57 @@ def test_int8_without_a_recording_is_a_usage_fault(tmp_path: Path) -> None:
 def test_no_bundle_there_says_how_to_make_one(tmp_path: Path) -> None:
     done = process("inspect", tmp_path / "none")
     assert done.returncode == errors.BundleError.exit_code and "edgevlm export" in done.stderr
+
+
+@pytest.fixture
+def retriever(tmp_path: Path) -> Path:
+    return tiny.dual(tmp_path / "dual")
+
+
+def test_run_classifies_a_picture_as_the_api_does(retriever: Path, picture: Path, tmp_path: Path) -> None:
+    import edgevlm
+
+    told = ("run", retriever, "--image", picture, "--labels", "push the cup,lift the drawer")
+    shown = figures(tmp_path, *told)
+    assert "lift the drawer" in process(*told).stdout
+    with edgevlm.load_retriever(retriever) as model:
+        want = model.classify(picture, ["push the cup", "lift the drawer"])
+    assert shown["best"] == want.best and list(shown["scores"]) == list(want.labels)
+    np.testing.assert_allclose(list(shown["scores"].values()), want.scores, atol=1e-6)
+
+
+def test_run_matches_pictures_and_texts(retriever: Path, picture: Path, tmp_path: Path) -> None:
+    pictures = ("--image", picture, "--image", picture)
+    shown = figures(tmp_path, "run", retriever, *pictures, "--text", "push the cup", "--text", "open the drawer")
+    assert np.shape(shown["logits"]) == np.shape(shown["scores"]) == (2, 2)
+    assert shown["logits"][0] == pytest.approx(shown["logits"][1])
+    assert shown["logits"][0][0] != pytest.approx(shown["logits"][0][1])
+
+
+def test_inspect_and_profile_know_retrievers(retriever: Path, tmp_path: Path) -> None:
+    shown = process("inspect", retriever)
+    assert shown.returncode == 0 and "resize_shortest" in shown.stdout and "softmax" in shown.stdout
+    profiled = figures(tmp_path, "profile", retriever, "--steps", "40", "--warmup", "3")
+    assert set(profiled["stages"]) == {"preprocess", "vision", "text"}
+    assert profiled["stages"]["vision"]["n"] == 40 and profiled["stages"]["text"]["n"] < 5
+    assert "ms" in process("profile", retriever, "--steps", "5", "--warmup", "1").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--labels", "a,b"), 2),
+        (("--image", "PICTURE"), 2),
+        (("--image", "PICTURE", "--labels", "cup", "--text", "cup"), 2),
+        (("--image", "PICTURE", "--labels", "cup,"), errors.InstructionError.exit_code),
+        (("--image", "nowhere.png", "--labels", "cup"), errors.PictureError.exit_code),
+        (("--sim",), errors.TaskError.exit_code),
+    ],
+)
+def test_faults_of_asking_a_retriever(retriever: Path, picture: Path, arguments: tuple[str, ...], code: int) -> None:
+    done = process("run", retriever, *(str(picture) if one == "PICTURE" else one for one in arguments))
+    assert done.returncode == code and "Traceback" not in done.stderr
+
+
+def test_labels_are_not_for_policies(bundle: Path, picture: Path) -> None:
+    assert process("run", bundle, "--image", picture, "--labels", "a,b").returncode == 2

@@ -1,0 +1,22 @@
+"""What differs from task to task in an export: the data, the calibration, what int8 may cost, the judge."""
+
+from __future__ import annotations
+
+from edgevlm_export.courses.base import Course, ExportOptions, Models
+from edgevlm_export.courses.policy import PolicyCourse
+from edgevlm_export.courses.retriever import RetrieverCourse
+from edgevlm_export.stage_graph import PolicyGraph, RetrieverGraph, StageGraph
+
+__all__ = ["Course", "ExportOptions", "Models", "PolicyCourse", "RetrieverCourse", "open_course"]
+
+
+def open_course(graph: StageGraph, options: ExportOptions) -> Course:
+    """The course of this graph's task, with its data opened.
+
+    Raises:
+        LogError, CalibrationError, PictureError: the data.
+    """
+    if isinstance(graph, PolicyGraph):
+        return PolicyCourse.open(graph, options)
+    assert isinstance(graph, RetrieverGraph)
+    return RetrieverCourse.open(graph, options)

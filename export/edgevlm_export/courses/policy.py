@@ -1,0 +1,76 @@
+"""A policy: calibrated on the robot's recording, judged in action space on held-out episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from edgevlm.bundle import Bundle
+from edgevlm.errors import CalibrationError
+from edgevlm_calibration.calibrate import calibrate_on, check_samples
+from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.sources import Data, make_up, open_log
+from edgevlm_calibration.table import Table, load_table
+from edgevlm_export.courses.base import ExportOptions, Models
+from edgevlm_export.judge import OriginalJudge
+from edgevlm_export.stage_graph import PolicyGraph, Stage
+from edgevlm_export.stages import Made, policy_int8_stage
+from edgevlm_export.verify import compare
+
+TABLE_SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class PolicyCourse:
+    """See `Course`; `given` is a table made before by `edgevlm calibrate`."""
+
+    graph: PolicyGraph
+    data: Data
+    samples: int = 256
+    given: Table | None = None
+
+    @classmethod
+    def open(cls, graph: PolicyGraph, options: ExportOptions) -> PolicyCourse:
+        """Raises LogError and CalibrationError."""
+        source = options.calibration
+        given = load_table(source) if source and source.suffix == TABLE_SUFFIX else None
+        log = source if given is None else None
+        data = open_log(log, graph.contract, options.topics) if log else make_up(graph.contract, graph.tokenizer)
+        if options.precision == "int8" and log:
+            check_samples(data.calibration, options.samples)
+        return cls(graph, data, options.samples, given)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was left out of a damaged recording."""
+        return self.data.warnings
+
+    def parts(self) -> dict[str, Any]:
+        """The contract."""
+        return {"contract": self.graph.contract}
+
+    def before_int8(self, models: Models, progress: Progress) -> Models:
+        """As they are: what stays in floats is the adapter's choice (docs/decisions/0009)."""
+        return models
+
+    def table(self, bundle: Bundle, progress: Progress) -> Table:
+        """The table at hand if it is of this model, else a new one."""
+        if self.given is None:
+            return calibrate_on(bundle, self.data, samples=self.samples, progress=progress)
+        if self.given.bundle_sha256 != bundle.sha256:
+            raise CalibrationError(
+                f"calibration table: expected one of the fp32 bundle {bundle.sha256[:16]}, got "
+                f"one of {self.given.bundle_sha256[:16]}; export this checkpoint in fp32 with this version "
+                "and calibrate again"
+            )
+        return self.given
+
+    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+        """All but what runs once per instruction."""
+        return policy_int8_stage(self.graph, stage, model, table)
+
+    def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+        """Chunks and plans, in the units of the robot."""
+        return compare(bundle, OriginalJudge(self.graph), self.data, progress)

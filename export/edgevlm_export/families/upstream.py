@@ -1,0 +1,177 @@
+"""Checkpoint directories as `transformers` saves them: what is refused, and loading with its own classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgevlm.bundle import file_sha256
+from edgevlm.errors import CheckpointError, FamilyError, require
+from edgevlm_export.families.checkpoint import AGAIN, CONFIG, WEIGHTS, read_config
+
+INDEX = "model.safetensors.index.json"
+SIDE_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+DESCRIBING = (
+    *(CONFIG, *SIDE_FILES, "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "spiece.model"),
+)
+
+
+def open_config(checkpoint: Path, architecture: str) -> dict[str, Any]:
+    """config.json of a checkpoint that holds `architecture` and no code of its own.
+
+    Raises:
+        CheckpointError: a file that should be JSON is none.
+        FamilyError: code that would have to be trusted, quantized weights, or another architecture; with the field.
+    """
+    config = read_config(checkpoint)
+    for name in (CONFIG, *SIDE_FILES):
+        if "auto_map" in _json(checkpoint / name):
+            raise FamilyError(
+                f"{checkpoint / name}: 'auto_map' asks for code from the checkpoint (trust_remote_code), which edgevlm "
+                "never runs: a model is data; export a checkpoint of the library's own classes"
+            )
+    unsupported(checkpoint, config, {"quantization_config": (None,)})
+    said = config.get("architectures") or [architecture]
+    if said != [architecture]:
+        raise FamilyError(
+            f"{checkpoint / CONFIG}: 'architectures': expected [{architecture!r}], got {said}; "
+            "this is a part of the model, or one with another head: export the whole model"
+        )
+    return config
+
+
+def unsupported(checkpoint: Path, config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse values that the adapter does not know: dotted field -> allowed ones; a field not there is fine.
+
+    Raises:
+        FamilyError: naming the field, what is allowed and what came.
+    """
+    for field, values in allowed.items():
+        found: Any = config
+        for part in field.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if found is not None and found not in values:
+            raise FamilyError(
+                f"{checkpoint / CONFIG}: {field!r}: expected one of {[v for v in values if v is not None]}, "
+                f"got {found!r:.80}; this variant is not supported"
+            )
+
+
+def load_model(checkpoint: Path, name: str) -> Any:
+    """The model of class `name`, in float32 and eval mode, every weight from the files.
+
+    Raises:
+        CheckpointError: a shard is missing or broken, weights are missing, have other shapes or are not finite.
+        DependencyError: transformers is not installed.
+    """
+    _check_shards(checkpoint)
+    library = require("transformers", extra="export")
+    with reading(checkpoint, library):
+        model, told = getattr(library, name).from_pretrained(
+            checkpoint, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    if missing := sorted(told["missing_keys"]):
+        raise CheckpointError(
+            f"{checkpoint}: the weights lack {missing[:5]} ({len(missing)} in all), which would be made up; {AGAIN}"
+        )
+    state = model.state_dict()
+    if bad := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise CheckpointError(f"{checkpoint}: expected finite weights, found NaN or infinity in {bad[:5]}; {AGAIN}")
+    return model.eval().requires_grad_(False)
+
+
+def load_part(checkpoint: Path, name: str, **more: Any) -> Any:
+    """A processor or tokenizer of class `name`, from the directory alone. Raises CheckpointError, DependencyError."""
+    library = require("transformers", extra="export")
+    with reading(checkpoint, library):
+        return getattr(library, name).from_pretrained(checkpoint, local_files_only=True, **more)
+
+
+@contextmanager
+def reading(checkpoint: Path, library: Any) -> Iterator[None]:
+    """The library's failures on a directory as one error of ours; its progress bars and notes stay silent."""
+    log, hub = library.utils.logging, require("huggingface_hub.errors", extra="export")
+    broken = require("safetensors", extra="export").SafetensorError
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        broken,
+        hub.StrictDataclassError,
+    ) as e:
+        text = " ".join(str(e).split())
+        raise CheckpointError(f"{checkpoint}: transformers cannot read it: {text[:400]}; {AGAIN}") from e
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def check_vocabulary(checkpoint: Path, ids: int, rows: int) -> None:
+    """Refuse a tokenizer that can put out more ids than the embedding has rows.
+
+    Raises:
+        CheckpointError: with both numbers.
+    """
+    if ids > rows:
+        raise CheckpointError(
+            f"{checkpoint}: the tokenizer puts out ids up to {ids - 1}, the model's embedding has {rows} rows "
+            "('text_config.vocab_size'); tokenizer and weights are of different models"
+        )
+
+
+def directory_sha256(checkpoint: Path) -> str:
+    """One hash over the files that make the model."""
+    names = [name for name in DESCRIBING if (checkpoint / name).is_file()]
+    lines = [f"{file_sha256(checkpoint / name)}  {name}\n" for name in (*names, *_weight_files(checkpoint))]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _weight_files(checkpoint: Path) -> list[str]:
+    if not (checkpoint / INDEX).is_file():
+        return [WEIGHTS]
+    shards = _json(checkpoint / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError(f"{checkpoint / INDEX}: expected a 'weight_map' of tensors to files; {AGAIN}")
+    return sorted(set(shards.values()))
+
+
+def _check_shards(checkpoint: Path) -> None:
+    wanted = _weight_files(checkpoint)
+    if outside := [name for name in wanted if Path(name).name != name]:
+        raise CheckpointError(f"{checkpoint / INDEX}: expected plain file names, got {outside[:3]}; do not use it")
+    missing = [name for name in wanted if not (checkpoint / name).is_file()]
+    if not missing:
+        return
+    hint = AGAIN
+    if any(checkpoint.glob("*.bin")):
+        hint = "its weights are pickled, which edgevlm never opens: save it as safetensors with save_pretrained"
+    raise CheckpointError(f"{checkpoint}: expected the weights {wanted}, missing {missing}; {hint}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, got an error at {error}; {AGAIN}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(found).__name__}; {AGAIN}")
+    return found

@@ -1,0 +1,199 @@
+"""Claims about the retriever, on tiny bundles with real engines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support import tiny
+
+import edgevlm
+from edgevlm.bundle import open_bundle
+from edgevlm.errors import (
+    BundleError,
+    ContractError,
+    InstructionError,
+    PictureError,
+    SessionError,
+    ShapeError,
+    TaskError,
+)
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks import Policy, Retriever
+
+WORDS = ("push the red cup", "lift the blue cup", "open the drawer")
+
+
+def picture(seed: int, height: int = 20, width: int = 30) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def open_dual(root: Path, **more: Any) -> tuple[Retriever, tiny.Counted]:
+    counted = tiny.Counted()
+    bundle = open_bundle(tiny.dual(root / "bundle", **more))
+    return Retriever(bundle, RuntimeOptions(intra_threads=1), backends=counted), counted
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[tuple[Retriever, tiny.Counted]]:
+    retriever, counted = open_dual(tmp_path)
+    yield retriever, counted
+    retriever.close()
+
+
+def test_load_gives_what_the_manifest_says(tmp_path: Path) -> None:
+    with edgevlm.load(tiny.dual(tmp_path / "dual")) as retriever, edgevlm.load(tiny.mono(tmp_path / "mono")) as policy:
+        assert isinstance(retriever, edgevlm.Retriever) and isinstance(policy, Policy)
+
+
+def test_softmax_scores_share_one_among_the_labels(opened: tuple[Retriever, tiny.Counted]) -> None:
+    found = opened[0].classify(picture(1), WORDS)
+    assert found.labels == WORDS and found.scores.shape == (3,) and found.scores.dtype == np.float32
+    assert found.scores.sum() == pytest.approx(1.0, abs=1e-6) and np.ptp(found.scores) > 0.01
+    assert found.best == WORDS[int(np.argmax(found.scores))]
+
+
+def test_sigmoid_scores_do_not_depend_on_the_other_labels(tmp_path: Path) -> None:
+    retriever, _ = open_dual(tmp_path, masked=True, scores="sigmoid", bias=-3.0)
+    whole, alone = retriever.classify(picture(1), WORDS), retriever.classify(picture(1), WORDS[1:2])
+    assert whole.scores[1] == alone.scores[0] and not np.isclose(whole.scores.sum(), 1.0)
+    match = retriever.match([picture(1)], WORDS)
+    np.testing.assert_allclose(match.scores, 1 / (1 + np.exp(-match.logits.astype(np.float64))), rtol=1e-5)
+
+
+def test_logits_are_scale_times_cosine_plus_bias(tmp_path: Path) -> None:
+    retriever, _ = open_dual(tmp_path, bias=-2.0, scores="sigmoid")
+    images, texts = [picture(1), picture(2, 9, 40)], WORDS
+    logits = retriever.match(images, texts).logits
+    for i, image in enumerate(images):
+        for t, text in enumerate(texts):
+            seen, said = retriever.embed_image(image), retriever.embed_text(text)
+            assert np.linalg.norm(seen) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(said)
+            assert logits[i, t] == pytest.approx(10.0 * float(seen @ said) - 2.0, abs=1e-5)
+
+
+def test_a_text_is_encoded_once_and_a_picture_each_time(opened: tuple[Retriever, tiny.Counted]) -> None:
+    retriever, counted = opened
+    for seed in range(3):
+        retriever.classify(picture(seed), WORDS)
+    retriever.embed_text(WORDS[0])
+    assert counted.runs == {"text": 3, "vision": 3} == dict(retriever.stage_runs)
+
+
+def test_a_picture_and_its_file_give_the_same_vector(opened: tuple[Retriever, tiny.Counted], tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    assert cv2.imwrite(str(path), picture(3)[..., ::-1])
+    want = opened[0].embed_image(picture(3))
+    np.testing.assert_array_equal(opened[0].embed_image(path), want)
+    np.testing.assert_array_equal(opened[0].embed_image(str(path)), want)
+    assert not np.allclose(opened[0].embed_image(picture(4)), want, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        (np.zeros((4, 4), np.uint8), ShapeError),
+        (np.zeros((4, 4, 4), np.uint8), ShapeError),
+        (np.zeros((4, 4, 3), np.float32), ShapeError),
+        (np.zeros((0, 4, 3), np.uint8), ShapeError),
+        (None, ShapeError),
+        ("nowhere.png", PictureError),
+        (np.zeros((1, 200_000, 3), np.uint8), PictureError),
+    ],
+    ids=["grey", "rgba", "float", "empty", "none", "no-file", "line"],
+)
+def test_what_is_no_picture_is_refused_and_nothing_breaks(
+    opened: tuple[Retriever, tiny.Counted], image: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        opened[0].classify(image, WORDS)
+    assert opened[0].classify(picture(1), WORDS).scores.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [((), ContractError), ("cat", ContractError), (("",), InstructionError), (("  ",), InstructionError),
+     ((7,), InstructionError), ((["a"],), InstructionError), (("\ud800",), InstructionError),
+     (("the cup " * 9,), InstructionError)],
+)  # fmt: skip
+def test_labels_that_say_nothing_are_refused(
+    opened: tuple[Retriever, tiny.Counted], labels: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        opened[0].classify(picture(1), labels)
+
+
+def test_match_wants_a_list_of_pictures(opened: tuple[Retriever, tiny.Counted]) -> None:
+    for images in ([], "a.png", picture(1)):
+        with pytest.raises(ContractError, match="list of at least one picture"):
+            opened[0].match(images, WORDS)  # type: ignore[arg-type]
+
+
+def test_threads_share_one_retriever(opened: tuple[Retriever, tiny.Counted]) -> None:
+    want = [opened[0].classify(picture(seed), WORDS).scores for seed in range(4)]
+    got: dict[int, NDArray[np.float32]] = {}
+
+    def work(seed: int) -> None:
+        for _ in range(20):
+            got[seed] = opened[0].classify(picture(seed), WORDS).scores
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(4):
+        np.testing.assert_array_equal(got[seed], want[seed])
+
+
+def test_a_closed_one_says_so(tmp_path: Path) -> None:
+    retriever, counted = open_dual(tmp_path)
+    retriever.close()
+    assert sorted(counted.closed) == ["text", "vision"]
+    with pytest.raises(SessionError, match="closed"):
+        retriever.embed_text("cup")
+
+
+def test_a_bundle_of_another_task_is_a_typed_error(tmp_path: Path) -> None:
+    dual, mono = tiny.dual(tmp_path / "dual"), tiny.mono(tmp_path / "mono")
+    with pytest.raises(TaskError, match=r"task 'policy'.*'retriever'"):
+        edgevlm.load_policy(dual)
+    with pytest.raises(TaskError, match=r"task 'retriever'.*'policy'"):
+        edgevlm.load_retriever(mono)
+
+
+def _swap_driver(data: dict[str, Any]) -> None:
+    data["driver"] = {"name": "dual", "args": {"vision": "vision", "text": "text", "scale": 1.0, "scores": "softmax"}}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda data: data["driver"]["args"].update(text="vision"), "dual driver expected inputs"),
+        (lambda data: data["driver"]["args"].update(vision="nowhere"), "stages that do not exist"),
+        (lambda data: data["driver"]["args"].update(scores="argmax"), "scores"),
+        (lambda data: data.update(text=None), "needs `text`"),
+        (lambda data: data.update(task="policy"), "needs a driver among"),
+        (lambda data: data["preprocess"].update(front=data["preprocess"]["image"]), "needs `text`"),
+        (lambda data: data["preprocess"]["image"][1].update(width=6), "expected pixels"),
+        (lambda data: data["text"].update(length="any"), "length"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_when_opening(tmp_path: Path, edit: Any, message: str) -> None:
+    root = tiny.dual(tmp_path / "dual")
+    tiny.rewrite(root, edit)
+    with pytest.raises(BundleError, match=message):
+        edgevlm.load(root)
+
+
+def test_a_policy_with_the_loop_of_a_retriever_is_refused(tmp_path: Path) -> None:
+    root = tiny.mono(tmp_path / "mono")
+    tiny.rewrite(root, _swap_driver)
+    with pytest.raises(BundleError, match="needs a driver among"):
+        edgevlm.load(root)
