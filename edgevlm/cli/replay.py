@@ -20,7 +20,7 @@ from edgevlm.bags.stream import Stream, open_stream
 from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
 from edgevlm.cli.plot import ErrorPlot
 from edgevlm.errors import LogError
-from edgevlm.load import load
+from edgevlm.load import load_policy
 from edgevlm.loop.compare import Comparison
 from edgevlm.loop.matching import MatchSpec
 from edgevlm.loop.published import publish, write_difference, write_stats
@@ -67,7 +67,7 @@ def command(
     console = people(json_target)
     with ExitStack() as stack:
         policies = {
-            name: stack.enter_context(load(bundle, runtime_options(threads)))
+            name: stack.enter_context(load_policy(bundle, runtime_options(threads)))
             for name, bundle in zip("ab", bundles, strict=False)
         }
         contract = policies["a"].contract

@@ -39,7 +39,7 @@ class FaultySession:
 
 class FaultyPolicy:
     def __init__(self, path: str, options: RuntimeOptions) -> None:
-        self._policy = edgevlm.load(path, options)
+        self._policy = edgevlm.load_policy(path, options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)

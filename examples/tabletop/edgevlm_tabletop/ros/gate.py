@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from edgevlm.errors import EdgevlmError
-from edgevlm.load import load
+from edgevlm.load import load_policy
 from edgevlm.loop.episode import EpisodeResult
 from edgevlm.loop.evaluation import EvaluationPlan, Watch, evaluate
 from edgevlm.options import RuntimeOptions
@@ -50,7 +50,7 @@ def in_process(bundle: Path, plan: EvaluationPlan) -> list[dict[str, Any]]:
         )
 
     try:
-        with load(bundle, OPTIONS) as policy:
+        with load_policy(bundle, OPTIONS) as policy:
             evaluate(policy, simulator, plan, Watch(progress=note))
     finally:
         simulator.close()

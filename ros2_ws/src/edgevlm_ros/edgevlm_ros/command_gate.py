@@ -70,9 +70,10 @@ class CommandGate(ShellNode):
     def configure(self) -> None:
         """Read the contract; nothing is sent yet."""
         bundle = open_bundle(self.settings["bundle"], verify_files=False)
-        self.settings.declare(contract_items(bundle.manifest.contract))
-        gate_limits(self.settings.values(), bundle.manifest.contract)
-        live_topics(bundle.manifest.contract, self.settings["topics"])
+        contract = bundle.manifest.policy().contract
+        self.settings.declare(contract_items(contract))
+        gate_limits(self.settings.values(), contract)
+        live_topics(contract, self.settings["topics"])
         self._bundle = bundle
         # Pressed before activation counts, too.
         estop = listen(self, Bool, "estop", self._on_estop, RELIABLE, events=SubscriptionEventCallbacks())
@@ -83,7 +84,7 @@ class CommandGate(ShellNode):
     def activate(self) -> None:
         """Check the state's topics, and begin to command."""
         assert self._bundle is not None
-        contract, settings = self._bundle.manifest.contract, self.settings
+        contract, settings = self._bundle.manifest.policy().contract, self.settings
         limits = gate_limits(settings.values(), contract)
         topics = live_topics(contract, settings["topics"])
         types = self._live_types(topics)

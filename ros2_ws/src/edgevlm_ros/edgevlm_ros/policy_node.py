@@ -22,12 +22,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import SECOND_NS, Contract
 from edgevlm.errors import ContractError
-from edgevlm.load import load
+from edgevlm.load import load_policy
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Matched, merge
 from edgevlm.loop.worker import Clocks, Hooks, Worker
@@ -52,7 +51,7 @@ _LOOK_S = 0.05
 class PolicyNode(ShellNode):
     """The shell around senses, worker and instructions."""
 
-    def __init__(self, open_policy: OpenPolicy = load) -> None:
+    def __init__(self, open_policy: OpenPolicy = load_policy) -> None:
         super().__init__("policy_node")
         self._open = open_policy
         self._settings = Parameters(self, ITEMS, check=check, frozen=lambda: self.active)
@@ -71,12 +70,7 @@ class PolicyNode(ShellNode):
         values = self._settings.values()
         if not values["bundle"]:
             raise ContractError("bundle: expected the directory of a policy's bundle, got none; set the parameter")
-        loaded: Any = self._open(values["bundle"], runtime_options(values))
-        if not callable(getattr(loaded, "session", None)):
-            task = loaded.bundle.manifest.task
-            loaded.close()
-            raise ContractError(f"policy_node: expected the bundle of a policy, {values['bundle']} is of task {task!r}")
-        self._policy = loaded
+        self._policy = loaded = self._open(values["bundle"], runtime_options(values))
         loaded.warm_up()
         self._outputs.contract(loaded.contract, loaded.bundle.sha256)
 
