@@ -26,7 +26,7 @@ from edgevlm_ros.stamps import to_time
 from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 
 _EARLY_KEPT = 64
-_TELL_EVERY_NS = SECOND_NS // 5  # while chunks are not followed and nothing changes
+_TELL_EVERY_NS = SECOND_NS // 5  # while nothing is sent and nothing changes
 
 
 class Work:
@@ -197,7 +197,7 @@ class Work:
             self._stopped = command.stop
             self.stop.publish(Bool(data=command.stop))
         changed = self._last is None or (command.mode, command.cause) != (self._last.mode, self._last.cause)
-        if command.mode == "follow" or changed or steady_ns - self._told_steady_ns >= _TELL_EVERY_NS:
+        if command.values is not None or changed or steady_ns - self._told_steady_ns >= _TELL_EVERY_NS:
             self._told_steady_ns = steady_ns
             self.status.publish(status_message(command, self.commander.columns))
         if self._last is None or command.cause != self._last.cause:
