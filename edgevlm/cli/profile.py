@@ -84,21 +84,8 @@ def _measure_policy(
         if step >= warmup:
             recorder.add(session.last_times_ns)
             report("profile", step - warmup + 1, steps)
-    rows = recorder.summary()
-    return {
-        "bundle_sha256": policy.bundle.sha256,
-        "precision": policy.bundle.manifest.precision,
-        "step_ms": rows.pop("step"),
-        "overhead_ms": rows.pop("overhead"),
-        "stages": rows,
-        "warmup_steps": warmup,
-        "open_ms": open_ns / 1e6,
-        "cold_start_ms": cold_ns / 1e6,
-        "peak_rss_mb": peak_rss_mb(),
-        "encodes_per_frame": session.encodes_per_frame,
-        "options": options.model_dump(mode="json"),
-        "machine": machine(),
-    }
+    figures = _figures(policy, recorder, options, warmup, (open_ns, cold_ns))
+    return {**figures, "encodes_per_frame": session.encodes_per_frame}
 
 
 def _measure_retriever(
@@ -115,6 +102,13 @@ def _measure_retriever(
         if step >= warmup:
             recorder.add(model.last_times_ns)
             report("profile", step - warmup + 1, steps)
+    return _figures(model, recorder, options, warmup, (open_ns, cold_ns))
+
+
+def _figures(
+    model: Policy | Retriever, recorder: StepRecorder, options: RuntimeOptions, warmup: int, start_ns: tuple[int, int]
+) -> dict[str, Any]:
+    """What a profile of any model says; `start_ns` is the time to open it, and the same with the first step."""
     rows = recorder.summary()
     return {
         "bundle_sha256": model.bundle.sha256,
@@ -123,8 +117,8 @@ def _measure_retriever(
         "overhead_ms": rows.pop("overhead"),
         "stages": rows,
         "warmup_steps": warmup,
-        "open_ms": open_ns / 1e6,
-        "cold_start_ms": cold_ns / 1e6,
+        "open_ms": start_ns[0] / 1e6,
+        "cold_start_ms": start_ns[1] / 1e6,
         "peak_rss_mb": peak_rss_mb(),
         "options": options.model_dump(mode="json"),
         "machine": machine(),

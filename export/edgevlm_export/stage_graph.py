@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ RetrieverReference = Callable[[NDArray[np.float32], Sequence[str]], Answer]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageGraph:
+class StageGraph(ABC):
     """A model, cut into stages: what graphs of every task have.
 
     Attributes:
@@ -94,9 +95,9 @@ class StageGraph:
     extensions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    @abstractmethod
     def task(self) -> Task:
         """What the bundle will be loaded as."""
-        raise NotImplementedError
 
     def stage(self, name: str) -> Stage:
         """The stage of this name; KeyError is a defect of the adapter."""

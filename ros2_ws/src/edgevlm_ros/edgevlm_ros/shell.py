@@ -215,7 +215,7 @@ def run(make: Callable[[], ShellNode]) -> None:
     except ExternalShutdownException:
         pass
     except Exception:
-        if rclpy.ok():
+        if rclpy.ok():  # otherwise the signal came while a callback was at work, and ROS is gone from under it
             raise
     finally:
         node.close()
