@@ -2,10 +2,11 @@
 
     PYTHONPATH=tests python benchmarks/ros_latency.py --bundle DIR [--seconds 60] [--json F]
 
-Camera, policy_node, command_gate and an observer are processes of their own. Printed with their limits: latency (stamp
-of an observation to the first command computed from it), commands that came later than they were valid, the error of
-the command period, what the nodes add to the model's own step, frames that arrived, and CPU without input. The bare
-step of the same bundle runs in this process during the same minute, in short blocks at the camera's pace.
+Camera, state, policy_node, command_gate and an observer are processes of their own. Printed with their limits: latency
+(stamp of an observation to the first command computed from it), commands that came later than they were valid, the
+error of the command period, what the nodes add to the model's own step (from the stamp, which a frame gets as it is
+handed to DDS, to its chunk on the wire), frames that arrived, and CPU without input. The bare step of the same bundle
+runs in this process during the same minute, in short blocks at the camera's pace.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from edgevlm_ros.processes import Processes, environment, free_domain
 from edgevlm_ros.qos import LATCHED, SENSOR
 from edgevlm_ros.stamps import to_time
 
-WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
+WIDTH, HEIGHT, RATE_HZ, STATE_HZ = 640, 480, 30.0, 60.0
 PERIOD_MS = 1000 / RATE_HZ
 COMMAND_PERIOD_MS = 25.0
 WARM_UP_S = 3.0
@@ -69,37 +70,54 @@ def with_camera(root: Path, destination: Path) -> Path:
 
 
 def camera(path: Path) -> None:
-    """The process of the camera and the state: serialized beforehand, only the stamps are new. Ends with its parent."""
+    """The camera's process: frames serialized beforehand, stamped as they are handed over. Ends with its parent."""
     rclpy.init()
-    node = rclpy.create_node("camera")
-    images = node.create_publisher(Image, "front/image_raw", SENSOR)
+    images = rclpy.create_node("camera").create_publisher(Image, "front/image_raw", SENSOR)
+    bodies = [_serialized(seed) for seed in range(8)]
+    publish_ns: list[int] = []
+
+    def send() -> None:
+        first, rest = bodies[len(publish_ns) % len(bodies)]
+        stamp = to_time(time.time_ns())
+        begun_ns = time.perf_counter_ns()
+        images.publish(
+            first + np.array([stamp.sec], "<i4").tobytes() + np.array([stamp.nanosec], "<u4").tobytes() + rest
+        )
+        publish_ns.append(time.perf_counter_ns() - begun_ns)
+
+    late_ns = _at_rate(RATE_HZ, send, path.with_suffix(".stop"))
+    told = {"frames": len(publish_ns), "publish_ms": summarize(publish_ns), "late_ms": summarize(late_ns)}
+    path.write_text(json.dumps(told))
+
+
+def state(path: Path) -> None:
+    """The process of the state, at its own rate. Ends as the camera does."""
+    rclpy.init()
+    node = rclpy.create_node("state")
     poses = node.create_publisher(PoseStamped, "hand_pose", SENSOR)
     joints = node.create_publisher(JointState, "joint_states", SENSOR)
-    bodies = [_serialized(seed) for seed in range(8)]
     pose, joint = PoseStamped(), JointState(name=["gripper"], position=[0.07])
     pose.header.frame_id = "base"
     pose.pose.position.y, pose.pose.position.z = 0.62, 0.16
-    period_ns, due_ns, parent = round(S / RATE_HZ / 2), time.monotonic_ns(), os.getppid()
-    publish_ns, late_ns = [], []
-    tick = 0
-    while os.getppid() == parent and not path.with_suffix(".stop").exists():
+
+    def send() -> None:
+        pose.header.stamp = joint.header.stamp = to_time(time.time_ns())
+        poses.publish(pose)
+        joints.publish(joint)
+
+    _at_rate(STATE_HZ, send, path.with_suffix(".stop"))
+
+
+def _at_rate(rate_hz: float, send: Callable[[], None], end: Path) -> list[int]:
+    """Send until the file `end` is there; how late each sending began."""
+    period_ns, due_ns, parent = round(S / rate_hz), time.monotonic_ns(), os.getppid()
+    late_ns = []
+    while os.getppid() == parent and not end.exists():
         due_ns += period_ns
         time.sleep(max(0, due_ns - time.monotonic_ns()) / S)
         late_ns.append(time.monotonic_ns() - due_ns)
-        stamp = to_time(time.time_ns())
-        pose.header.stamp = joint.header.stamp = stamp
-        poses.publish(pose)
-        joints.publish(joint)
-        if tick % 2 == 0:
-            first, rest = bodies[tick // 2 % len(bodies)]
-            begun_ns = time.perf_counter_ns()
-            images.publish(
-                first + np.array([stamp.sec], "<i4").tobytes() + np.array([stamp.nanosec], "<u4").tobytes() + rest
-            )
-            publish_ns.append(time.perf_counter_ns() - begun_ns)
-        tick += 1
-    told = {"frames": len(publish_ns), "publish_ms": summarize(publish_ns), "late_ms": summarize(late_ns)}
-    path.write_text(json.dumps(told))
+        send()
+    return late_ns
 
 
 def _serialized(seed: int) -> tuple[bytes, bytes]:
@@ -132,7 +150,8 @@ class Graph:
         self.processes.start(
             "observer", "ros.chaos.observer", arguments=[str(self.record)], parameters={"camera": "not/watched"}
         )
-        self.processes.start("camera", Path(__file__), arguments=["--camera", str(self._sent)])
+        for name in ("camera", "state"):
+            self.processes.start(name, Path(__file__), arguments=[f"--{name}", str(self._sent)])
         self.processes.start("gate", "edgevlm_ros.command_gate", parameters={**GATE, **common, **first})
         self.processes.start("policy", "edgevlm_ros.policy_node", parameters={**common, "check_s": 1.0})
         end = time.monotonic() + 60
@@ -149,7 +168,8 @@ class Graph:
     def end_camera(self) -> dict[str, Any]:
         """Stop camera and state; what they say of themselves."""
         self._sent.with_suffix(".stop").touch()
-        self.processes["camera"].wait(10)
+        for name in ("camera", "state"):
+            self.processes[name].wait(10)
         told: dict[str, Any] = json.loads(self._sent.read_text())
         return told
 
@@ -274,6 +294,9 @@ def limits(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {"measured": m, "limit": limit, "met": met} for name, (m, limit, met) in rows.items()}
 
 
+ROLES = {"camera": camera, "state": state}
+
+
 def main() -> None:
     """Measure, print, write; exit 1 when a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -282,11 +305,13 @@ def main() -> None:
     parser.add_argument("--domain", type=int)
     parser.add_argument("--realtime-priority", type=int, default=10, help="the gate's parameter of that name")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--camera", type=Path, help=argparse.SUPPRESS)  # how this file starts its camera
+    for role in ROLES:  # how this file starts its camera and its state
+        parser.add_argument(f"--{role}", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.camera:
-        camera(args.camera)
-        return
+    for role, play in ROLES.items():
+        if path := getattr(args, role):
+            play(path)
+            return
     domain = free_domain() if args.domain is None else args.domain
     with tempfile.TemporaryDirectory() as work:
         found = measure(args.bundle.resolve(), Path(work), domain, args.seconds, args.realtime_priority)

@@ -89,6 +89,8 @@ class Motion:
         values, rates, limited = list(self._values), [0.0] * len(self._columns), []
         for i, column in enumerate(self._columns):
             wanted = None if target is None else target[i]
+            if wanted is None and not self._rates[i] and column.sent in ("position", "velocity"):
+                continue  # an axis that rests goes on resting: every limit allows that
             if column.sent == "position":
                 at = At(self._values[i], self._rates[i], i in self._limited)
                 values[i], rates[i], changed = step_position(column, at, wanted, dt, remaining)

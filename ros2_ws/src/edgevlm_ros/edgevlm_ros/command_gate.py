@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
 from typing import Any
 
 from edgevlm_msgs.msg import ActionChunk as ChunkMessage
@@ -42,6 +41,7 @@ from edgevlm.loop.limits import GateLimits
 from edgevlm_ros.command_messages import Setpoint, setpoints
 from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits, make_executor
 from edgevlm_ros.gate_work import Work
+from edgevlm_ros.listener import Listener
 from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
@@ -63,6 +63,7 @@ class CommandGate(ShellNode):
         self._running: list[Publisher | Subscription | Service | Timer] = []  # from activate to deactivate
         self._work: Work | None = None
         self._pacer: Pacer | None = None
+        self._listener: Listener | None = None
         self.settings = Parameters(self, (*AUTOSTART, *ITEMS), self._check, lambda: self.active)
         check(self.settings.values(), None)
         self.begin(**{item.name: self.settings[item.name] for item in AUTOSTART})
@@ -96,13 +97,14 @@ class CommandGate(ShellNode):
         work.state = StateAssembler(contract.state, topics) if contract.state else None
         work.wants_chunk = rows.wants_chunk if settings["lock_step"] else None
         self._advertise(work, sent)
+        self._listener = listener = Listener(self)
         # Heartbeats first: one that announces an observation is taken before the chunk of it.
-        self._subscribe(HeartbeatMessage, "heartbeat", work.on_heartbeat, RELIABLE)
+        listener.subscribe(HeartbeatMessage, "heartbeat", work.on_heartbeat, RELIABLE)
         # In lock-step each state is a step: none may be lost, and its publisher must be reliable, too.
         quality = RELIABLE if settings["lock_step"] else SENSOR
         for topic, type_name in types.items():
-            self._subscribe(message_class(type_name), topic, work.state_callback(topic), quality)
-        self._subscribe(ChunkMessage, "action_chunk", work.on_chunk, RELIABLE)
+            listener.subscribe(message_class(type_name), topic, work.state_callback(topic), quality)
+        listener.subscribe(ChunkMessage, "action_chunk", work.on_chunk, RELIABLE)
         work.watched = {topic: self.resolve_topic_name(topic) for topic in (*work.watched, *types)}
         if not settings["enabled"]:
             self.get_logger().error(_OFF)
@@ -112,13 +114,16 @@ class CommandGate(ShellNode):
         gc.collect()
         gc.freeze()
         self._start_timers(work, limits)
+        listener.start()
 
     def deactivate(self) -> None:
         """Send nothing any more: the last command ends with its validity."""
+        if self._listener is not None:
+            self._listener.stop()
         if self._pacer is not None:
             self._pacer.stop()
         self._destroy(self._running)
-        self._pacer = self._work = None
+        self._pacer = self._work = self._listener = None
 
     def cleanup(self) -> None:
         """Forget the contract."""
@@ -144,9 +149,6 @@ class CommandGate(ShellNode):
         if faults := wrong_types(expected, live):
             raise ContractError("; ".join(faults))
         return {topic: next(iter(types)) for topic, types in live.items()}
-
-    def _subscribe(self, message_type: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
-        self._running.append(listen(self, message_type, topic, callback, qos))
 
     def _advertise(self, work: Work, sent: tuple[Setpoint, ...]) -> None:
         for setpoint in sent:

@@ -17,7 +17,7 @@ from edgevlm.errors import ContractError, ShapeError
 from edgevlm.loop.columns import Column
 from edgevlm.loop.gate import GateCommand
 from edgevlm.loop.worker import Acted, Outcome
-from edgevlm_ros.stamps import to_ns, to_time
+from edgevlm_ros.stamps import set_time, to_ns, to_time
 
 
 def check_schema(message: ChunkMessage | PlanMessage | Heartbeat | GateStatus | InferenceStats) -> None:
@@ -177,3 +177,10 @@ def status_message(command: GateCommand, columns: tuple[Column, ...]) -> GateSta
         sequence=command.sequence or 0,
         row=-1 if command.row is None else command.row,
     )
+
+
+def renew_status(status: GateStatus, command: GateCommand) -> None:
+    """Make the status of one command that of a later one, which differs in its number and its times only."""
+    status.number = command.number
+    set_time(status.header.stamp, command.stamp_ns)
+    set_time(status.valid_until, command.valid_until_ns)

@@ -18,6 +18,11 @@ def to_time(stamp_ns: int) -> Time:
     return Time(sec=sec, nanosec=nanosec)
 
 
+def set_time(time: Time, stamp_ns: int) -> None:
+    """Make an existing stamp this one, which costs less than a new one; as `to_time`."""
+    time.sec, time.nanosec = divmod(max(0, int(stamp_ns)), SECOND_NS)
+
+
 def to_duration(duration_ns: int) -> Duration:
     """A duration from nanoseconds."""
     sec, nanosec = divmod(int(duration_ns), SECOND_NS)
