@@ -94,6 +94,7 @@ check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check $(TREES)
 	$(BIN)/ruff format --check $(TREES)
 	$(BIN)/mypy --strict $(addprefix -p ,$(PACKAGES))
+	$(BIN)/mypy --strict benchmarks
 	$(BIN)/lint-imports
 
 both: setup # the two bundles that gate and bench compare

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm.errors import SimulatorError
-from edgevlm.load import load
+from edgevlm.load import load_policy
 from edgevlm.loop.evaluation import EvaluationPlan, evaluate
 from edgevlm.loop.simulator import open_simulator
 from edgevlm.options import RuntimeOptions
@@ -34,7 +34,7 @@ OPTIONS = RuntimeOptions(intra_threads=1)
 def work(job: tuple[Path, EvaluationPlan]) -> dict[str, Any]:
     """Run a plan in this process: the figures of `edgevlm run --sim --json`."""
     bundle, plan = job
-    with load(bundle, OPTIONS) as policy:
+    with load_policy(bundle, OPTIONS) as policy:
         name = policy.bundle.manifest.extensions.get("simulator")
         if not isinstance(name, str):
             raise SimulatorError(f"{bundle}: the bundle names no simulator")
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    with load(args.int8, OPTIONS) as policy:
+    with load_policy(args.int8, OPTIONS) as policy:
         name = str(policy.bundle.manifest.extensions.get("simulator"))
     simulator = open_simulator(name)
     commands = len(simulator.commands)

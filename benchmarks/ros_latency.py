@@ -32,7 +32,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from edgevlm.bundle import open_bundle, write_manifest
-from edgevlm.load import load
+from edgevlm.load import load_policy
 from edgevlm.loop.synthetic import synthetic_observations
 from edgevlm.manifest import Manifest
 from edgevlm.options import RuntimeOptions
@@ -56,7 +56,7 @@ def with_camera(root: Path, destination: Path) -> Path:
     """A copy of a bundle whose contract asks for 640x480 bgr8 frames."""
     bundle = open_bundle(root)
     shutil.copytree(root, destination)
-    contract = bundle.manifest.contract
+    contract = bundle.manifest.policy().contract
     wanted = {"width": WIDTH, "height": HEIGHT, "encoding": "bgr8"}
     changed = contract.model_copy(
         update={"cameras": tuple(camera.model_copy(update=wanted) for camera in contract.cameras)}
@@ -132,7 +132,7 @@ def _serialized(seed: int) -> tuple[bytes, bytes]:
 class Graph:
     """Camera, policy, gate and observer. A context manager."""
 
-    def __init__(self, bundle: Path, work: Path, domain: int, realtime_priority: int) -> None:
+    def __init__(self, bundle: Path, work: Path, domain: int, realtime_priority: int = 10) -> None:
         self.bundle, self._priority = bundle, realtime_priority
         self.record, self._sent = work / "record.jsonl", work / "camera.json"
         paths = os.pathsep.join([str(Path(__file__).parents[1] / "tests"), os.environ.get("PYTHONPATH", "")])
@@ -190,7 +190,7 @@ def cpu_s(pid: int) -> float:
 def bare_steps(bundle: Path, seconds: float) -> list[int]:
     """Durations of the model's step without any node, in short blocks over that time."""
     durations: list[int] = []
-    with load(bundle, RuntimeOptions(intra_threads=1)) as policy:
+    with load_policy(bundle, RuntimeOptions(intra_threads=1)) as policy:
         policy.warm_up()
         session = policy.session()
         source = synthetic_observations(policy.contract, (INSTRUCTION,), seed=3)

@@ -28,9 +28,9 @@ from PIL import Image
 
 from edgevlm.bundle import open_bundle, write_manifest
 from edgevlm.contract import Observation
-from edgevlm.load import load
+from edgevlm.load import load_policy
 from edgevlm.loop.synthetic import synthetic_observations
-from edgevlm.manifest import Manifest
+from edgevlm.manifest import FuseSpec, Manifest
 from edgevlm.operations import Normalize, Resize
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
@@ -56,7 +56,7 @@ class EdgevlmStep:
     def __init__(self, root: Path, options: RuntimeOptions, work: Path) -> None:
         bundle = _with_camera(root, work / root.name)
         self.threads = options.intra_threads or _fastest(bundle, options)
-        self.policy = load(bundle, options.model_copy(update={"intra_threads": self.threads}))
+        self.policy = load_policy(bundle, options.model_copy(update={"intra_threads": self.threads}))
         self.session = self.policy.session()
         self.engine_ns: list[int] = []
         self.overhead_ns: list[int] = []
@@ -78,7 +78,7 @@ def _fastest(bundle: Path, options: RuntimeOptions) -> int:
     """The number of threads, up to all cores, with the lowest median step over a short trial."""
     medians = {}
     for threads in range(1, CORES + 1):
-        with load(bundle, options.model_copy(update={"intra_threads": threads})) as policy:
+        with load_policy(bundle, options.model_copy(update={"intra_threads": threads})) as policy:
             session = policy.session()
             source = synthetic_observations(policy.contract, policy.contract.instruction.examples[:1], seed=2)
             for _ in range(TRIAL):
@@ -114,6 +114,8 @@ class EagerStep:
         self, graph: PolicyGraph, tokenize: Callable[[str], Any], normalize: Callable[[Any], Any], *, whole: bool
     ) -> None:
         self._graph, self._tokenize, self._normalize, self._whole = graph, tokenize, normalize, whole
+        assert isinstance(graph.driver, FuseSpec)
+        self._args = graph.driver.args
         self._kept: dict[str, list[Any]] = {camera.name: [] for camera in graph.contract.cameras}
         self._stages = {stage.name: stage for stage in graph.stages}
         self._texts: dict[str, Any] = {}
@@ -139,10 +141,10 @@ class EagerStep:
         return result if isinstance(result, tuple) else (result,)
 
     def _vision(self, camera: str, pixels: NDArray[np.float32]) -> torch.Tensor:
-        return self._run(self._graph.driver.args.vision[camera], [torch.from_numpy(pixels)])[0]
+        return self._run(self._args.vision[camera], [torch.from_numpy(pixels)])[0]
 
     def _cached(self, instruction: str, state: NDArray[np.float32]) -> None:
-        args = self._graph.driver.args
+        args = self._args
         if instruction not in self._texts:
             ids, mask = self._tokenize(instruction)
             outputs = self._run(args.text, [torch.tensor(ids), torch.tensor(mask)])
@@ -223,6 +225,7 @@ def main() -> None:
 def _compare(args: argparse.Namespace, options: RuntimeOptions, work: Path) -> dict[str, Any]:
     fp32, int8 = (EdgevlmStep(root, options, work) for root in (args.fp32, args.int8))
     graph = build(args.checkpoint)
+    assert isinstance(graph, PolicyGraph)
     policy = fp32.policy
     eager = {
         name: EagerStep(graph, policy.tokenizer.encode, policy.normalize_state, whole=whole)
