@@ -29,7 +29,7 @@ from edgevlm_ros.processes import free_domain
 ROOT = Path(__file__).parents[1]
 WARM_UP_S = 120.0
 EVERY_S = 5.0
-GROWTH = 0.01
+GROWTH, TENTHS = 0.01, 10
 NODES = ("policy", "gate")
 
 
@@ -49,11 +49,12 @@ def resident_kb(pid: int) -> int:
     raise SystemExit(f"process {pid} has ended")
 
 
-def growth(samples_kb: Sequence[int]) -> dict[str, float]:
-    """From the first tenth of the samples to the last: medians in MB, and the share."""
-    tenth = max(1, len(samples_kb) // 10)
-    first, last = statistics.median(samples_kb[:tenth]), statistics.median(samples_kb[-tenth:])
-    return {"first_mb": round(first / 1024, 3), "last_mb": round(last / 1024, 3), "growth": round(last / first - 1, 5)}
+def growth(samples_kb: Sequence[int]) -> dict[str, Any]:
+    """Medians in MB of each tenth of the samples, and by what share the last is over the first."""
+    cuts = [round(i * len(samples_kb) / TENTHS) for i in range(TENTHS + 1)]
+    tenths = [statistics.median(samples_kb[a:b] or samples_kb[-1:]) for a, b in pairwise(cuts)]
+    share = round(tenths[-1] / tenths[0] - 1, 5)
+    return {"tenths_mb": [round(kb / 1024, 3) for kb in tenths], "growth": share}
 
 
 def live(bundle: Path, work: Path, domain: int, minutes: float) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def main() -> None:
     if gate:
         met[f"{args.chunks} random chunks break no limit"] = gate["passed"]
     for name, row in nodes["memory"].items():
-        print(f"{name:8s} {row['first_mb']:.1f} -> {row['last_mb']:.1f} MB ({row['growth']:+.3%})")
+        print(f"{name:8s} {' '.join(f'{mb:.1f}' for mb in row['tenths_mb'])} MB ({row['growth']:+.3%})")
     gap_ms = nodes["heartbeat_gap_max_ms"]
     print(f"{nodes['heartbeats']} heartbeats, the longest gap {gap_ms} ms; modes {nodes['modes']}")
     for name, well in met.items():
