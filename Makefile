@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench floor clean
+.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench families floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -39,7 +39,7 @@ $(VENV)/.created: .ci/system-packages
 $(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "installing what development needs into $(VENV); the first time this takes some minutes"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt 'pip>=24' scikit-build-core nanobind cmake ninja
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[cpu,vision,bags,export,sim,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[cpu,vision,chat,bags,export,sim,dev]'
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE_SOURCES)
@@ -107,6 +107,9 @@ gate: both ## fp32 against int8 over 915 paired episodes, the controls and the p
 
 bench: both ## the whole step: PyTorch, fp32 and int8, interleaved
 	$(BIN)/python benchmarks/step.py --checkpoint $(CHECKPOINT) --fp32 $(FP32) --int8 $(BUNDLE) --json build/step.json
+
+families: setup ## every family from a small upstream checkpoint: remakes the table of docs/families.md
+	PYTHONPATH=tests $(BIN)/python benchmarks/families.py --json build/families.json --write docs/families.md
 
 floor: setup ## the runtime's tests on the oldest Python and NumPy promised, where that Python is at hand
 	.ci/floor

@@ -34,7 +34,7 @@ from edgevlm.manifest import FuseSpec, Manifest
 from edgevlm.operations import Normalize, Resize
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
-from edgevlm.tasks import Session
+from edgevlm.tasks import Policy, Session
 from edgevlm_export.families import build
 from edgevlm_export.stage_graph import PolicyGraph, WindowInputs
 
@@ -74,13 +74,19 @@ class EdgevlmStep:
         self.overhead_ns.append(step - sum(times.values()) - preprocess)
 
 
+def _said(policy: Policy) -> tuple[str, ...]:
+    """One instruction, which is then encoded once."""
+    spec = policy.contract.instruction
+    return spec.examples[:1] if spec else ("",)
+
+
 def _fastest(bundle: Path, options: RuntimeOptions) -> int:
     """The number of threads, up to all cores, with the lowest median step over a short trial."""
     medians = {}
     for threads in range(1, CORES + 1):
         with load_policy(bundle, options.model_copy(update={"intra_threads": threads})) as policy:
             session = policy.session()
-            source = synthetic_observations(policy.contract, policy.contract.instruction.examples[:1], seed=2)
+            source = synthetic_observations(policy.contract, _said(policy), seed=2)
             for _ in range(TRIAL):
                 session.act(next(source))
             medians[threads] = statistics.median(_timed(session, next(source)) for _ in range(TRIAL))
@@ -116,6 +122,8 @@ class EagerStep:
         self._graph, self._tokenize, self._normalize, self._whole = graph, tokenize, normalize, whole
         assert isinstance(graph.driver, FuseSpec)
         self._args = graph.driver.args
+        assert self._args.text is not None and self._args.pool is not None  # the tabletop policy has both
+        self._text, self._pool = self._args.text, self._args.pool
         self._kept: dict[str, list[Any]] = {camera.name: [] for camera in graph.contract.cameras}
         self._stages = {stage.name: stage for stage in graph.stages}
         self._texts: dict[str, Any] = {}
@@ -147,14 +155,14 @@ class EagerStep:
         args = self._args
         if instruction not in self._texts:
             ids, mask = self._tokenize(instruction)
-            outputs = self._run(args.text, [torch.tensor(ids), torch.tensor(mask)])
+            outputs = self._run(self._text, [torch.tensor(ids), torch.tensor(mask)])
             self._texts[instruction] = {
-                port.name: value for port, value in zip(self._stages[args.text].outputs, outputs, strict=True)
+                port.name: value for port, value in zip(self._stages[self._text].outputs, outputs, strict=True)
             }
         known = dict(self._texts[instruction])
         known |= {f"{name}_{slot}": value for name, kept in self._kept.items() for slot, value in enumerate(kept)}
-        pool = self._stages[args.pool]
-        outputs = self._run(args.pool, [known[port.name] for port in pool.inputs])
+        pool = self._stages[self._pool]
+        outputs = self._run(self._pool, [known[port.name] for port in pool.inputs])
         known |= {port.name: value for port, value in zip(pool.outputs, outputs, strict=True)}
         head = self._stages[args.head]
         self._run(
@@ -227,12 +235,13 @@ def _compare(args: argparse.Namespace, options: RuntimeOptions, work: Path) -> d
     graph = build(args.checkpoint)
     assert isinstance(graph, PolicyGraph)
     policy = fp32.policy
+    assert policy.tokenizer is not None
     eager = {
         name: EagerStep(graph, policy.tokenizer.encode, policy.normalize_state, whole=whole)
         for name, whole in (("PyTorch eager", True), ("PyTorch eager, cached by hand", False))
     }
     contestants = {"edgevlm fp32": fp32, "edgevlm int8": int8, **eager}
-    source = synthetic_observations(policy.contract, policy.contract.instruction.examples[:1], seed=1)
+    source = synthetic_observations(policy.contract, _said(policy), seed=1)
     durations = _measure(contestants, source, args.rounds, warmup=5)
     steps = {name: summarize(times) for name, times in durations.items()}
     ratios = {

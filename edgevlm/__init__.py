@@ -2,14 +2,17 @@
 
 from edgevlm.contract import ActionChunk, Contract, Observation, Plan, Stamped
 from edgevlm.errors import EdgevlmError
-from edgevlm.load import load, load_policy, load_retriever
+from edgevlm.load import load, load_chat, load_policy, load_retriever
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks import Classification, Match, Policy, Retriever, Session
+from edgevlm.tasks import Answer, Chat, ChatSession, Classification, Match, Policy, Retriever, Session, Token
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ActionChunk",
+    "Answer",
+    "Chat",
+    "ChatSession",
     "Classification",
     "Contract",
     "EdgevlmError",
@@ -21,7 +24,9 @@ __all__ = [
     "RuntimeOptions",
     "Session",
     "Stamped",
+    "Token",
     "load",
+    "load_chat",
     "load_policy",
     "load_retriever",
 ]

@@ -51,6 +51,16 @@ class Bundle:
             )
         return self.root / relative
 
+    def tokenizer(self) -> Path:
+        """Where the tokenizer lies.
+
+        Raises:
+            BundleError: the model takes no words.
+        """
+        if self.manifest.tokenizer is None:
+            raise BundleError(f"{self.root}: expected a tokenizer, this model takes no words; leave the text out")
+        return self.path(self.manifest.tokenizer)
+
     def records(self) -> dict[str, Any]:
         """Every record beside the manifest, by its name without the suffix.
 

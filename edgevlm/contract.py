@@ -32,7 +32,8 @@ Offset = Annotated[float, Field(ge=-LONGEST_S, le=LONGEST_S)]
 class Spec(BaseModel):
     """A frozen part of a manifest: unknown keys are errors, and so are NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Validators are built when a class is first used: an import needs none of them.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class CameraSpec(Spec):
@@ -211,11 +212,16 @@ class InstructionSpec(Spec):
 
 
 class Contract(Spec):
-    """Everything a robot must provide and will get, without a word about the model's inside."""
+    """Everything a robot must provide and will get, without a word about the model's inside.
+
+    Attributes:
+        instruction: null for a model that takes no words: any text is then a start signal, and none of it is read.
+            Null since 1.2.
+    """
 
     cameras: tuple[CameraSpec, ...] = Field(min_length=1)
     state: StateSpec | None
-    instruction: InstructionSpec
+    instruction: InstructionSpec | None
     window: WindowSpec
     action: ActionSpec
     plan: PlanSpec | None = None

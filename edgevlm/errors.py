@@ -144,7 +144,7 @@ class SimulatorError(EdgevlmError):
 
 
 class TaskError(EdgevlmError):
-    """A bundle is of another task than what it was given to."""
+    """A bundle is of another task than what it was given to, or cannot do what was asked of it."""
 
     exit_code = 24
 
@@ -153,6 +153,12 @@ class PictureError(ContractError):
     """A file is no picture, is broken, or would be larger than is safe."""
 
     exit_code = 25
+
+
+class PromptError(ContractError):
+    """A prompt is empty, too long, or has pictures or image tokens where none belong."""
+
+    exit_code = 26
 
 
 def require(module: str, *, extra: str) -> Any:

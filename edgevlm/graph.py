@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgevlm.backends import Backend
+from edgevlm.errors import SessionError
 
 Key = tuple[Hashable, ...]
 Clock = Callable[[], int]
@@ -72,9 +73,13 @@ class Memory:
         """Keep a result; the least recently used one goes when the stage's capacity is reached."""
         kept = self._results.setdefault(stage, OrderedDict())
         kept[key] = result
-        self.runs[stage] = self.runs.get(stage, 0) + 1
+        self.count_run(stage)
         if len(kept) > self._capacity.get(stage, len(kept)):
             kept.popitem(last=False)
+
+    def count_run(self, stage: str) -> None:
+        """One more run of the stage's engine."""
+        self.runs[stage] = self.runs.get(stage, 0) + 1
 
     def forget(self, stage: str, key: Key) -> None:
         """Let one result go, if it is there."""
@@ -86,12 +91,16 @@ class Memory:
 
 
 class Graph:
-    """The engines of a bundle, by stage. Shared by all sessions, whose threads take turns at each engine."""
+    """The engines of a bundle, by stage. Shared by all sessions, whose threads take turns at each engine.
+
+    A run after `close` raises SessionError.
+    """
 
     def __init__(self, backends: Mapping[str, Backend], clock: Clock) -> None:
         self._backends = dict(backends)
         self._turns = {stage: threading.Lock() for stage in backends}
         self._clock = clock
+        self.closed = False
 
     def run(self, stage: str, inputs: Mapping[str, Value], memory: Memory) -> dict[str, Value]:
         """The outputs of `stage`, from memory where these input versions were seen before.
@@ -103,18 +112,34 @@ class Graph:
         known = memory.get(stage, key)
         if known is not None:
             return known
-        arrays = {name: value.array for name, value in inputs.items()}
-        with self._turns[stage]:
-            started = self._clock()
-            outputs = self._backends[stage].run(arrays)
-            duration_ns = self._clock() - started
-        memory.add_time(stage, duration_ns)
+        outputs = self._engine_run(stage, {name: value.array for name, value in inputs.items()}, memory)
         result = {name: Value((stage, name, key), array) for name, array in outputs.items()}
         memory.put(stage, key, result)
         return result
 
+    def run_state(self, stage: str, arrays: Mapping[str, NDArray[Any]], memory: Memory) -> dict[str, NDArray[Any]]:
+        """The outputs of a stage whose inputs hold state: run every time, and nothing is kept.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        outputs = self._engine_run(stage, arrays, memory)
+        memory.count_run(stage)
+        return outputs
+
+    def _engine_run(self, stage: str, arrays: Mapping[str, NDArray[Any]], memory: Memory) -> dict[str, NDArray[Any]]:
+        with self._turns[stage]:
+            if self.closed:
+                raise SessionError("model: expected an open one, it was closed; load the bundle again")
+            started = self._clock()
+            outputs = self._backends[stage].run(arrays)
+            duration_ns = self._clock() - started
+        memory.add_time(stage, duration_ns)
+        return outputs
+
     def close(self) -> None:
-        """Close every engine, each after its last run."""
+        """Close every engine, each after the run that it is at."""
+        self.closed = True
         for stage, backend in self._backends.items():
             with self._turns[stage]:
                 backend.close()

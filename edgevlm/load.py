@@ -9,16 +9,20 @@ from edgevlm.backends import pick_engine
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.manifest import Task
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks import Policy, Retriever
+from edgevlm.tasks import Chat, Policy, Retriever
 
-Model = Policy | Retriever
+Model = Policy | Retriever | Chat
 
 # task of the manifest -> what serves it
-SERVERS: Mapping[Task, Callable[[Bundle, RuntimeOptions], Model]] = {"policy": Policy, "retriever": Retriever}
+SERVERS: Mapping[Task, Callable[[Bundle, RuntimeOptions], Model]] = {
+    "policy": Policy,
+    "retriever": Retriever,
+    "chat": Chat,
+}
 
 
 def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Model:
-    """A ready model from a bundle directory: a Policy or a Retriever, by the manifest's task.
+    """A ready model from a bundle directory: a Policy, a Retriever or a Chat, by the manifest's task.
 
     Raises:
         BundleError: (and its subclasses) the bundle is missing, damaged, unsafe or newer than this version.
@@ -37,6 +41,11 @@ def load_policy(path: str | os.PathLike[str], options: RuntimeOptions | None = N
 def load_retriever(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Retriever:
     """As `load`, where nothing but a retriever will do. Raises TaskError for a bundle of another task."""
     return Retriever(*_open(path, options))
+
+
+def load_chat(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Chat:
+    """As `load`, where nothing but a chat will do. Raises TaskError for a bundle of another task."""
+    return Chat(*_open(path, options))
 
 
 def _open(path: str | os.PathLike[str], options: RuntimeOptions | None) -> tuple[Bundle, RuntimeOptions]:

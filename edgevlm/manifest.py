@@ -11,137 +11,69 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgevlm.contract import Contract, Spec
 from edgevlm.errors import BundleError, FormatError, TaskError, UnsafePathError
+from edgevlm.loops import (
+    CacheSpec,
+    DecoderArgs,
+    DecoderSpec,
+    DriverSpec,
+    DualArgs,
+    DualSpec,
+    FuseArgs,
+    FuseSpec,
+    check_decoder,
+)
 from edgevlm.operations import ImageOp
+from edgevlm.ports import Form, Port, PortKind, Precision, StageSpec
+from edgevlm.wording import PictureText, PromptSpec, TextSpec
+
+__all__ = [  # with what a manifest is made of, for those who need several of them
+    "DRIVERS",
+    "FORMAT",
+    "FORMAT_NAME",
+    "PICTURE",
+    "RESERVED_STAGES",
+    "CacheSpec",
+    "CalibrationRef",
+    "ChatParts",
+    "DecoderArgs",
+    "DecoderSpec",
+    "DriverSpec",
+    "DualArgs",
+    "DualSpec",
+    "FileEntry",
+    "Form",
+    "FuseArgs",
+    "FuseSpec",
+    "Manifest",
+    "PictureText",
+    "PolicyParts",
+    "Port",
+    "PortKind",
+    "Precision",
+    "PromptSpec",
+    "RetrieverParts",
+    "StageSpec",
+    "Task",
+    "TextSpec",
+    "check_format",
+    "safe_path",
+]
 
 FORMAT_NAME = "edgevlm.bundle"
-FORMAT_MAJOR, FORMAT_MINOR = 1, 1
+FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 FORMAT = f"{FORMAT_NAME}/{FORMAT_MAJOR}.{FORMAT_MINOR}"
 
-Precision = Literal["fp32", "fp16", "int8"]
-Form = Literal["cpu", "tensorrt"]
-PortKind = Literal["pixels", "ids", "mask", "features", "embedding", "state", "action", "waypoints", "scores"]
-Dimension = Annotated[int, Field(gt=0, lt=1 << 31)] | Annotated[str, Field(min_length=1)]
-
-Task = Literal["policy", "retriever"]
-DRIVERS: Mapping[Task, tuple[str, ...]] = {"policy": ("fuse",), "retriever": ("dual",)}  # the loops that can do a task
+Task = Literal["policy", "retriever", "chat"]
+# task -> the loops that can do it
+DRIVERS: Mapping[Task, tuple[str, ...]] = {"policy": ("fuse",), "retriever": ("dual",), "chat": ("decoder",)}
 PICTURE = "image"  # the key of `preprocess` where pictures come from no camera
 RESERVED_STAGES = {"step", "preprocess", "overhead"}  # what a profile calls the rest of a step's time
-
-
-class Port(Spec):
-    """One tensor of a stage; a dimension is a number or the name of a symbol in the stage's `dynamic`."""
-
-    name: str = Field(min_length=1)
-    dtype: Literal["float32", "int64"]
-    shape: tuple[Dimension, ...]
-    kind: PortKind
-
-
-class StageSpec(Spec):
-    """A pure tensor function: one file for each form an engine may want."""
-
-    inputs: tuple[Port, ...] = Field(min_length=1)
-    outputs: tuple[Port, ...] = Field(min_length=1)
-    forms: Mapping[Form, str] = Field(min_length=1)
-    opset: int
-    precision: Precision
-    reason: str = ""  # why this precision, where it is not the one asked for
-    quantized_nodes: int = 0
-    frame_cache: Literal["frame", "instruction", "none"] = "none"
-    dynamic: Mapping[str, tuple[int, int, int]] = {}  # symbol -> (min, opt, max)
-
-    @model_validator(mode="after")
-    def _ports_agree(self) -> StageSpec:
-        for side, ports in (("inputs", self.inputs), ("outputs", self.outputs)):
-            names = [port.name for port in ports]
-            if len(set(names)) != len(names):
-                raise ValueError(f"{side} repeat a name: {names}")
-            symbols = {d for port in ports for d in port.shape if isinstance(d, str)}
-            if unknown := sorted(symbols - set(self.dynamic)):
-                raise ValueError(f"{side} use dimensions that `dynamic` does not explain: {unknown}")
-        for symbol, (low, usual, high) in self.dynamic.items():
-            if not 0 < low <= usual <= high:
-                raise ValueError(f"dynamic {symbol!r}: expected 0 < min <= opt <= max, got {(low, usual, high)}")
-        return self
-
-
-class FuseArgs(Spec):
-    """Which stage plays which part in the `fuse` driver of a policy.
-
-    Attributes:
-        vision: camera name -> image-only stage (pixels -> one feature map), run once per sampled frame.
-        text: stage (ids, mask -> one vector), run once per instruction.
-        pool: stage over the window; inputs `<camera>_<slot>`, slot 0 the oldest; one output per camera.
-        head: stage (pooled maps, text, state -> chunk[, waypoints, step_logits]).
-    """
-
-    vision: Mapping[str, str] = Field(min_length=1)
-    text: str
-    pool: str
-    head: str
-
-
-class FuseSpec(Spec):
-    """Frames, an instruction and the state -> one head: the loop of a policy."""
-
-    name: Literal["fuse"] = "fuse"
-    args: FuseArgs
-
-    @property
-    def stages(self) -> set[str]:
-        """The stages it names."""
-        return {*self.args.vision.values(), self.args.text, self.args.pool, self.args.head}
-
-
-class DualArgs(Spec):
-    """Two encoders into one space: `logits = scale * cosine(image, text) + bias`. Since 1.1.
-
-    Attributes:
-        vision: stage (pixels -> one embedding), run once per picture.
-        text: stage (ids[, mask] -> one embedding), run once per text.
-        scores: what makes probabilities of one picture's logits: `softmax` over the texts, or `sigmoid` of each.
-    """
-
-    vision: str
-    text: str
-    scale: float
-    bias: float = 0.0
-    scores: Literal["softmax", "sigmoid"]
-
-
-class DualSpec(Spec):
-    """A picture and texts, encoded apart and compared: the loop of a retriever. Since 1.1."""
-
-    name: Literal["dual"] = "dual"
-    args: DualArgs
-
-    @property
-    def stages(self) -> set[str]:
-        """The stages it names."""
-        return {self.args.vision, self.args.text}
-
-
-DriverSpec = Annotated[FuseSpec | DualSpec, Field(discriminator="name")]
-
-
-class TextSpec(Spec):
-    """How a text becomes ids, where no contract says it. Since 1.1.
-
-    Attributes:
-        max_tokens: the longest text, special tokens included; a longer one is refused.
-        length: `own` gives as many ids as the text has, `fixed` always `max_tokens`, filled up at the end.
-        pad_id: what fills up.
-    """
-
-    max_tokens: int = Field(gt=0)
-    length: Literal["own", "fixed"]
-    pad_id: int = Field(default=0, ge=0)
 
 
 class FileEntry(Spec):
@@ -189,6 +121,14 @@ class RetrieverParts(NamedTuple):
     args: DualArgs
 
 
+class ChatParts(NamedTuple):
+    """What only the manifest of a chat has."""
+
+    operations: tuple[ImageOp, ...]
+    prompt: PromptSpec
+    args: DecoderArgs
+
+
 class Manifest(Spec):
     """One bundle. `sha256()` of the canonical form is the bundle's name."""
 
@@ -199,9 +139,10 @@ class Manifest(Spec):
     driver: DriverSpec
     stages: Mapping[str, StageSpec] = Field(min_length=1)
     preprocess: Mapping[str, tuple[ImageOp, ...]]  # camera, or PICTURE where there is none -> operations
-    tokenizer: str
+    tokenizer: str | None  # null for a policy that takes no words. Null since 1.2
     contract: Contract | None = None  # of a policy
-    text: TextSpec | None = None  # of every other task
+    text: TextSpec | None = None  # of a retriever
+    prompt: PromptSpec | None = None  # of a chat
     calibration: CalibrationRef | None = None
     source_sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the checkpoint's files
     files: Mapping[str, FileEntry]
@@ -216,8 +157,7 @@ class Manifest(Spec):
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
-        wanted = [self.tokenizer, *(path for stage in self.stages.values() for path in stage.forms.values())]
-        if missing := sorted({path for path in wanted if safe_path(path) not in self.files}):
+        if missing := sorted({path for path in self._named_files() if safe_path(path) not in self.files}):
             raise ValueError(f"files lists no {missing}")
         if reserved := sorted(RESERVED_STAGES & set(self.stages)):
             raise ValueError(f"stages have names that profiles use for other things: {reserved}")
@@ -225,19 +165,56 @@ class Manifest(Spec):
             raise ValueError(f"driver.args names stages that do not exist: {unknown}")
         if self.driver.name not in DRIVERS[self.task]:
             raise ValueError(f"task {self.task!r} needs a driver among {DRIVERS[self.task]}, got {self.driver.name!r}")
-        if self.task == "policy":
-            self._policy_is_complete()
-        elif self.contract is not None or self.text is None or set(self.preprocess) != {PICTURE}:
-            raise ValueError(f"task {self.task!r} needs `text`, `preprocess` of {PICTURE!r} alone and no `contract`")
+        self._has_the_parts_of_its_task()
         return self
 
+    def _named_files(self) -> list[str]:
+        paths = [] if self.tokenizer is None else [self.tokenizer]
+        for stage in self.stages.values():
+            paths += [*stage.forms.values(), *stage.data]
+        if isinstance(self.driver, DecoderSpec):
+            paths.append(self.driver.args.embeddings)
+        if self.prompt is not None and self.prompt.template is not None:
+            paths.append(self.prompt.template)
+        return paths
+
+    def _has_the_parts_of_its_task(self) -> None:
+        given = {name for name in ("contract", "text", "prompt") if getattr(self, name) is not None}
+        wanted = {"policy": "contract", "retriever": "text", "chat": "prompt"}[self.task]
+        if given != {wanted}:
+            raise ValueError(f"task {self.task!r} needs `{wanted}` and neither of its rivals, got {sorted(given)}")
+        if self.task == "policy":
+            self._policy_is_complete()
+        elif self.tokenizer is None:
+            raise ValueError(f"task {self.task!r} needs a `tokenizer`")
+        elif set(self.preprocess) != {PICTURE}:
+            raise ValueError(f"task {self.task!r} needs `preprocess` of {PICTURE!r} alone")
+        if isinstance(self.driver, DecoderSpec):
+            check_decoder(self.stages, self.driver.args)
+            features = self.stages[self.driver.args.vision].outputs[0].shape[1]
+            if self.prompt is not None and self.prompt.picture_tokens != features:
+                raise ValueError(
+                    f"prompt.picture_tokens is {self.prompt.picture_tokens}, vision gives {features} features"
+                )
+
     def _policy_is_complete(self) -> None:
-        if self.contract is None or self.text is not None:
-            raise ValueError("task 'policy' needs a `contract`, which says how texts are read, and no `text`")
+        assert self.contract is not None
         cameras = {camera.name for camera in self.contract.cameras}
         vision = set(self.driver.args.vision) if isinstance(self.driver, FuseSpec) else cameras
         if vision != cameras or set(self.preprocess) != cameras:
             raise ValueError(f"driver.args.vision and preprocess must name exactly the cameras {sorted(cameras)}")
+        self._agrees_about_words()
+
+    def _agrees_about_words(self) -> None:
+        """A policy takes words in all of its parts, or in none."""
+        assert self.contract is not None
+        text = self.driver.args.text if isinstance(self.driver, FuseSpec) else None
+        parts = {"contract.instruction": self.contract.instruction, "driver.args.text": text}
+        given = sorted(name for name, part in {**parts, "tokenizer": self.tokenizer}.items() if part is not None)
+        if len(given) not in (0, 3):
+            raise ValueError(
+                f"a policy has contract.instruction, driver.args.text and tokenizer, or none of them; got {given}"
+            )
 
     def policy(self) -> PolicyParts:
         """What a policy's manifest has.
@@ -258,6 +235,16 @@ class Manifest(Spec):
         if self.text is None or not isinstance(self.driver, DualSpec):
             raise _other_task("retriever", self.task)
         return RetrieverParts(self.preprocess[PICTURE], self.text, self.driver.args)
+
+    def chat(self) -> ChatParts:
+        """What a chat's manifest has.
+
+        Raises:
+            TaskError: this is another task's.
+        """
+        if self.prompt is None or not isinstance(self.driver, DecoderSpec):
+            raise _other_task("chat", self.task)
+        return ChatParts(self.preprocess[PICTURE], self.prompt, self.driver.args)
 
     @classmethod
     def parse(cls, text: str | bytes) -> Manifest:

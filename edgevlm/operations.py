@@ -8,6 +8,9 @@ from pydantic import Field
 
 from edgevlm.contract import Spec
 
+Byte = Annotated[int, Field(ge=0, le=255)]
+Filter = Literal["bilinear", "bicubic", "lanczos"]  # lanczos since 1.2
+
 
 class Resize(Spec):
     """Antialiased resize to (height, width), exact to Pillow's filter of the same name."""
@@ -15,7 +18,7 @@ class Resize(Spec):
     op: Literal["resize"] = "resize"
     width: int = Field(gt=0)
     height: int = Field(gt=0)
-    filter: Literal["bilinear", "bicubic"] = "bilinear"
+    filter: Filter = "bilinear"
 
 
 class ResizeShortest(Spec):
@@ -23,7 +26,28 @@ class ResizeShortest(Spec):
 
     op: Literal["resize_shortest"] = "resize_shortest"
     size: int = Field(gt=0)
-    filter: Literal["bilinear", "bicubic"] = "bilinear"
+    filter: Filter = "bilinear"
+
+
+class ResizeLongest(Spec):
+    """Resize as `Resize` does: the longer side to `size`, the shorter in proportion and even, no side above `limit`.
+
+    Since 1.2. The shorter side is `int(size / (longer / shorter))`, one more where that is odd; at least 1.
+    """
+
+    op: Literal["resize_longest"] = "resize_longest"
+    size: int = Field(gt=0)
+    limit: int = Field(gt=0)
+    filter: Filter = "bilinear"
+
+
+class ResizeToMultiple(Spec):
+    """Resize as `Resize` does: the longer side up to a whole multiple of `size`, then the shorter one in proportion,
+    up to a whole multiple too. Since 1.2."""
+
+    op: Literal["resize_to_multiple"] = "resize_to_multiple"
+    size: int = Field(gt=0)
+    filter: Filter = "bilinear"
 
 
 class CenterCrop(Spec):
@@ -43,6 +67,24 @@ class Pad(Spec):
     fill: int = Field(default=0, ge=0, le=255)
 
 
+class PadToSquare(Spec):
+    """Grow the shorter side to the longer with the colour `fill` (RGB), the picture in the middle. Since 1.2."""
+
+    op: Literal["pad_to_square"] = "pad_to_square"
+    fill: tuple[Byte, Byte, Byte]
+
+
+class Tiles(Spec):
+    """Cut into tiles of `size` squared, row by row, then the whole picture resized to one more. Since 1.2.
+
+    Sides must be multiples of `size`; a picture of one tile is that tile alone. The last operation before `normalize`.
+    """
+
+    op: Literal["tiles"] = "tiles"
+    size: int = Field(gt=0)
+    filter: Filter = "bilinear"
+
+
 class Normalize(Spec):
     """uint8 RGB -> float32 `(x * scale - mean) / std`, per channel. Always the last operation.
 
@@ -58,4 +100,6 @@ class Normalize(Spec):
     rounding: Literal["once", "each"] = "once"
 
 
-ImageOp = Annotated[Resize | ResizeShortest | CenterCrop | Pad | Normalize, Field(discriminator="op")]
+Sized = Resize | CenterCrop | Pad  # what it makes of a picture is told in numbers
+Relative = ResizeShortest | ResizeLongest | ResizeToMultiple | PadToSquare  # the size it makes depends on the picture
+ImageOp = Annotated[Sized | Relative | Tiles | Normalize, Field(discriminator="op")]

@@ -20,6 +20,7 @@ from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.errors import BackendError, CalibrationError, require
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.policy import Policy
+from edgevlm_calibration.models import open_session
 from edgevlm_calibration.observers import OBSERVERS, Magnitudes
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.sampling import spread
@@ -151,7 +152,7 @@ class ObservingBackend:
         chosen = ort.SessionOptions()
         chosen.log_severity_level = 3
         chosen.intra_op_num_threads = options.intra_threads
-        self._session = ort.InferenceSession(model.SerializeToString(), chosen, ["CPUExecutionProvider"])
+        self._session = open_session(model, chosen)
         self._where = f"stage {stage!r} of {bundle.root}"
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

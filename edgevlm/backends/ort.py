@@ -100,7 +100,7 @@ def _form(bundle: Bundle, stage: str, options: RuntimeOptions) -> Any:
     return wanted
 
 
-def _saturates() -> bool:
+def saturates() -> bool:
     """Whether this is an x86-64 without VNNI, whose 16-bit sums of uint8 x int8 products can overflow.
 
     ONNX Runtime then has exact kernels, which are slower; with VNNI they are not needed.
@@ -125,7 +125,7 @@ def _session_options(ort: Any, options: RuntimeOptions) -> Any:
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
     # Threads of a stage that has finished must not spin beside the next stage.
     chosen.add_session_config_entry("session.force_spinning_stop", "1")
-    if _saturates():
+    if saturates():
         chosen.add_session_config_entry("session.x64quantprecision", "1")
     if options.affinity:
         workers = len(options.affinity) - 1  # the calling thread is the first one

@@ -21,20 +21,30 @@ class Precision(str, Enum):
     INT8 = "int8"
 
 
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint directory, or a model of the Hugging Face hub: org/name or org/name@revision, which is "
+        "downloaded into the hub's own cache (HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE are heeded)."
+    ),
+]
+CalibOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="For a policy a recording of the robot (MCAP) or a table made by edgevlm calibrate; for a model of "
+        "pictures and texts a folder of JPEG and PNG files (every third one judges, the others calibrate)."
+    ),
+]
+
+
 def command(
-    source: Annotated[Path, typer.Argument(help="A checkpoint directory.")],
+    source: SourceArgument,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The bundle to write; an earlier bundle there is replaced.")
     ],
     precision: Annotated[Precision, typer.Option(help="Of every stage that can have it.")] = Precision.FP32,
     int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8; needs --calib.")] = False,
-    calib: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a policy a recording of the robot (MCAP) or a table made by edgevlm calibrate; for a model of "
-            "pictures and texts a folder of JPEG and PNG files (every third one judges, the others calibrate)."
-        ),
-    ] = None,
+    calib: CalibOption = None,
     texts: Annotated[
         Path | None,
         typer.Option(help="One text a line, for a model of pictures and texts; 30 built-in ones if not given."),
@@ -46,6 +56,11 @@ def command(
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Steps of the recording, or pictures, to use.")] = 256,
+    robot: Annotated[Path | None, typer.Option(help="Needed by some policies, which then show one to fill in.")] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens that a chat shall hold, prompt and answer; 2048 or the model's own limit."),
+    ] = None,
     json_target: JsonOption = None,
 ) -> None:
     """Trace the model's stages, quantize them from a recording, and prove the bundle on held-out episodes."""
@@ -64,6 +79,8 @@ def command(
             topics=topics,
             texts=texts,
             samples=samples,
+            robot=robot,
+            context=context,
             progress=report,
         )
     print_fidelity(console, done.fidelity)
@@ -82,6 +99,9 @@ def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:
     if "retrieval" in fidelity:
         console.print(_retrieval_table(fidelity))
         return
+    if "chat" in fidelity:
+        console.print(_chat_table(fidelity))
+        return
     table = Table(
         "column", "form", "unit", "mean", "p99", "worst", title="the whole policy against PyTorch", title_justify="left"
     )
@@ -98,4 +118,14 @@ def _retrieval_table(fidelity: dict[str, Any]) -> Table:
     for row in fidelity["retrieval"]:
         cosines = f"{row['image_cosine_min']:.6f}", f"{row['text_cosine_min']:.6f}"
         table.add_row(row["form"], *cosines, f"{row['logit_relative_error']:.3g}", f"{row['same_best_text']:.1%}")
+    return table
+
+
+def _chat_table(fidelity: dict[str, Any]) -> Table:
+    columns = ("form", "logit error / scale", "logit cosine (worst)", "same next word", "same answers")
+    table = Table(*columns, title="the whole model against PyTorch", title_justify="left")
+    for row in fidelity["chat"]:
+        cosine, answers = f"{row['logit_cosine_min']:.6f}", f"{row['same_answers']} of {row['answers']}"
+        same = f"{row['same_next_word']:.1%}"
+        table.add_row(row["form"], f"{row['logit_relative_error']:.3g}", cosine, same, answers)
     return table

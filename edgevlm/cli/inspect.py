@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.cli.output import JsonOption, people, write_json
+from edgevlm.manifest import Port, Task
+from edgevlm.operations import ImageOp
 
 
 def command(
@@ -21,7 +26,7 @@ def command(
     opened = open_bundle(bundle)
     console = people(json_target)
     _print_head(console, opened)
-    console.print(_contract_table(opened) if opened.manifest.contract else _retriever_table(opened))
+    console.print(TABLES[opened.manifest.task](opened))
     console.print(_stage_table(opened))
     if records := opened.records():
         console.print(f"records: {', '.join(records)} (see --json)")
@@ -79,28 +84,69 @@ def _contract_table(bundle: Bundle) -> Table:
             f"{len(contract.plan.waypoint_offsets_s)} waypoints",
             f"at {list(contract.plan.waypoint_offsets_s)} s; steps {', '.join(contract.plan.steps)}",
         )
-    if examples := contract.instruction.examples:
+    if contract.instruction is None:
+        table.add_row("say", "", "anything: the model takes no words, an instruction only starts the robot")
+    elif examples := contract.instruction.examples:
         table.add_row("say", "for example", "; ".join(examples[:4]))
     return table
 
 
 def _retriever_table(bundle: Bundle) -> Table:
     operations, text, args = bundle.manifest.retriever()
-    table = Table("what", "how", title="pictures and texts", title_justify="left")
-    for operation in operations:
-        values = {key: value for key, value in operation.model_dump().items() if key != "op"}
-        table.add_row(operation.op, ", ".join(f"{key} {value}" for key, value in values.items()))
+    table = _operations_table("pictures and texts", operations)
     length = "filled up to that" if text.length == "fixed" else "as long as they are"
     table.add_row("texts", f"at most {text.max_tokens} tokens, {length}")
     table.add_row("logits", f"{args.scale:g} * cosine + {args.bias:g}, probabilities by {args.scores}")
     return table
 
 
+def _chat_table(bundle: Bundle) -> Table:
+    operations, prompt, args = bundle.manifest.chat()
+    table = _operations_table("pictures and prompts", operations)
+    table.add_row("prompt", "a chat template" if prompt.template else escape(repr(prompt.plain)))
+    tiles = ", cut into tiles" if prompt.picture.tile else ""
+    table.add_row("picture", f"{prompt.picture_tokens} tokens{' a tile' if tiles else ''}{tiles}")
+    cache, size = args.cache, 8 * args.cache.layers * args.cache.heads * args.cache.head_dim
+    table.add_row("context", f"{cache.slots} tokens, {cache.slots * size / 1e6:.1f} MB of keys and values a session")
+    once = "in one run" if args.prefix == "bidirectional" else f"in runs of {args.longest_run}"
+    table.add_row("prefix", f"{args.prefix}, read {once}")
+    for port, window in args.masks.items():
+        table.add_row(port, "all that came before" if window is None else f"the last {window} tokens")
+    table.add_row("stops at", ", ".join(map(str, args.stop_ids)))
+    return table
+
+
+def _operations_table(title: str, operations: Sequence[ImageOp]) -> Table:
+    table = Table("what", "how", title=title, title_justify="left")
+    for operation in operations:
+        values = {key: value for key, value in operation.model_dump().items() if key != "op"}
+        table.add_row(operation.op, ", ".join(f"{key} {value}" for key, value in values.items()))
+    return table
+
+
+TABLES: Mapping[Task, Callable[[Bundle], Table]] = {
+    "policy": _contract_table,
+    "retriever": _retriever_table,
+    "chat": _chat_table,
+}
+
+
 def _stage_table(bundle: Bundle) -> Table:
     table = Table("stage", "precision", "int8 nodes", "cache", "inputs", "KB", title="stages", title_justify="left")
     for name, stage in bundle.manifest.stages.items():
-        inputs = ", ".join(f"{port.name}{list(port.shape)}" for port in stage.inputs)
+        inputs = ", ".join(_ports(stage.inputs))
         size = bundle.manifest.files[next(iter(stage.forms.values()))].bytes / 1024
         precision = f"{stage.precision} ({stage.reason})" if stage.reason else stage.precision
         table.add_row(name, precision, str(stage.quantized_nodes), stage.frame_cache, inputs, f"{size:.0f}")
     return table
+
+
+def _ports(ports: Sequence[Port]) -> list[str]:
+    """Each port, or how many there are of a kind where a decoder has one for each layer."""
+    kinds = Counter(port.kind for port in ports)
+    shown: dict[str, str] = {}
+    for port in ports:
+        many = kinds[port.kind] > 2 and port.kind.startswith("past_")
+        name = f"{kinds[port.kind]} x {port.kind}" if many else port.name
+        shown.setdefault(name, f"{name}{list(port.shape)}")
+    return list(shown.values())

@@ -14,19 +14,26 @@ from edgevlm.errors import ContractError
 from edgevlm.load import load
 from edgevlm.loop.synthetic import synthetic_observations
 from edgevlm.options import RuntimeOptions
-from edgevlm.profiler import StepRecorder, machine, peak_rss_mb
-from edgevlm.tasks import Policy, Retriever
+from edgevlm.profiler import StepRecorder, machine, peak_rss_mb, summarize
+from edgevlm.tasks import Chat, Policy, Retriever
 
 PICTURE_SIZE = (480, 640, 3)
 TEXT_EVERY = 20  # steps until a retriever is asked for another text
+STEPS, WARMUP = 300, 30
+QUESTIONS, WARMUP_QUESTIONS = 10, 1  # of a chat, whose steps are hundreds of times longer
+ANSWER_TOKENS = 16
 
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 300,
-    warmup: Annotated[int, typer.Option(min=0, help="Steps before, not counted.")] = 30,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help=f"Steps to measure: {STEPS}, or {QUESTIONS} questions of a chat.")
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option(min=0, help=f"Steps before, not counted: {WARMUP}, or {WARMUP_QUESTIONS} of a chat.")
+    ] = None,
     instruction: Annotated[
-        str | None, typer.Option(help="What to say; the contract's examples in turn if not given.")
+        str | None, typer.Option(help="What to say or to ask; the contract's examples in turn if not given.")
     ] = None,
     threads: ThreadsOption = 0,
     json_target: JsonOption = None,
@@ -41,6 +48,8 @@ def command(
             figures["stages"] | {"step": figures["step_ms"], "overhead": figures["overhead_ms"]},
         )
     )
+    if "chat" in figures:
+        console.print(latency_table("of an answer", figures["chat"]))
     encodes = f", {figures['encodes_per_frame']:.2f} encodes a frame" if "encodes_per_frame" in figures else ""
     console.print(
         f"cold start {figures['cold_start_ms']:.0f} ms (open {figures['open_ms']:.0f} ms), "
@@ -50,7 +59,7 @@ def command(
 
 
 def measure(
-    bundle: Path, options: RuntimeOptions, steps: int, warmup: int, instruction: str | None, report: Any
+    bundle: Path, options: RuntimeOptions, steps: int | None, warmup: int | None, instruction: str | None, report: Any
 ) -> dict[str, Any]:
     """The figures of one profile; `overhead_ms` is the step without engine time and preprocess.
 
@@ -60,6 +69,10 @@ def measure(
     opening = time.perf_counter_ns()
     model = load(bundle, options)
     opened = time.perf_counter_ns()
+    usual = (QUESTIONS, WARMUP_QUESTIONS) if isinstance(model, Chat) else (STEPS, WARMUP)
+    steps, warmup = usual[0] if steps is None else steps, usual[1] if warmup is None else warmup
+    if isinstance(model, Chat):
+        return _measure_chat(model, options, (steps, warmup, instruction), opened - opening, report)
     if isinstance(model, Retriever):
         return _measure_retriever(model, options, steps, warmup, opened - opening, report)
     return _measure_policy(model, options, (steps, warmup, instruction), opened - opening, report)
@@ -69,7 +82,8 @@ def _measure_policy(
     policy: Policy, options: RuntimeOptions, plan: tuple[int, int, str | None], open_ns: int, report: Any
 ) -> dict[str, Any]:
     steps, warmup, instruction = plan
-    examples = (instruction,) if instruction else policy.contract.instruction.examples
+    said = policy.contract.instruction
+    examples = (instruction,) if instruction else ("",) if said is None else said.examples
     if not examples:
         raise ContractError("the contract has no example instruction; pass one that the model knows with --instruction")
     source = synthetic_observations(policy.contract, examples, seed=0)
@@ -105,8 +119,39 @@ def _measure_retriever(
     return _figures(model, recorder, options, warmup, (open_ns, cold_ns))
 
 
+def _measure_chat(
+    model: Chat, options: RuntimeOptions, plan: tuple[int, int, str | None], open_ns: int, report: Any
+) -> dict[str, Any]:
+    """In each step a question about a new picture, whose stages are shown, and another one about the same picture."""
+    steps, warmup, question = plan
+    random = np.random.default_rng(0)
+    recorder, cold_ns = StepRecorder(), open_ns
+    firsts: dict[str, list[int]] = {"first token": [], "first token, same picture": [], "next token": []}
+    for step in range(warmup + steps):
+        picture = random.integers(0, 256, PICTURE_SIZE, np.uint8)
+        begin = time.perf_counter_ns()
+        new = model.ask(picture, question or "What can be seen here?", max_new_tokens=ANSWER_TOKENS)
+        cold_ns += time.perf_counter_ns() - begin if step == 0 else 0
+        if step >= warmup:
+            recorder.add(new.times_ns)
+        same = model.ask(picture, "Is anything in the way?", max_new_tokens=1)
+        if step >= warmup:
+            first_ns = round(new.first_token_s * 1e9)
+            firsts["first token"].append(first_ns)
+            firsts["first token, same picture"].append(round(same.first_token_s * 1e9))
+            if len(new.token_ids) > 1:
+                firsts["next token"].append((new.times_ns["step"] - first_ns) // (len(new.token_ids) - 1))
+            report("profile", step - warmup + 1, steps)
+    figures = _figures(model, recorder, options, warmup, (open_ns, cold_ns))
+    return {**figures, "chat": {name: summarize(durations) for name, durations in firsts.items()}}
+
+
 def _figures(
-    model: Policy | Retriever, recorder: StepRecorder, options: RuntimeOptions, warmup: int, start_ns: tuple[int, int]
+    model: Policy | Retriever | Chat,
+    recorder: StepRecorder,
+    options: RuntimeOptions,
+    warmup: int,
+    start_ns: tuple[int, int],
 ) -> dict[str, Any]:
     """What a profile of any model says; `start_ns` is the time to open it, and the same with the first step."""
     rows = recorder.summary()

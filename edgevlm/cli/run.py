@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgevlm.cli import chat as chats
 from edgevlm.cli import retrieve
 from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
 from edgevlm.cli.pictures import Film
@@ -23,7 +24,8 @@ from edgevlm.loop.controls import Control
 from edgevlm.loop.episode import EpisodeFrame, EpisodeResult
 from edgevlm.loop.evaluation import EvaluationPlan, Watch, evaluate
 from edgevlm.loop.simulator import open_simulator
-from edgevlm.tasks import Policy, Retriever
+from edgevlm.tasks import Chat, Policy, Retriever
+from edgevlm.tasks.asking import How
 
 STRIP_ROWS, STRIP_COLUMNS = 5, 6
 FILM_HZ = 10.0
@@ -32,15 +34,20 @@ Images = Annotated[
     list[str] | None, typer.Option("--image", metavar="[CAMERA=]F", help="A picture; one for each camera.")
 ]
 
+Texts = Annotated[
+    list[str] | None, typer.Option("--text", help="What to do, or to answer; for a retriever a text, may be repeated.")
+]
+Commands = Annotated[
+    list[str] | None, typer.Option("--command", help="Only this command; may be given more than once.")
+]
+
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     sim: Annotated[bool, typer.Option("--sim", help="Drive the bundle's simulated robot.")] = False,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes in the simulator, commands in turn.")] = 15,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 5_000_000,
-    commands: Annotated[
-        list[str] | None, typer.Option("--command", help="Only this command; may be given more than once.")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode, or of a chat's chance.")] = 5_000_000,
+    commands: Commands = None,
     variant: Annotated[str, typer.Option(help="A kind of scene that the simulator knows.")] = "plain",
     control: Annotated[Control, typer.Option(help="A negative control.")] = "none",
     latency_ms: Annotated[
@@ -49,39 +56,58 @@ def command(
     record: Annotated[Path | None, typer.Option(metavar="F.mp4", help="Film the robot.")] = None,
     strip: Annotated[Path | None, typer.Option(metavar="F.png", help="A picture strip of the first episodes.")] = None,
     image: Images = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="What to do, with --image; for a retriever a text, may be repeated.")
-    ] = None,
+    text: Texts = None,
     labels: Annotated[str | None, typer.Option(metavar="A,B,..", help="For a retriever: which of these fits?")] = None,
     state: Annotated[
         str | None, typer.Option(metavar="V,V,..", help="The robot's state, in the contract's order.")
     ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="A dialogue: one question a line on standard input.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of a chat, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="Of a chat: 0 says the likeliest words.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Of a chat: only the likeliest words, of this share together.")] = 1.0,
     threads: ThreadsOption = 0,
     json_target: JsonOption = None,
 ) -> None:
-    """Closed loop in the simulator (--sim), or one answer about a picture: a chunk and plan, or scores."""
-    if sim == (image is not None):
-        raise typer.BadParameter("give either --sim, or --image F with --text T --state V,.. or with --labels A,B,..")
+    """Closed loop in the simulator (--sim), a dialogue (--chat), or one answer about pictures: a plan, scores, text."""
+    if sum((sim, chat, bool(image or text))) != 1:
+        raise typer.BadParameter(
+            "give either --sim, or --chat, or --image F with --text T (for a policy --state V,..) or --labels A,B,.."
+        )
     console = people(json_target)
     with load(bundle, runtime_options(threads)) as model:
-        if isinstance(model, Retriever):
-            if sim:
-                raise TaskError(f"{bundle}: expected a policy to drive a robot, got a retriever; ask it with --image")
+        _check_task(model, sim, chat)
+        if isinstance(model, Chat):
+            how = How(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+            figures = chats.serve(console, model, None if chat else (image or [], text or []), how)
+        elif isinstance(model, Retriever):
             figures = retrieve.ask(console, model, image or [], text or [], labels)
-        elif image is not None:
+        elif not sim:
             said = _one_instruction(text, labels)
-            figures = ask_once(console, model, _pictures(image, model.contract), said, state)
+            figures = ask_once(console, model, _pictures(image or [], model.contract), said, state)
         else:
-            plan = EvaluationPlan(
-                episodes=episodes,
-                seed=seed,
-                commands=tuple(commands or ()),
-                variant=variant,
-                control=control,
-                latency_s=latency_ms / 1e3,
-            )
+            plan = _plan(episodes, seed, (tuple(commands or ()), variant, control), latency_ms)
             figures = drive(console, model, plan, record, strip)
     write_json(json_target, figures)
+
+
+def _plan(episodes: int, seed: int, scene: tuple[tuple[str, ...], str, Control], latency_ms: float) -> EvaluationPlan:
+    commands, variant, control = scene
+    return EvaluationPlan(
+        episodes=episodes,
+        seed=seed,
+        commands=commands,
+        variant=variant,
+        control=control,
+        latency_s=latency_ms / 1e3,
+    )
+
+
+def _check_task(model: Policy | Retriever | Chat, sim: bool, chat: bool) -> None:
+    task, root = model.bundle.manifest.task, model.bundle.root
+    if sim and not isinstance(model, Policy):
+        raise TaskError(f"{root}: expected a policy to drive a robot, got a {task}; ask it with --image")
+    if chat and not isinstance(model, Chat):
+        raise TaskError(f"{root}: expected a chat for a dialogue, got a {task}; ask it with --image")
 
 
 def _one_instruction(texts: list[str] | None, labels: str | None) -> str:

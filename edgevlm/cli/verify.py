@@ -14,11 +14,15 @@ from edgevlm.cli.output import JsonOption, people, progress, upper, write_json
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
-    against: Annotated[Path | None, typer.Option(help="The checkpoint it was made from, or another bundle.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="The checkpoint it was made from (a directory or a hub id, as for export), or a bundle."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A recording of the robot (MCAP), or a folder of pictures, to compare on.")
     ] = None,
     topics: Annotated[Path | None, typer.Option(help="YAML that maps the recording's topics to the contract.")] = None,
+    robot: Annotated[Path | None, typer.Option(help="The robot file that the bundle was exported with.")] = None,
     json_target: JsonOption = None,
 ) -> None:
     """Check every file against the manifest; with --against also compare outputs, in the units of the task."""
@@ -29,7 +33,7 @@ def command(
     if against is not None:
         with progress(console) as report:
             figures["fidelity"] = upper("verify").verify(
-                bundle, against=against, data=data, topics=topics, progress=report
+                bundle, against=against, data=data, topics=topics, robot=robot, progress=report
             )
         print_fidelity(console, figures["fidelity"])
     write_json(json_target, figures)

@@ -60,16 +60,32 @@ ImagePlan::ImagePlan(ImagePlanSpec spec, Kernels kernels) : spec_(std::move(spec
     tail_.resize(static_cast<std::size_t>(spec_.source.width) * spec_.layout.bytes + overread_);
 }
 
-void ImagePlan::run(const std::uint8_t* image, std::ptrdiff_t row_stride, float* out) {
+// `write(rgbx, row)` gets every row of the crop, in order.
+template <typename Write>
+void ImagePlan::each_row(const std::uint8_t* image, std::ptrdiff_t row_stride, Write write) {
     const std::lock_guard<std::mutex> turn(mutex_);
     fill_rows(image, row_stride);
     for (int row = 0; row < spec_.crop.height; ++row) {
         if (rows_) {
             kernels_.rows(wide_.data(), pitch_, *rows_, packed_rows_, row, line_.data());
         }
-        write_row(rows_ ? line_.data() : wide_.data() + row * pitch_, row, out);
+        write(rows_ ? line_.data() : wide_.data() + row * pitch_, row);
     }
+}
+
+void ImagePlan::run(const std::uint8_t* image, std::ptrdiff_t row_stride, float* out) {
+    each_row(image, row_stride, [&](const std::uint8_t* rgbx, int row) { write_row(rgbx, row, out); });
     write_fill(out);
+}
+
+void ImagePlan::run_bytes(const std::uint8_t* image, std::ptrdiff_t row_stride, std::uint8_t* out) {
+    each_row(image, row_stride, [&](const std::uint8_t* rgbx, int) {
+        for (int x = 0; x < spec_.crop.width; ++x, rgbx += kRgbx, out += 3) {
+            out[0] = rgbx[0];
+            out[1] = rgbx[1];
+            out[2] = rgbx[2];
+        }
+    });
 }
 
 void ImagePlan::fill_rows(const std::uint8_t* image, std::ptrdiff_t row_stride) {

@@ -39,10 +39,15 @@ class ImagePlan {
     // Allocates nothing. Calls from several threads take turns: the plan owns scratch memory.
     void run(const std::uint8_t* image, std::ptrdiff_t row_stride, float* out);
 
+    // As `run`, before the table and the padding: `out` is RGB (crop.height, crop.width, 3).
+    void run_bytes(const std::uint8_t* image, std::ptrdiff_t row_stride, std::uint8_t* out);
+
     const ImagePlanSpec& spec() const { return spec_; }
     const char* kernels() const { return kernels_.name; }
 
   private:
+    template <typename Write>
+    void each_row(const std::uint8_t* image, std::ptrdiff_t row_stride, Write write);
     void fill_rows(const std::uint8_t* image, std::ptrdiff_t row_stride);
     const std::uint8_t* readable_row(const std::uint8_t* image, std::ptrdiff_t row_stride, int row);
     void unpack(const std::uint8_t* row, std::uint8_t* rgbx) const;

@@ -7,8 +7,31 @@ namespace edgevlm {
 namespace {
 
 constexpr double kA = -0.5;  // Pillow's bicubic
+constexpr double kPi = 3.14159265358979323846;
+
+double sinc(double x) {
+    if (x == 0.0) {
+        return 1.0;
+    }
+    x *= kPi;
+    return std::sin(x) / x;
+}
+
+double reach(Filter filter) {
+    switch (filter) {
+        case Filter::bilinear:
+            return 1.0;
+        case Filter::bicubic:
+            return 2.0;
+        default:
+            return 3.0;
+    }
+}
 
 double kernel(double x, Filter filter) {
+    if (filter == Filter::lanczos) {
+        return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0;
+    }
     x = std::fabs(x);
     if (filter == Filter::bilinear) {
         return x < 1.0 ? 1.0 - x : 0.0;
@@ -39,7 +62,7 @@ Taps Taps::slice(int begin, int size) const {
 Taps make_taps(int size_in, int size_out, Filter filter) {
     const double scale = static_cast<double>(size_in) / size_out;
     const double stretch = std::max(scale, 1.0);
-    const double support = (filter == Filter::bilinear ? 1.0 : 2.0) * stretch;
+    const double support = reach(filter) * stretch;
     const double shrink = 1.0 / stretch;
     const int width = static_cast<int>(std::ceil(support)) * 2 + 1;
     Taps taps;

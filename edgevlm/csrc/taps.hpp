@@ -6,7 +6,7 @@
 
 namespace edgevlm {
 
-enum class Filter { bilinear, bicubic };
+enum class Filter { bilinear, bicubic, lanczos };
 
 constexpr int kPrecisionBits = 22;  // 32 bits, less 8 of the pixel, less 2 for overshoot
 constexpr int kLowBits = 11;        // a weight is high * 2^11 + low, so that 16-bit multiplications stay exact

@@ -1,6 +1,7 @@
 """The `fuse` driver: encode each sampled frame and the instruction once, pool over the window, then one head.
 
-Stages (see `manifest.FuseArgs`): vision per frame, text per instruction, pool per window, head per step.
+Stages (see `manifest.FuseArgs`): vision per frame, text per instruction, pool per window, head per step. A model that
+takes no words has no text stage; where there is no pool, the head has the pool's inputs itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from edgevlm.manifest import Manifest, Port, StageSpec
 
 INSTRUCTIONS_KEPT = 8
 
+Text = tuple[Value, Value]  # ids (1, L), mask (1, L)
+
 
 class FuseDriver:
     """Host code around the stages of one bundle; shared by sessions, holds no state."""
@@ -30,18 +33,19 @@ class FuseDriver:
         self._masked = contract.window.pad == "mask"
         stages = manifest.stages
         self._pixel_port = {camera: _wire_vision(stages[stage], stage) for camera, stage in self._args.vision.items()}
-        text = stages[self._args.text].inputs
-        self._ids_port, self._mask_port = _only(text, "ids", self._args.text), _only(text, "mask", self._args.text)
-        if len(text) != 2:
-            raise _misfit(self._args.text, "inputs", ["ids", "mask"], [port.name for port in text])
-        self._pool_ports = self._wire_pool(stages[self._args.pool].inputs)
+        self._text_ports = None if self._args.text is None else _wire_text(stages[self._args.text], self._args.text)
+        self._seeing = self._args.pool or self._args.head  # the stage that takes the features of the window
+        self._pool_ports = self._wire_window(stages[self._seeing].inputs)
         self._state_port = self._wire_head(manifest)
         self._head_ports = tuple(port.name for port in stages[self._args.head].inputs)
 
     def _wire_head(self, manifest: Manifest) -> str | None:
         """The port of the state, if the head takes one, after checking that every port has its counterpart."""
         head, contract = manifest.stages[self._args.head], manifest.policy().contract
-        makers = [port.name for stage in (self._args.pool, self._args.text) for port in manifest.stages[stage].outputs]
+        before = [name for name in (self._args.pool, self._args.text) if name is not None]
+        makers = [port.name for stage in before for port in manifest.stages[stage].outputs]
+        if self._args.pool is None:
+            makers += self._pool_names
         state = [port.name for port in head.inputs if port.kind == "state"]
         needed = [port.name for port in head.inputs if port.kind != "state"]
         if len(set(makers)) != len(makers) or not set(needed) <= set(makers):
@@ -57,15 +61,17 @@ class FuseDriver:
                 raise _misfit(self._args.head, f"the output {name!r}", ("N", *shape), outputs)
         return state[0] if state else None
 
-    def _wire_pool(self, ports: Sequence[Port]) -> tuple[tuple[str, int], ...]:
-        """(camera, slot) of every pool input, in the ports' order; slot -1 stands for the camera's mask."""
+    def _wire_window(self, ports: Sequence[Port]) -> tuple[tuple[str, int], ...]:
+        """(camera, slot) of every input of the window, in the ports' order; slot -1 stands for the camera's mask."""
         wiring = {f"{camera}_{slot}": (camera, slot) for camera in self._cameras for slot in range(self._slots)}
         wiring |= {f"{camera}_mask": (camera, -1) for camera in self._cameras}
+        if self._args.pool is None:  # the head has other inputs as well, which `_wire_head` looks at
+            ports = [port for port in ports if port.name in wiring]
         names = {port.name for port in ports}
         slots = {name for name, (_, slot) in wiring.items() if slot >= 0}
         if not slots <= names <= set(wiring):
             raise _misfit(
-                self._args.pool, "inputs <camera>_<slot> for every slot of the window", sorted(slots), sorted(names)
+                self._seeing, "inputs <camera>_<slot> for every slot of the window", sorted(slots), sorted(names)
             )
         self._empty = {port.name: Value(("empty", port.name), _zeros(port)) for port in ports} if self._masked else {}
         self._pool_names = tuple(port.name for port in ports)
@@ -73,7 +79,8 @@ class FuseDriver:
 
     def memory(self) -> Memory:
         """A fresh session's memory: frames are kept until they leave the window, a few instructions, one step."""
-        return Memory({self._args.text: INSTRUCTIONS_KEPT, self._args.pool: 1, self._args.head: 1})
+        kept = {self._args.text: INSTRUCTIONS_KEPT, self._args.pool: 1, self._args.head: 1}
+        return Memory({stage: count for stage, count in kept.items() if stage is not None})
 
     def encode(self, camera: str, pixels: Value, memory: Memory) -> Value:
         """The feature map of one frame, run once for each frame."""
@@ -91,7 +98,7 @@ class FuseDriver:
     def run(
         self,
         window: Mapping[str, Sequence[Value | None]],
-        text: tuple[Value, Value],
+        text: Text | None,
         state: Value | None,
         memory: Memory,
     ) -> dict[str, Value]:
@@ -99,21 +106,23 @@ class FuseDriver:
 
         Args:
             window: camera -> pixels of every slot, oldest first; None where a slot is masked.
-            text: (ids (1, L), mask (1, L)).
+            text: (ids (1, L), mask (1, L)); None where the model takes no words.
             state: normalised (1, S).
         """
         features = {
             camera: [None if pixels is None else self.encode(camera, pixels, memory) for pixels in slots]
             for camera, slots in window.items()
         }
-        pool: dict[str, Value] = {}
+        known: dict[str, Value] = {}
         for name, (camera, slot) in zip(self._pool_names, self._pool_ports, strict=True):
             if slot < 0:
-                pool[name] = _presence(features[camera])
+                known[name] = _presence(features[camera])
             else:
-                pool[name] = features[camera][slot] or self._empty[name]
-        known = dict(self._graph.run(self._args.pool, pool, memory))
-        known |= self._graph.run(self._args.text, {self._ids_port: text[0], self._mask_port: text[1]}, memory)
+                known[name] = features[camera][slot] or self._empty[name]
+        if self._args.pool is not None:
+            known = dict(self._graph.run(self._args.pool, known, memory))
+        if self._args.text is not None and self._text_ports is not None and text is not None:
+            known |= self._graph.run(self._args.text, dict(zip(self._text_ports, text, strict=True)), memory)
         if self._state_port is not None and state is not None:
             known[self._state_port] = state
         return self._graph.run(self._args.head, {name: known[name] for name in self._head_ports}, memory)
@@ -145,6 +154,14 @@ def _wire_vision(stage: StageSpec, name: str) -> str:
             name, "one input and one output", ["pixels", "features"], [p.name for p in (*stage.inputs, *stage.outputs)]
         )
     return _only(stage.inputs, "pixels", name)
+
+
+def _wire_text(stage: StageSpec, name: str) -> tuple[str, str]:
+    """The ports of ids and mask."""
+    ports = _only(stage.inputs, "ids", name), _only(stage.inputs, "mask", name)
+    if len(stage.inputs) != 2:
+        raise _misfit(name, "inputs", ["ids", "mask"], [port.name for port in stage.inputs])
+    return ports
 
 
 def _zeros(port: Port) -> NDArray[np.float32]:

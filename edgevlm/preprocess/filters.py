@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Filter = Literal["bilinear", "bicubic"]
-SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0}
+from edgevlm.operations import Filter
+
+SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 PRECISION_BITS = 22  # 32 bits, less 8 of the pixel, less 2 for overshoot
 _A = -0.5  # Pillow's bicubic; OpenCV and torch use -0.75
 
@@ -58,12 +58,26 @@ def whole(first: int, count: int) -> Taps:
 
 
 def _kernel(x: NDArray[np.float64], name: Filter) -> NDArray[np.float64]:
+    if name == "lanczos":
+        return np.array([_lanczos(float(place)) for place in x])
     x = np.abs(x).astype(np.float64, copy=False)
     if name == "bilinear":
         return np.maximum(1.0 - x, 0.0)
     near = ((_A + 2.0) * x - (_A + 3.0)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * _A
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def _lanczos(x: float) -> float:
+    """By `math.sin`, which is C's as in Pillow: NumPy's own may differ in the last bit."""
+    return _sinc(x) * _sinc(x / 3) if -3.0 <= x < 3.0 else 0.0
+
+
+def _sinc(x: float) -> float:
+    if x == 0.0:
+        return 1.0
+    x *= math.pi
+    return math.sin(x) / x
 
 
 def _sum_in_order(row: NDArray[np.float64]) -> float:

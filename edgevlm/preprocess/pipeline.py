@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from edgevlm.contract import CameraSpec, check_frame
 from edgevlm.errors import BundleError, DependencyError, ShapeError
-from edgevlm.operations import CenterCrop, ImageOp, Normalize, Pad, Resize, ResizeShortest
+from edgevlm.operations import CenterCrop, ImageOp, Normalize, Pad, Relative, Resize, Sized, Tiles
 from edgevlm.preprocess import fused, twin
 from edgevlm.preprocess.filters import Taps
-from edgevlm.preprocess.fused import Step
 from edgevlm.preprocess.native import native_available
+from edgevlm.preprocess.sizes import Placed, Step, sized
 
 
 class Preprocessor:
@@ -28,7 +28,7 @@ class Preprocessor:
         """
         self.camera = camera
         steps, normalization = _split(camera, ops)
-        self._steps = _sized(camera, steps)
+        self._steps = sized(camera.height, camera.width, steps)
         self._table = twin.normalize_table(normalization)
         height, width = _sizes(camera, self._steps)[-1]
         self.shape = (1, 3, height, width)
@@ -73,6 +73,8 @@ class Preprocessor:
                 picture = twin.resample(picture, *self._taps[place])
             elif isinstance(step, CenterCrop):
                 picture = twin.center_crop(picture, step.width, step.height)
+            elif isinstance(step, Placed):
+                picture = twin.place(picture, step)
             else:
                 picture = twin.pad(picture, step.width, step.height, step.fill)
         return picture
@@ -88,33 +90,18 @@ class Preprocessor:
         return out
 
 
-def _split(camera: CameraSpec, ops: Sequence[ImageOp]) -> tuple[tuple[Step | ResizeShortest, ...], Normalize]:
-    steps = tuple(op for op in ops if not isinstance(op, Normalize))
+def _split(camera: CameraSpec, ops: Sequence[ImageOp]) -> tuple[tuple[Sized | Relative, ...], Normalize]:
+    steps = tuple(op for op in ops if not isinstance(op, (Normalize, Tiles)))
     if not ops or len(steps) != len(ops) - 1 or not isinstance(ops[-1], Normalize):
         raise BundleError(
-            f"preprocess of camera {camera.name!r}: expected one normalize, as the last operation, got "
-            f"{[op.op for op in ops]}; export the bundle again"
+            f"preprocess of camera {camera.name!r}: expected one normalize, as the last operation, and no "
+            f"tiles, got {[op.op for op in ops]}; export the bundle again"
         )
     if not all(ops[-1].std):
         raise BundleError(
             f"preprocess of camera {camera.name!r}: expected std other than 0, got {ops[-1].std}; export it again"
         )
     return steps, ops[-1]
-
-
-def _sized(camera: CameraSpec, steps: Sequence[Step | ResizeShortest]) -> tuple[Step, ...]:
-    """The steps with every size known."""
-    found: list[Step] = []
-    height, width = camera.height, camera.width
-    for step in steps:
-        if isinstance(step, ResizeShortest):
-            short, long = sorted((height, width))
-            longer = int(step.size * long / short)
-            sides = (step.size, longer) if height <= width else (longer, step.size)
-            step = Resize(height=sides[0], width=sides[1], filter=step.filter)
-        found.append(step)
-        height, width = step.height, step.width
-    return tuple(found)
 
 
 def _sizes(camera: CameraSpec, steps: Sequence[Step]) -> list[tuple[int, int]]:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from edgevlm.contract import Encoding
 from edgevlm.errors import ShapeError
-from edgevlm.operations import Normalize
-from edgevlm.preprocess.filters import PRECISION_BITS, Filter, Taps, taps, whole
+from edgevlm.operations import Filter, Normalize
+from edgevlm.preprocess.filters import PRECISION_BITS, Taps, taps, whole
+from edgevlm.preprocess.sizes import Placed
 
 CHANNEL_ORDER: Mapping[Encoding, tuple[int, int, int]] = {  # where red, green and blue lie in a pixel
     "rgb8": (0, 1, 2),
@@ -85,6 +86,16 @@ def pad(image_hwc_u8: NDArray[np.uint8], width: int, height: int, fill: int) -> 
     """The picture in the top left corner of (height, width), `fill` elsewhere."""
     grown = np.full((height, width, image_hwc_u8.shape[2]), fill, np.uint8)
     grown[: image_hwc_u8.shape[0], : image_hwc_u8.shape[1]] = image_hwc_u8
+    return grown
+
+
+def place(image_hwc_u8: NDArray[np.uint8], into: Placed) -> NDArray[np.uint8]:
+    """The picture in the middle, the colour around it; an odd remainder leaves one more row or column after it."""
+    height, width = image_hwc_u8.shape[:2]
+    grown = np.empty((into.height, into.width, 3), np.uint8)
+    grown[:] = into.fill
+    top, left = (into.height - height) // 2, (into.width - width) // 2
+    grown[top : top + height, left : left + width] = image_hwc_u8
     return grown
 
 

@@ -18,6 +18,7 @@ from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
 from edgevlm.contract import SECOND_NS, ActionChunk, CameraSpec, Contract, Observation, Plan, Stamped
 from edgevlm.drivers import FuseDriver
+from edgevlm.drivers.fuse import Text
 from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
 from edgevlm.graph import Clock, Memory, Value
 from edgevlm.manifest import Manifest
@@ -53,7 +54,8 @@ class Policy:
             camera.name: Preprocessor(camera, manifest.preprocess[camera.name]) for camera in self.contract.cameras
         }
         self._turns = {camera.name: threading.Lock() for camera in self.contract.cameras}
-        self.tokenizer = Tokenizer(bundle.path(manifest.tokenizer), self.contract.instruction)
+        said = self.contract.instruction
+        self.tokenizer = None if said is None else Tokenizer(bundle.tokenizer(), said)
         with ExitStack() as opened:  # what was opened is closed again when a later part is refused
             self._graph = open_graph(bundle, options, backends, clock, opened)
             self.driver = FuseDriver(manifest, self._graph)
@@ -87,8 +89,13 @@ class Policy:
         return Session(self)
 
     def check_instruction(self, text: str) -> None:
-        """Refuse now what `act` would refuse. Raises InstructionError; any thread may ask."""
-        self.tokenizer.encode(text)
+        """Refuse now what `act` would refuse. Raises InstructionError; any thread may ask.
+
+        A model that takes no words takes any text, also an empty one: it only says that the robot may start.
+        """
+        _check_text(text)
+        if self.tokenizer is not None:
+            self.tokenizer.encode(text)
 
     def act(self, observation: Observation) -> ActionChunk:
         """`Session.act` of this policy's own session."""
@@ -114,7 +121,9 @@ class Policy:
             if stamp_ns >= 0:
                 session.run_stages(stamp_ns, text, state)
 
-    def _made_up_text(self) -> tuple[Value, Value]:
+    def _made_up_text(self) -> Text | None:
+        if self.contract.instruction is None:
+            return None
         shape = (1, self.contract.instruction.max_tokens)
         return Value("ids", np.zeros(shape, np.int64)), Value("mask", np.ones(shape, np.float32))
 
@@ -130,6 +139,11 @@ class Policy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise InstructionError(f"instruction: expected text, got {text!r:.80}; say what to do")
 
 
 def _check_pixels(manifest: Manifest, preprocessors: Mapping[str, Preprocessor]) -> None:
@@ -169,7 +183,7 @@ class Session:
         }
         self._cameras = {camera.name: camera for camera in policy.contract.cameras}
         self._reset_after_ns = round(window.reset_after_s * SECOND_NS)
-        self._texts: dict[str, tuple[Value, Value]] = {}
+        self._texts: dict[str, Text] = {}
         self._lock = threading.Lock()
         self._frames_seen = 0
         self._states_seen = 0
@@ -236,12 +250,12 @@ class Session:
         with self._exclusive():
             self._forget_all()
 
-    def run_stages(self, now_ns: int, text: tuple[Value, Value], state: NDArray[np.float32] | None) -> dict[str, Value]:
+    def run_stages(self, now_ns: int, text: Text | None, state: NDArray[np.float32] | None) -> dict[str, Value]:
         """The head's raw outputs for the window at `now_ns`; `state` (S,) in the contract's units. One thread only."""
         normalized = None if state is None else self._policy.normalize_state(state)
         return self._run(now_ns, text, normalized)
 
-    def _run(self, now_ns: int, text: tuple[Value, Value], normalized: NDArray[np.float32] | None) -> dict[str, Value]:
+    def _run(self, now_ns: int, text: Text | None, normalized: NDArray[np.float32] | None) -> dict[str, Value]:
         window = {camera: self._pixels(ring, now_ns) for camera, ring in self._rings.items()}
         value = None
         if normalized is not None:
@@ -302,12 +316,14 @@ class Session:
             )
         return False
 
-    def _text(self, instruction: str) -> tuple[Value, Value]:
-        if not isinstance(instruction, str):
-            raise InstructionError(f"instruction: expected text, got {instruction!r:.80}; say what to do")
+    def _text(self, instruction: str) -> Text | None:
+        _check_text(instruction)
+        tokenizer = self._policy.tokenizer
+        if tokenizer is None:
+            return None
         known = self._texts.get(instruction)
         if known is None:
-            ids, mask = self._policy.tokenizer.encode(instruction)
+            ids, mask = tokenizer.encode(instruction)
             known = Value(("ids", instruction), ids), Value(("mask", instruction), mask)
             if len(self._texts) >= 64:
                 self._texts.clear()

@@ -72,7 +72,7 @@ class Retriever:
         operations, text, _ = manifest.retriever()
         self.bundle, self.options, self.clock = bundle, options, clock
         self._prepare = PicturePreprocessor(operations)
-        self._encode = TextEncoder(bundle.path(manifest.tokenizer), text)
+        self._encode = TextEncoder(bundle.tokenizer(), text)
         _check_pixels(manifest, self._prepare)
         with ExitStack() as opened:
             self._graph = open_graph(bundle, options, backends, clock, opened)

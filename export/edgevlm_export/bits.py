@@ -74,6 +74,12 @@ def same_bits(tensorrt: Latest, cpu: Latest) -> int:
     return sum(len(outputs) for outputs in tensorrt.values())
 
 
+def differing_forms(bundle: Bundle) -> tuple[Form, ...]:
+    """The forms that differ, the runtime's own first; fp32 and fp16 have one file for both."""
+    differ = any(len(set(stage.forms.values())) > 1 for stage in bundle.manifest.stages.values())
+    return FORMS[::-1] if differ else ("cpu",)
+
+
 def bit_options(form: Form) -> RuntimeOptions:
     """One form without the engine's rewrites."""
     return RuntimeOptions(engine="ort", form=form, intra_threads=1, optimize=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle
-from edgevlm.contract import Observation, Stamped
+from edgevlm.contract import Contract, Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm_calibration.sources import Episode
 
@@ -82,6 +82,11 @@ def _rotated(episode: Episode, episodes: Sequence[Episode]) -> list[Episode]:
 
 # Name in the record -> how an episode is twisted.
 TWISTS: Mapping[str, Twist] = {"other-picture": other_picture, "other-instruction": other_instruction}
+
+
+def twists(contract: Contract) -> Mapping[str, Twist]:
+    """Those that must move the actions of a policy with this contract: words only where it takes any."""
+    return {name: twist for name, twist in TWISTS.items() if contract.instruction or twist is not other_instruction}
 
 
 class ShufflingBackend:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import onnx
 
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
 from edgevlm.errors import CalibrationError
 from edgevlm.manifest import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
 from edgevlm.profiler import machine
+from edgevlm_calibration.models import DATA, LIMIT_BYTES, save_model
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.table import Table
 from edgevlm_export.courses import Course, ExportOptions, Models, open_course
 from edgevlm_export.families import build
+from edgevlm_export.hub import Checkpoint, resolve
+from edgevlm_export.join import OPSET
 from edgevlm_export.report import ExportReport, stage_reports
-from edgevlm_export.stage_graph import StageGraph
+from edgevlm_export.stage_graph import TOKENIZER, StageGraph
 from edgevlm_export.stages import Made, float_stage
-from edgevlm_export.trace import OPSET, trace
+from edgevlm_export.trace import trace
 
-STAGES, TOKENIZER = "stages", "tokenizer.json"
+STAGES = "stages"
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
 def export(  # noqa: PLR0913  # the options of the command line's main verb
-    source: Path,
+    source: str | Path,
     output: Path,
     *,
     precision: Precision = "fp32",
@@ -36,19 +38,26 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
     topics: Path | None = None,
     texts: Path | None = None,
     samples: int = 256,
+    robot: Path | None = None,
+    context: int | None = None,
+    limit_bytes: int = LIMIT_BYTES,
     progress: Progress = silent,
 ) -> ExportReport:
-    """Export the checkpoint directory `source` to a bundle at `output`.
+    """Export the checkpoint `source` to a bundle at `output`.
 
     Args:
+        source: a directory, or (a text) the id of a model of the Hugging Face hub: "org/name", "org/name@revision".
         calibration: int8 needs it. For a policy a recording of the robot, or (*.json) a table made by `calibrate`; for
             a model of pictures and texts a folder of pictures. Its held-out part judges; without it made-up data.
         topics: YAML that maps the recording's topics to the contract of a policy.
         texts: a file with one text a line, for a model of pictures and texts.
         samples: steps of the recording, or pictures of the folder, to use.
+        robot: what a LeRobot policy does not say of the robot.
+        context: tokens that a chat shall hold; null for what is usual.
+        limit_bytes: a stage with more weights has them in a file beside it.
 
     Raises:
-        CheckpointError, FamilyError: the source.
+        CheckpointError, FamilyError, ContractError: the source, or the robot file it needs.
         LogError, CalibrationError, PictureError: the recording, the table or the pictures.
         QuantizationError: nothing was quantized, or an engine would refuse the graph.
         FidelityError: the bundle does not do what the source does.
@@ -56,27 +65,19 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
     """
     if precision == "int8" and calibration is None:
         raise CalibrationError("int8: expected a recording or a calibration table, got neither; pass --calib LOG.mcap")
-    graph = build(source)
+    checkpoint = resolve(source, progress)
     asked = ExportOptions(precision=precision, calibration=calibration, topics=topics, texts=texts, samples=samples)
     with new_directory(output) as work:
-        course = open_course(graph, asked)
-        job = Job(course, work, progress)
+        course = open_course(build(checkpoint.path, context=context, robot=robot), asked)
+        job = Job(course, work, progress, limit_bytes)
         models = job.trace()
         if precision == "int8":
-            models = course.before_int8(models, progress)
+            models = course.before_int8(models, job.fp32_beside, progress)
         table = job.table(models) if precision == "int8" else None
         bundle = job.write(precision, models, table)
         fidelity = course.judge(bundle, progress)
-        _write_records(bundle, fidelity, table)
-    return ExportReport(
-        bundle_sha256=bundle.sha256,
-        family=graph.family,
-        precision=precision,
-        stages=stage_reports(bundle.manifest),
-        samples=table.samples if table else 0,
-        fidelity=fidelity,
-        warnings=course.warnings,
-    )
+        _write_records(bundle, fidelity, table, checkpoint)
+    return _report(course, bundle, table, fidelity)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Job:
     course: Course
     work: Path
     progress: Progress
+    limit_bytes: int = LIMIT_BYTES
 
     @property
     def graph(self) -> StageGraph:
@@ -103,9 +105,15 @@ class Job:
 
     def table(self, models: Models) -> Table:
         """Ranges of these graphs, by way of their fp32 bundle."""
+        with self.fp32_beside(models) as bundle:
+            return self.course.table(bundle, self.progress)
+
+    @contextmanager
+    def fp32_beside(self, models: Models) -> Iterator[Bundle]:
+        """The fp32 bundle of these graphs, for a while."""
         root = self.work / ".fp32"
         try:
-            return self.course.table(self.fp32(models, root), self.progress)
+            yield self.fp32(models, root)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -130,11 +138,8 @@ class Job:
         (root / STAGES).mkdir()
         for item in made.values():
             for name, model in item.files.items():
-                onnx.save(model, root / STAGES / name)
-        if isinstance(graph.tokenizer, Path):
-            shutil.copyfile(graph.tokenizer, root / TOKENIZER)
-        else:
-            (root / TOKENIZER).write_text(graph.tokenizer, encoding="utf-8")
+                save_model(model, root / STAGES / name, self.limit_bytes)
+        graph.write_files(root)
 
         def manifest(files: Mapping[str, FileEntry]) -> Manifest:
             return Manifest(
@@ -143,9 +148,9 @@ class Job:
                 task=graph.task,
                 precision=precision,
                 driver=graph.driver,
-                stages={name: self._spec(name, item) for name, item in made.items()},
+                stages={name: self._spec(name, item, files) for name, item in made.items()},
                 preprocess=graph.preprocess,
-                tokenizer=TOKENIZER,
+                tokenizer=None if graph.tokenizer is None else TOKENIZER,
                 **self.course.parts(),
                 calibration=CalibrationRef(table_sha256=table.sha256(), samples=table.samples) if table else None,
                 source_sha256=graph.source_sha256,
@@ -156,12 +161,14 @@ class Job:
         write_manifest(root, manifest)
         return open_bundle(root)
 
-    def _spec(self, name: str, made: Made) -> StageSpec:
+    def _spec(self, name: str, made: Made, written: Mapping[str, FileEntry]) -> StageSpec:
         stage = self.graph.stage(name)
+        data = [f"{STAGES}/{file}{DATA}" for file in made.files]
         return StageSpec(
             inputs=stage.inputs,
             outputs=stage.outputs,
             forms={form: f"{STAGES}/{file}" for form, file in made.forms.items()},
+            data=tuple(path for path in data if path in written),
             opset=OPSET,
             precision=made.precision,
             reason=made.reason,
@@ -171,9 +178,22 @@ class Job:
         )
 
 
-def _write_records(bundle: Bundle, fidelity: Mapping[str, object], table: Table | None) -> None:
+def _write_records(bundle: Bundle, fidelity: Mapping[str, object], table: Table | None, checkpoint: Checkpoint) -> None:
     write_record(bundle.root, "fidelity", fidelity)
     if table is not None:
         write_record(bundle.root, "calibration", table.to_json())
     tools = {name: importlib.metadata.version(name) for name in PACKAGES}
-    write_record(bundle.root, "export", {"machine": machine(), "tools": tools, "opset": OPSET})
+    made = {"machine": machine(), "tools": tools, "opset": OPSET, "hub": checkpoint.origin}
+    write_record(bundle.root, "export", made)
+
+
+def _report(course: Course, bundle: Bundle, table: Table | None, fidelity: dict[str, object]) -> ExportReport:
+    return ExportReport(
+        bundle_sha256=bundle.sha256,
+        family=bundle.manifest.family,
+        precision=bundle.manifest.precision,
+        stages=stage_reports(bundle.manifest),
+        samples=table.samples if table else 0,
+        fidelity=fidelity,
+        warnings=course.warnings,
+    )

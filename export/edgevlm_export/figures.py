@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import Contract
+from edgevlm_calibration.sources import PictureData
 from edgevlm_export.judge import Decision
 
 
@@ -132,6 +133,18 @@ def cosine(left: NDArray[Any], right: NDArray[Any]) -> float:
     if 0.0 in squares:
         return float(squares[0] == squares[1])
     return min(1.0, float((a * b).sum()) / float(np.sqrt(squares[0] * squares[1])))
+
+
+def judged_on(data: PictureData, pictures: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """The record of the pictures and texts that a bundle was compared on."""
+    made_up = "made-up pictures: this shows that the graphs agree, not how real pictures fare"
+    return {
+        "kind": data.kind,
+        "sha256": data.sha256,
+        "note": made_up if data.kind == "synthetic" else "",
+        "held_out_pictures": list(pictures),
+        "held_out_texts": list(texts),
+    }
 
 
 def rows(items: Sequence[Any]) -> list[dict[str, Any]]:

@@ -70,7 +70,9 @@ class OriginalJudge:
         self._preprocessors = {
             camera.name: Preprocessor(camera, graph.preprocess[camera.name]) for camera in contract.cameras
         }
-        self._tokenizer = Tokenizer(graph.tokenizer, contract.instruction)
+        self._tokenizer = None
+        if graph.tokenizer is not None and contract.instruction is not None:
+            self._tokenizer = Tokenizer(graph.tokenizer, contract.instruction)
         self._decode = ActionDecoder(contract.action)
         self._decode_plan = PlanDecoder(contract.plan, contract.state) if contract.plan else None
         fields = contract.state.fields if contract.state else ()
@@ -94,14 +96,12 @@ class OriginalJudge:
         """The original's decision, in the contract's units."""
         self.see(observation)
         now_ns = max(frame.stamp_ns for frame in observation.frames.values())
-        ids, mask = self._tokenizer.encode(observation.instruction)
+        ids, mask = self._words(observation.instruction)
         state = None if observation.state is None else np.asarray(observation.state.value, np.float32)
         normalized = None if state is None else ((state - self._mean) / self._std)[None]
         pixels = {name: self._pixels(ring, now_ns) for name, ring in self._rings.items()}
         with one_thread():
-            outputs = self._graph.reference(
-                WindowInputs(pixels=pixels, ids=ids.copy(), mask=mask.copy(), state=normalized)
-            )
+            outputs = self._graph.reference(WindowInputs(pixels=pixels, ids=ids, mask=mask, state=normalized))
         plan = None
         if self._decode_plan is not None:
             plan = self._decode_plan(outputs["waypoints"], outputs["step_logits"], state, now_ns)
@@ -110,6 +110,12 @@ class OriginalJudge:
     def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
         """The stage's module in PyTorch on the same inputs."""
         return stage_outputs(self._modules[name], inputs)
+
+    def _words(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]] | tuple[None, None]:
+        if self._tokenizer is None:
+            return None, None
+        ids, mask = self._tokenizer.encode(text)
+        return ids.copy(), mask.copy()
 
     def _pixels(self, ring: FrameRing[_Frame], now_ns: int) -> NDArray[np.float32]:
         frames = [frame.pixels for frame in ring.window(now_ns) if frame is not None]

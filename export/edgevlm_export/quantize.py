@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgevlm.errors import CalibrationError, QuantizationError
+from edgevlm_calibration.models import check_model
 from edgevlm_calibration.targets import Target, targets, tensors
 
 INT8_MAX = 127
@@ -62,7 +63,7 @@ def quantize(
     for target in found:
         writer.weight(target)
     writer.finish()
-    onnx.checker.check_model(result)
+    check_model(result)
     return Quantized(result, len(found))
 
 

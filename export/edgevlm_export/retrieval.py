@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import Backend, BackendFactory, open_backend
 from edgevlm.bundle import MANIFEST, Bundle, open_bundle
 from edgevlm.errors import FidelityError
 from edgevlm.manifest import PICTURE, Form
@@ -23,11 +22,12 @@ from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks import Retriever
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.sources import PictureData, make_up_pictures, open_pictures
-from edgevlm_export.bits import FORMS, Latest, bit_options, keeping, same_bits
+from edgevlm_export.bits import FORMS, Latest, bit_options, differing_forms, keeping, same_bits
 from edgevlm_export.controls import ControlFigures, control_figures
 from edgevlm_export.families import build
-from edgevlm_export.figures import StageMeter, cosine, rows
+from edgevlm_export.figures import StageMeter, cosine, judged_on, rows
 from edgevlm_export.stage_graph import Answer, RetrieverGraph, stage_outputs
+from edgevlm_export.tap import Arrays, tapped
 
 PICTURES = 48  # compared at most
 FP32_LIMIT = 1e-4  # largest error of an fp32 bundle's logits, relative to the largest logit, and of its unit vectors
@@ -36,7 +36,6 @@ GRID = 6  # a picture's patches are shuffled on this grid
 OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
 
 Images = Sequence[NDArray[np.uint8]]
-Arrays = dict[str, NDArray[Any]]
 
 
 class RetrieverJudge(Protocol):
@@ -105,13 +104,13 @@ def compare_retriever(
     photos, texts = data.held_out[:PICTURES], data.held_out_texts
     images = [photo.load() for photo in photos]
     want = judge.answer(images, texts)
-    forms: tuple[Form, ...] = FORMS[::-1] if _two_forms(bundle) else ("cpu",)
+    forms = differing_forms(bundle)
     stages, compared, got = [], [], {}
     for done, form in enumerate(forms):
         progress("verify", done, len(forms))
         meter = StageMeter()
         options = OPTIONS.model_copy(update={"form": form})
-        with Retriever(bundle, options, backends=_tapped(meter, judge)) as retriever:
+        with Retriever(bundle, options, backends=tapped(meter, judge.stage)) as retriever:
             got[form] = ask(retriever, images, texts)
         stages += rows(meter.figures(form))
         compared.append({"form": form, **_figures(got[form], want)})
@@ -119,7 +118,7 @@ def compare_retriever(
     controls = _controls(bundle, forms[0], images, texts, got[forms[0]], want)
     figures = {
         "against": {"kind": judge.kind, "sha256": judge.sha256},
-        "data": _described(data, len(images)),
+        "data": judged_on(data, [photo.name for photo in photos], texts),
         "stages": stages,
         "retrieval": compared,
         "controls": [{**asdict(control), "passed": control.passed} for control in controls],
@@ -151,10 +150,6 @@ def verify_retriever(bundle: Bundle, against: Path, data: Path | None, progress:
     return compare_retriever(bundle, judge, pictures, progress)
 
 
-def _two_forms(bundle: Bundle) -> bool:
-    return any(len(set(stage.forms.values())) > 1 for stage in bundle.manifest.stages.values())
-
-
 def _figures(got: Answer, want: Answer) -> dict[str, Any]:
     scale = float(np.abs(want.logits).max())
     error = float(np.abs(got.logits - want.logits).max())
@@ -170,42 +165,6 @@ def _figures(got: Answer, want: Answer) -> dict[str, Any]:
         "same_best_text": float(np.mean(got.logits.argmax(1) == want.logits.argmax(1))),
         "same_best_picture": float(np.mean(got.logits.argmax(0) == want.logits.argmax(0))),
     }
-
-
-def _described(data: PictureData, pictures: int) -> dict[str, Any]:
-    made_up = "made-up pictures: this shows that the graphs agree, not how real pictures fare"
-    return {
-        "kind": data.kind,
-        "sha256": data.sha256,
-        "note": made_up if data.kind == "synthetic" else "",
-        "held_out_pictures": [photo.name for photo in data.held_out[:pictures]],
-        "held_out_texts": list(data.held_out_texts),
-    }
-
-
-def _tapped(meter: StageMeter, judge: RetrieverJudge) -> BackendFactory:
-    def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return _Tap(open_backend(bundle, stage, options), stage, meter, judge)
-
-    return factory
-
-
-class _Tap:
-    """An engine that tells a meter what it was given and what it put out."""
-
-    def __init__(self, inner: Backend, stage: str, meter: StageMeter, judge: RetrieverJudge) -> None:
-        self._inner, self._stage, self._meter, self._judge = inner, stage, meter, judge
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        outputs = self._inner.run(inputs)
-        expected = self._judge.stage(self._stage, inputs)
-        if expected is not None:
-            self._meter.add(self._stage, outputs, expected)
-        return outputs
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 def _controls(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from edgevlm.contract import Contract
-from edgevlm.manifest import DriverSpec, Port, Precision, Task, TextSpec
+from edgevlm.manifest import DriverSpec, Port, Precision, PromptSpec, Task, TextSpec
 from edgevlm.operations import ImageOp
+
+TOKENIZER, EMBEDDINGS, TEMPLATE = "tokenizer.json", "embeddings.npy", "chat_template.jinja"  # files of a bundle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +53,18 @@ class WindowInputs:
 
     Attributes:
         pixels: camera -> float32 (T, 3, H, W), oldest slot first.
-        ids, mask: int64 and float32 (1, max_tokens).
+        ids, mask: int64 and float32 (1, max_tokens); None where the model takes no words.
         state: float32 (1, S) normalized; None where the contract has no state.
     """
 
     pixels: Mapping[str, NDArray[np.float32]]
-    ids: NDArray[np.int64]
-    mask: NDArray[np.float32]
+    ids: NDArray[np.int64] | None
+    mask: NDArray[np.float32] | None
     state: NDArray[np.float32] | None
 
+
+Logits = NDArray[np.float32]
+Said = tuple[int, ...]  # tokens
 
 # The original model on one step: `chunk` (1, K, A) and, with a plan, `waypoints` (1, P, D) and `step_logits` (1, n).
 Reference = Callable[[WindowInputs], dict[str, NDArray[np.float32]]]
@@ -73,6 +79,14 @@ class Answer:
     texts: NDArray[np.float32]  # (T, D), of length 1
 
 
+class ChatReference(Protocol):
+    """The original chat model, on ids in which every picture already has its image tokens."""
+
+    def __call__(self, ids: Sequence[int], pixels: NDArray[np.float32] | None, most: int) -> tuple[Said, Logits]:
+        """By upstream's own greedy search: at most `most` tokens, and the logits (n, V) each was chosen from."""
+        ...
+
+
 # The original retriever on prepared pictures (I, 3, H, W) and raw texts, which its own tokenizer reads.
 RetrieverReference = Callable[[NDArray[np.float32], Sequence[str]], Answer]
 
@@ -82,7 +96,8 @@ class StageGraph(ABC):
     """A model, cut into stages: what graphs of every task have.
 
     Attributes:
-        tokenizer: the file that goes into the bundle, or its content where the checkpoint has it in another format.
+        tokenizer: the file that goes into the bundle, or its content where the checkpoint has it in another format;
+            None for a policy that takes no words.
         source_sha256: of the checkpoint's files.
     """
 
@@ -90,7 +105,7 @@ class StageGraph(ABC):
     stages: tuple[Stage, ...]
     driver: DriverSpec
     preprocess: Mapping[str, tuple[ImageOp, ...]]
-    tokenizer: Path | str
+    tokenizer: Path | str | None
     source_sha256: str
     extensions: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,6 +113,15 @@ class StageGraph(ABC):
     @abstractmethod
     def task(self) -> Task:
         """What the bundle will be loaded as."""
+
+    def write_files(self, root: Path) -> None:
+        """Put into a bundle's directory what it has besides stages."""
+        if self.tokenizer is None:
+            return
+        if isinstance(self.tokenizer, Path):
+            shutil.copyfile(self.tokenizer, root / TOKENIZER)
+        else:
+            (root / TOKENIZER).write_text(self.tokenizer, encoding="utf-8")
 
     def stage(self, name: str) -> Stage:
         """The stage of this name; KeyError is a defect of the adapter."""
@@ -113,7 +137,7 @@ class PolicyGraph(StageGraph):
             from the stages, else a fault in the cut goes unseen.
     """
 
-    tokenizer: Path
+    tokenizer: Path | None
     contract: Contract
     reference: Reference
 
@@ -127,6 +151,7 @@ class PolicyGraph(StageGraph):
 class RetrieverGraph(StageGraph):
     """A retriever, cut into stages; `reference` is the ORIGINAL model in one forward, not made from the stages."""
 
+    tokenizer: Path | str
     text: TextSpec
     reference: RetrieverReference
 
@@ -134,6 +159,35 @@ class RetrieverGraph(StageGraph):
     def task(self) -> Task:
         """retriever"""
         return "retriever"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatGraph(StageGraph):
+    """A chat, cut into a vision and a decoder stage.
+
+    Attributes:
+        embeddings: (V, H) float32 or float16, what the first layer reads.
+        template: the text of the chat template; None where the prompt is plain.
+        reference: the ORIGINAL model, not made from the stages.
+    """
+
+    tokenizer: Path | str
+    prompt: PromptSpec
+    template: str | None
+    embeddings: NDArray[Any]
+    reference: ChatReference
+
+    @property
+    def task(self) -> Task:
+        """chat"""
+        return "chat"
+
+    def write_files(self, root: Path) -> None:
+        """The tokenizer, the embeddings and the template."""
+        super().write_files(root)
+        np.save(root / EMBEDDINGS, self.embeddings)
+        if self.template is not None:
+            (root / TEMPLATE).write_text(self.template, encoding="utf-8", newline="")
 
 
 def stage_outputs(stage: Stage, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgevlm.errors import QuantizationError, require
 from edgevlm.manifest import Form, Precision
 from edgevlm.text import Tokenizer
+from edgevlm_calibration.models import open_session
 from edgevlm_calibration.table import Split, Table
 from edgevlm_export.figures import cosine
 from edgevlm_export.passes.forbidden import check_tensorrt
@@ -85,6 +86,7 @@ def int8_stage(stage: Stage, quantized: Quantized) -> Made:
 
 def _text_reason(graph: PolicyGraph, stage: Stage, model: onnx.ModelProto, quantized: Quantized, table: Table) -> str:
     """What int8 would cost and gain in a stage that runs once per instruction: measured, not believed."""
+    assert graph.tokenizer is not None and graph.contract.instruction is not None  # a stage of words reads words
     tokenizer = Tokenizer(graph.tokenizer, graph.contract.instruction)
     assert isinstance(table.split, Split)
     texts = sorted({episode.instruction for episode in table.split.calibration})
@@ -113,6 +115,6 @@ def outputs_of(
     ort = require("onnxruntime", extra="export")
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
-    session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    session = open_session(model, options)
     for one in inputs:
         yield session.run(list(names), dict(one))

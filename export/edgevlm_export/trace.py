@@ -12,10 +12,11 @@ import onnx
 import torch
 
 from edgevlm.errors import FamilyError
+from edgevlm_export.join import OPSET, join
 from edgevlm_export.passes.strip import strip
+from edgevlm_export.pieces import Chain
 from edgevlm_export.stage_graph import Stage
 
-OPSET = 18
 TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
@@ -25,29 +26,33 @@ def trace(stage: Stage) -> onnx.ModelProto:
     Raises:
         FamilyError: PyTorch cannot trace the module, or the graph does not have the ports the adapter promised.
     """
-    names = [port.name for port in stage.inputs], [port.name for port in stage.outputs]
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                stage.module.eval(),
-                stage.example,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=names[0],
-                output_names=names[1],
-                dynamic_shapes=_dynamic_shapes(stage),
-                external_data=False,
-                verbose=False,
-            )
+            model = join(stage, stage.module) if isinstance(stage.module, Chain) else _trace_whole(stage)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise FamilyError(
             f"stage {stage.name!r}: PyTorch cannot trace {type(stage.module).__name__} ({error}); "
             "the family's adapter must hand over a pure tensor function"
         ) from error
-    assert program is not None
-    model: onnx.ModelProto = program.model_proto
     strip(model)
     _check_ports(stage, model)
+    return model
+
+
+def _trace_whole(stage: Stage) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        stage.module.eval(),
+        stage.example,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[port.name for port in stage.inputs],
+        output_names=[port.name for port in stage.outputs],
+        dynamic_shapes=_dynamic_shapes(stage),
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
     return model
 
 

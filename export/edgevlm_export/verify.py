@@ -7,7 +7,7 @@ than the bundle is off; the two int8 forms must agree bit for bit when the engin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import Backend, open_backend
+from edgevlm.backends import BackendFactory
 from edgevlm.bundle import MANIFEST, Bundle, file_sha256, open_bundle
 from edgevlm.contract import Observation
 from edgevlm.errors import ContractError, FidelityError
@@ -25,13 +25,16 @@ from edgevlm.tasks.policy import Policy, Session
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.sampling import spread
 from edgevlm_calibration.sources import Data, Episode, make_up, open_log, open_whole_log
-from edgevlm_export.bits import check_bits
-from edgevlm_export.controls import TWISTS, ControlFigures, control_figures, open_shuffled
+from edgevlm_export.bits import check_bits, differing_forms
+from edgevlm_export.controls import ControlFigures, control_figures, open_shuffled, twists
+from edgevlm_export.conversation import verify_chat
 from edgevlm_export.families import build
 from edgevlm_export.figures import ActionMeter, StageMeter, rows
+from edgevlm_export.hub import resolve
 from edgevlm_export.judge import BundleJudge, Decision, Judge, OriginalJudge, decision
 from edgevlm_export.retrieval import verify_retriever
 from edgevlm_export.stage_graph import PolicyGraph
+from edgevlm_export.tap import tapped
 
 STEPS = 200  # compared in all, evenly over the held-out episodes
 STAGE_RUNS, STAGE_EVERY = 32, 4  # of each stage the first runs are compared, then one in so many
@@ -42,14 +45,17 @@ OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
 def verify(
     bundle: Path,
     *,
-    against: Path,
+    against: str | Path,
     data: Path | None = None,
     topics: Path | None = None,
+    robot: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """The figures of `bundle` against a checkpoint directory or another bundle.
+    """The figures of `bundle` against a checkpoint or another bundle.
 
-    Without `data` the episodes are made up from the contract, and the figures say so.
+    `against` is a directory, or (a text) the id of a model of the Hugging Face hub, as an export takes it; a LeRobot
+    checkpoint needs the robot file that the bundle was made with. Without `data` the episodes are made up from the
+    contract, and the figures say so.
 
     Raises:
         BundleError, CheckpointError, FamilyError, LogError: something does not open.
@@ -57,18 +63,21 @@ def verify(
         FidelityError: the bundle is off, a control did not move the actions, or the forms differ.
     """
     opened = open_bundle(bundle)
+    against = resolve(against, progress).path
     if opened.manifest.task == "retriever":
         return verify_retriever(opened, against, data, progress)
+    if opened.manifest.task == "chat":
+        return verify_chat(opened, against, data, progress)
     judge: Judge
     if (against / MANIFEST).is_file():
         judge = BundleJudge(open_bundle(against), OPTIONS)
     else:
-        judge = OriginalJudge(_policy(against))
+        judge = OriginalJudge(_policy(against, robot))
     return compare(opened, judge, _data(opened, data, topics), progress)
 
 
-def _policy(checkpoint: Path) -> PolicyGraph:
-    graph = build(checkpoint)
+def _policy(checkpoint: Path, robot: Path | None) -> PolicyGraph:
+    graph = build(checkpoint, robot=robot)
     if not isinstance(graph, PolicyGraph):
         raise FidelityError(f"{checkpoint}: expected a policy's checkpoint, got a {graph.task}; compare like with like")
     return graph
@@ -77,7 +86,7 @@ def _policy(checkpoint: Path) -> PolicyGraph:
 def _data(bundle: Bundle, data: Path | None, topics: Path | None) -> Data:
     manifest, contract = bundle.manifest, bundle.manifest.policy().contract
     if data is None:
-        return make_up(contract, bundle.path(manifest.tokenizer))
+        return make_up(contract, bundle.tokenizer() if manifest.tokenizer is not None else None)
     table = bundle.records().get("calibration", {})
     calibrated_on_it = data.is_file() and table.get("log_sha256") == file_sha256(data)
     return (open_log if calibrated_on_it else open_whole_log)(data, contract, topics)
@@ -90,7 +99,7 @@ def compare(bundle: Bundle, judge: Judge, data: Data, progress: Progress = silen
             f"{bundle.root}: its contract is not that of the {judge.kind} it is compared with; "
             "compare bundles of one checkpoint"
         )
-    forms = _forms(bundle)
+    forms = differing_forms(bundle)
     run = _Run(bundle, judge, data.held_out)
     steps = run.play(forms, progress)
     controls = run.controls(forms[0])
@@ -108,12 +117,6 @@ def compare(bundle: Bundle, judge: Judge, data: Data, progress: Progress = silen
     }
     _accept(run, forms[0], controls, data)
     return figures
-
-
-def _forms(bundle: Bundle) -> tuple[Form, ...]:
-    """The forms that differ; fp32 and fp16 have one file for both."""
-    differ = any(len(set(stage.forms.values())) > 1 for stage in bundle.manifest.stages.values())
-    return ("cpu", "tensorrt") if differ else ("cpu",)
 
 
 def _described(data: Data, steps: int) -> dict[str, Any]:
@@ -155,27 +158,6 @@ def _accept(run: _Run, form: Form, controls: tuple[ControlFigures, ...], data: D
                 f"({control.factor:.2f} times, normalized units); the model ignores this input or the quantization "
                 f"lost it: {hint}"
             )
-
-
-class _Tap:
-    """An engine that tells a meter what it was given and what it put out."""
-
-    def __init__(self, inner: Backend, stage: str, meter: StageMeter, judge: Judge) -> None:
-        self._inner, self._stage, self._meter, self._judge = inner, stage, meter, judge
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-        self._runs = 0
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        outputs = self._inner.run(inputs)
-        if self._runs < STAGE_RUNS or self._runs % STAGE_EVERY == 0:
-            expected = self._judge.stage(self._stage, inputs)
-            if expected is not None:
-                self._meter.add(self._stage, outputs, expected)
-        self._runs += 1
-        return outputs
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 class _Run:
@@ -220,7 +202,7 @@ class _Run:
         error = self.actions[form].normalized()
         found = []
         with Policy(self.bundle, options) as policy:
-            for name, twist in TWISTS.items():
+            for name, twist in twists(self.judge.contract).items():
                 twisted = [twist(episode, self._episodes) for episode in self._episodes]
                 if all(one is not None for one in twisted):
                     moved = self._moved(policy, [one for one in twisted if one is not None])
@@ -241,11 +223,8 @@ class _Run:
                     _push(session, observation)
         return meter.normalized()
 
-    def _tapped(self, form: Form) -> Any:
-        def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-            return _Tap(open_backend(bundle, stage, options), stage, self.stages[form], self.judge)
-
-        return factory
+    def _tapped(self, form: Form) -> BackendFactory:
+        return tapped(self.stages[form], self.judge.stage, lambda run: run < STAGE_RUNS or run % STAGE_EVERY == 0)
 
 
 def _upto(wanted: tuple[int, ...], observations: Iterator[Observation]) -> Iterator[tuple[int, Observation]]:

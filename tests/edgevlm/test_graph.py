@@ -217,3 +217,17 @@ def test_close_closes_every_engine() -> None:
     engines = [Adder("x"), Adder("x")]
     Graph({"a": engines[0], "b": engines[1]}, Clock()).close()
     assert all(engine.closed for engine in engines)
+
+
+def test_a_stage_with_state_is_run_every_time_and_nothing_is_kept() -> None:
+    adder = Adder("frame")
+    graph, memory = Graph({"step": adder}, Clock()), Memory({})
+    for turn in (1, 2):
+        assert graph.run_state("step", {"frame": array(3.0)}, memory)["sum"].tolist() == [3.0]
+        assert (adder.runs, memory.runs, memory.times_ns) == (turn, {"step": turn}, {"step": 10 * turn})
+    graph.run("step", {"frame": Value("a frame", array(3.0))}, memory)
+    assert adder.runs == 3
+    adder.fails = True
+    with pytest.raises(BackendError):
+        graph.run_state("step", {"frame": array(3.0)}, memory)
+    assert memory.runs == {"step": 3}

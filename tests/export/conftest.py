@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from support import hub
+from support import chats, hub
 from support.film import contract, write_checkpoint
 from support.film_log import write_log
 
@@ -43,6 +44,7 @@ def fp32(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 _TRACED: dict[str, bytes] = {}
+Exported = tuple[Path, ExportReport]
 
 
 @pytest.fixture
@@ -77,6 +79,49 @@ def hub_source(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub_fp32(hub_source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
     output = tmp_path_factory.mktemp("hub-fp32") / "bundle"
     return output, once(hub_source, output)
+
+
+@pytest.fixture(scope="session", params=["llava", "smolvlm", "idefics3", "paligemma", "paligemma2"])
+def chat_family(request: pytest.FixtureRequest) -> str:
+    """Each family of chats in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def chat_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The checkpoint directory of a family of chats, saved with upstream code, once."""
+
+    @cache
+    def get(name: str) -> Path:
+        return Path(getattr(chats, name)(tmp_path_factory.mktemp(name) / "checkpoint"))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def chat_bundle(
+    chat_checkpoint: Callable[[str], Path], photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Exported]:
+    """A family of chats in a precision, exported once."""
+
+    @cache
+    def get(name: str, precision: str) -> Exported:
+        output = tmp_path_factory.mktemp(f"{name}-{precision}") / "bundle"
+        more = {"calibration": photos} if precision == "int8" else {}
+        return output, once(chat_checkpoint(name), output, precision=precision, **more)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def chat_source(chat_family: str, chat_checkpoint: Callable[[str], Path]) -> Path:
+    """A checkpoint directory saved with upstream code."""
+    return chat_checkpoint(chat_family)
+
+
+@pytest.fixture(scope="session")
+def chat_fp32(chat_family: str, chat_bundle: Callable[[str, str], Exported]) -> Exported:
+    return chat_bundle(chat_family, "fp32")
 
 
 @pytest.fixture(scope="session")

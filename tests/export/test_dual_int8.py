@@ -23,6 +23,7 @@ from edgevlm_export.exporter import Job, export
 from edgevlm_export.families import build
 from edgevlm_export.figures import cosine
 from edgevlm_export.passes.equalize import equalize, evened
+from edgevlm_export.passes.peaks import peaks as peaks_of
 from edgevlm_export.report import ExportReport
 from edgevlm_export.stage_graph import RetrieverGraph
 from edgevlm_export.stages import outputs, quantized_stage
@@ -121,9 +122,9 @@ def test_evening_out_changes_no_bit_of_the_output_and_removes_the_outliers(
     course = RetrieverCourse(graph, open_pictures(photos))
     for stage in graph.stages:
         model, feeds = remembered_trace(stage), course._feeds(stage)
-        peaks = course_module._peaks(model, evened(model), feeds)
+        peaks = peaks_of(model, evened(model), feeds)
         even = equalize(model, peaks)
-        after = course_module._peaks(even, evened(even), feeds)
+        after = peaks_of(even, evened(even), feeds)
         spread = {name: np.ptp(np.log2(peak)) for name, peak in peaks.items()}
         assert set(peaks) == set(after) and sum(one > 5 for one in spread.values()) == 4
         assert all(np.ptp(np.log2(peak)) < 5 for peak in after.values())

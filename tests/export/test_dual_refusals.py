@@ -89,7 +89,7 @@ def test_weights_that_are_missing_or_not_finite_are_named(copy: Path) -> None:
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.Y", None]}}, "trust_remote_code"),
         ("config.json", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ("config.json", {"architectures": ["SomethingForImageClassification"]}, "architectures"),
-        ("preprocessor_config.json", {"resample": 1}, "resample"),
+        ("preprocessor_config.json", {"resample": 4}, "resample"),
         ("preprocessor_config.json", {"do_resize": False}, "do_resize"),
         ("preprocessor_config.json", {"do_pad": True}, "do_pad"),
         ("preprocessor_config.json", {"size": {"longest_edge": 48, "shortest_edge": 48}}, "size"),

@@ -22,9 +22,11 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from edgevlm_ros.processes import Processes, environment
+from edgevlm.load import load_chat
+from edgevlm_ros.processes import Processes, environment, free_domain
 
 HERE = Path(__file__).parent
+CHAT = HERE.parent / "compat" / "format_1_2" / "chat"
 
 
 class Asker:
@@ -136,11 +138,30 @@ def test_questions_at_the_same_time_are_all_answered_and_too_many_are_refused(as
     assert 2 <= len(refused) <= 5 and all("waiting already" in message for message in refused)
 
 
+def test_a_real_bundle_says_what_it_says_without_ros(tmp_path: Path) -> None:
+    domain = free_domain()  # the node of the other tests serves the same name
+    picture = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    buffer = io.BytesIO()
+    Picture.fromarray(picture).save(buffer, "PNG")
+    with load_chat(CHAT) as chat:
+        wanted = chat.ask(image=picture, text="What is it?", max_new_tokens=6)
+    with Processes(tmp_path / "logs", environment(domain)) as processes:
+        processes.start("vlm", "edgevlm_ros.vlm_node", parameters={"autostart": True, "bundle": str(CHAT)})
+        asker = Asker(domain)
+        try:
+            wait_until(lambda: asker.ask("ready?", buffer.getvalue(), tokens=1).success, 20)
+            answer = asker.ask("What is it?", buffer.getvalue(), tokens=6)
+            assert (answer.text, tuple(answer.token_ids)) == (wanted.text, wanted.token_ids) and answer.success
+            refused = asker.ask("What is <image>?", buffer.getvalue())
+            assert not refused.success and "PromptError" in refused.message
+        finally:
+            asker.close()
+
+
 def test_a_bundle_of_another_task_is_refused(domain: int, tmp_path: Path) -> None:
     from support.tiny import mono
 
     bundle = mono(tmp_path / "policy")
     with Processes(tmp_path / "logs", environment(domain)) as processes:
         processes.start("vlm", "edgevlm_ros.vlm_node", parameters={"autostart": True, "bundle": str(bundle)})
-        wait_until(lambda: "expected a bundle that answers in text" in processes.log("vlm"), 20)
-        assert "of the task 'policy'; policy_node runs it" in processes.log("vlm")
+        wait_until(lambda: "expected a bundle of the task 'chat', this one is a 'policy'" in processes.log("vlm"), 20)

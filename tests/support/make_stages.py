@@ -18,6 +18,8 @@ STAGES = Path(__file__).parent / "stages"
 OPSET, IR = 17, 8  # old enough for every ONNX Runtime that edgevlm promises to run with
 MAPS, TEXT, WORDS, TOKENS = 4, 4, 16, 6  # feature maps, size of a text vector, vocabulary, tokens
 MONO_MAP, DUO_MAPS = (4, 4), {"left": (4, 4), "wrist": (3, 5)}
+WHOLE = ("ids", "positions", "index")  # inputs of whole numbers
+CHAT_WIDTH, CHAT_HEADS, CHAT_LAYERS, CHAT_WORDS = 8, 2, 2, 272
 _random = np.random.default_rng(20)
 
 
@@ -29,11 +31,11 @@ def _model(
     name: str,
     nodes: Sequence[NodeProto],
     inputs: Mapping[str, Sequence[int | str]],
-    outputs: Mapping[str, Sequence[int]],
+    outputs: Mapping[str, Sequence[int | str]],
     weights: Mapping[str, NDArray[Any]],
 ) -> None:
     def ports(shapes: Mapping[str, Sequence[int | str]]) -> list[Any]:
-        kinds = {port: TensorProto.INT64 if port == "ids" else TensorProto.FLOAT for port in shapes}
+        kinds = {port: TensorProto.INT64 if port in WHOLE else TensorProto.FLOAT for port in shapes}
         return [helper.make_tensor_value_info(port, kinds[port], list(shape)) for port, shape in shapes.items()]
 
     tensors = [numpy_helper.from_array(value, key) for key, value in weights.items()]
@@ -116,6 +118,21 @@ def head(name: str, maps: Mapping[str, tuple[int, int]], state: int, outputs: Ma
     _model(name, nodes, inputs, outputs, weights)
 
 
+def head_alone() -> None:
+    """front_0, front_1, state -> chunk, without words and without a pool: tanh of a linear map of all values."""
+    nodes = [helper.make_node("Flatten", [f"front_{slot}"], [f"flat_{slot}"]) for slot in range(2)]
+    nodes += [
+        helper.make_node("Concat", ["flat_0", "flat_1", "state"], ["all"], axis=1),
+        helper.make_node("MatMul", ["all", "w"], ["line"]),
+        helper.make_node("Tanh", ["line"], ["bent"]),
+        helper.make_node("Reshape", ["bent", "shape"], ["chunk"]),
+    ]
+    size = 2 * MAPS * int(np.prod(MONO_MAP)) + 3
+    weights = {"w": _weights(size, 15) / np.float32(4.0), "shape": np.array([1, 5, 3])}
+    inputs: dict[str, Sequence[int]] = {f"front_{slot}": (1, MAPS, *MONO_MAP) for slot in range(2)} | {"state": (1, 3)}
+    _model("head_alone", nodes, inputs, {"chunk": (1, 5, 3)}, weights)
+
+
 def busy(size: int = 512, rounds: int = 24) -> None:
     """features (1, 4) -> features (1, 4), after some 6 G multiplications: long enough to see who holds the GIL."""
     nodes = [
@@ -167,6 +184,79 @@ def dual_text_masked() -> None:
     _model("dual_text_masked", nodes, ports, {"text_embedding": (1, 6)}, weights)
 
 
+def chat_vision() -> None:
+    """pixels (1, 3, 8, 8) -> features (1, 4, CHAT_WIDTH): tanh of a linear map of each quarter."""
+    nodes = [
+        helper.make_node("Conv", ["pixels", "w"], ["blocks"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Tanh", ["blocks"], ["bent"]),
+        helper.make_node("Reshape", ["bent", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["flat"], ["features"], perm=[0, 2, 1]),
+    ]
+    weights = {"w": _weights(CHAT_WIDTH, 3, 4, 4), "shape": np.array([1, CHAT_WIDTH, 4])}
+    _model("chat_vision", nodes, {"pixels": (1, 3, 8, 8)}, {"features": (1, 4, CHAT_WIDTH)}, weights)
+
+
+def _attention(layer: int) -> list[NodeProto]:
+    """x<layer> (1, Q, H) -> x<layer + 1>, over the past and itself; layer 0 by mask `far`, layer 1 by mask `near`."""
+    nodes = []
+    for part in ("query", "key", "value"):
+        made = f"q{layer}" if part == "query" else f"new_{part}_{layer}"
+        nodes.append(helper.make_node("MatMul", [f"x{layer}", f"{part}_w{layer}"], [f"{part}_flat{layer}"]))
+        nodes.append(helper.make_node("Reshape", [f"{part}_flat{layer}", "by_heads"], [made]))
+    for part in ("key", "value"):
+        both = [f"past_{part}_{layer}", f"new_{part}_{layer}"]
+        nodes.append(helper.make_node("Concat", both, [f"{part}s{layer}"], axis=1))
+    turned = {"q": [0, 2, 1, 3], "keys": [0, 2, 3, 1], "values": [0, 2, 1, 3]}
+    for part, perm in turned.items():
+        nodes.append(helper.make_node("Transpose", [f"{part}{layer}"], [f"{part}t{layer}"], perm=perm))
+    mask = ("far", "near")[layer]
+    return nodes + [
+        helper.make_node("MatMul", [f"qt{layer}", f"keyst{layer}"], [f"raw{layer}"]),
+        helper.make_node("Add", [f"raw{layer}", mask], [f"scores{layer}"]),
+        helper.make_node("Softmax", [f"scores{layer}"], [f"shares{layer}"], axis=-1),
+        helper.make_node("MatMul", [f"shares{layer}", f"valuest{layer}"], [f"read{layer}"]),
+        helper.make_node("Transpose", [f"read{layer}"], [f"readt{layer}"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", [f"readt{layer}", "joined"], [f"flat{layer}"]),
+        helper.make_node("MatMul", [f"flat{layer}", f"out_w{layer}"], [f"line{layer}"]),
+        helper.make_node("Tanh", [f"line{layer}"], [f"bent{layer}"]),
+        helper.make_node("Add", [f"x{layer}", f"bent{layer}"], [f"x{layer + 1}"]),
+    ]
+
+
+def chat_decoder() -> None:
+    """A decoder of two layers, as `DecoderArgs` describes it; what it says depends on places, masks and the past."""
+    width, size = CHAT_WIDTH, CHAT_WIDTH // CHAT_HEADS
+    nodes = [
+        helper.make_node("Cast", ["positions"], ["place"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["place", "last"], ["column"]),
+        helper.make_node("Mul", ["column", "pace"], ["angle"]),
+        helper.make_node("Sin", ["angle"], ["wave"]),
+        helper.make_node("Add", ["embeds", "wave"], ["x0"]),
+        *(node for layer in range(CHAT_LAYERS) for node in _attention(layer)),
+        helper.make_node("Gather", [f"x{CHAT_LAYERS}", "index"], ["wanted"], axis=1),
+        helper.make_node("Reshape", ["wanted", "row"], ["one"]),
+        helper.make_node("MatMul", ["one", "head_w"], ["logits"]),
+    ]
+    weights: dict[str, NDArray[Any]] = {
+        "last": np.array([2]),
+        "pace": (0.37 * 1.7 ** np.arange(width)).astype(np.float32).reshape(1, 1, width) % np.float32(2.9),
+        "by_heads": np.array([1, -1, CHAT_HEADS, size]),
+        "joined": np.array([1, -1, width]),
+        "row": np.array([1, width]),
+        "head_w": 3 * _weights(width, CHAT_WORDS),
+    }
+    inputs: dict[str, Sequence[int | str]] = {"embeds": (1, "query", width), "positions": (1, "query")}
+    inputs |= dict.fromkeys(("far", "near"), (1, 1, "query", "keys")) | {"index": (1,)}
+    outputs: dict[str, Sequence[int | str]] = {"logits": (1, CHAT_WORDS)}
+    for layer in range(CHAT_LAYERS):
+        weights |= {f"{part}_w{layer}": _weights(width, width) for part in ("query", "key", "value", "out")}
+        for part in ("key", "value"):
+            inputs[f"past_{part}_{layer}"] = (1, "past", CHAT_HEADS, size)
+            outputs[f"new_{part}_{layer}"] = (1, "query", CHAT_HEADS, size)
+    _model("chat_decoder", nodes, inputs, outputs, weights)
+    np.save(STAGES / "chat_embeddings.npy", _weights(CHAT_WORDS, width))
+
+
 def main() -> None:
     """Every stage, in an order that is part of the seed."""
     STAGES.mkdir(exist_ok=True)
@@ -185,6 +275,9 @@ def main() -> None:
     dual_vision()
     dual_text()
     dual_text_masked()
+    chat_vision()
+    chat_decoder()
+    head_alone()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Bundles of a few kilobytes, put together from tests/support/stages without onnx, and observations for them.
 
 `mono` is one rgb8 camera, a state, a plan and a window of 4 (or 8); `duo` is a bgr8 and a mono8 camera, no state and no
-plan, with any rule for empty slots; `dual` is a retriever. Their stages are real graphs with fixed random weights:
-every input matters.
+plan, with any rule for empty slots; `silent` is `mono` without words, pool and plan; `dual` is a retriever. Their
+stages are real graphs with fixed random weights: every input matters.
 """
 
 from __future__ import annotations
@@ -181,6 +181,19 @@ def duo_parts(contract: Contract) -> dict[str, Any]:
     }
 
 
+def silent_parts(slots: int = 2) -> dict[str, Any]:
+    """What the manifest of `silent` says beside its files: `mono` without words, pool and plan."""
+    contract = mono_contract(slots).model_copy(update={"instruction": None, "plan": None})
+    inputs = [*(port(f"front_{slot}", "features", *MAP) for slot in range(slots)), port("state", "state", 1, 3)]
+    return {
+        "stages": {"vision": vision("vision", 8, 8, MAP), "head": stage("head_alone", inputs, [CHUNK])},
+        "preprocess": {"front": (Resize(width=8, height=8), NORMALIZE)},
+        "driver": {"name": "fuse", "args": {"vision": {"front": "vision"}, "text": None, "pool": None, "head": "head"}},
+        "contract": contract,
+        "tokenizer": None,
+    }
+
+
 def write_bundle(root: Path, parts: Mapping[str, Any]) -> Path:
     """A bundle at `root` from what `mono_parts` or `duo_parts` gave."""
 
@@ -199,7 +212,8 @@ def write_bundle(root: Path, parts: Mapping[str, Any]) -> Path:
         (work / "stages").mkdir()
         for path in {path for spec in parts["stages"].values() for path in spec.forms.values()}:
             shutil.copyfile(STAGES / Path(path).name, work / path)
-        shutil.copyfile(TOKENIZER, work / "tokenizer.json")
+        if parts.get("tokenizer", TOKENIZER) is not None:
+            shutil.copyfile(TOKENIZER, work / "tokenizer.json")
         write_manifest(work, build)
     return root
 
@@ -212,6 +226,11 @@ def mono(root: Path, *, slots: int = 4, head: str = "head", **more: Any) -> Path
 def duo(root: Path, **more: Any) -> Path:
     """Write `duo`; `more` replaces parts of its window."""
     return write_bundle(root, duo_parts(duo_contract(**more)))
+
+
+def silent(root: Path) -> Path:
+    """Write `silent`."""
+    return write_bundle(root, silent_parts())
 
 
 def dual_parts(*, masked: bool = False, scores: str = "softmax", bias: float = 0.0) -> dict[str, Any]:

@@ -19,15 +19,21 @@ EPISODES = 4
 STEPS = 12
 BLOCKS = 8  # a picture is this many coarse blocks wide, plus fine noise
 FULL = 255
+START = "start"
 
 
-def make_up(contract: Contract, tokenizer: Path, seed: int = 0) -> Data:
+def make_up(contract: Contract, tokenizer: Path | None, seed: int = 0) -> Data:
     """Seeded pictures, states around the mean and instructions of known words; all episodes are held out.
+
+    A model that takes no words has no tokenizer, and is told START.
 
     Raises:
         InstructionError: no word of the vocabulary makes an instruction that the contract takes.
     """
-    texts = instructions(tokenizer, contract.instruction, EPISODES)
+    if tokenizer is None or contract.instruction is None:
+        texts: tuple[str, ...] = (START,)
+    else:
+        texts = instructions(tokenizer, contract.instruction, EPISODES)
     episodes = tuple(
         Episode(
             index,

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from edgevlm_export.courses.base import Course, ExportOptions, Models
+from edgevlm_export.courses.base import Beside, Course, ExportOptions, Models
+from edgevlm_export.courses.chat import ChatCourse
 from edgevlm_export.courses.policy import PolicyCourse
 from edgevlm_export.courses.retriever import RetrieverCourse
-from edgevlm_export.stage_graph import PolicyGraph, RetrieverGraph, StageGraph
+from edgevlm_export.stage_graph import ChatGraph, PolicyGraph, RetrieverGraph, StageGraph
 
-__all__ = ["Course", "ExportOptions", "Models", "PolicyCourse", "RetrieverCourse", "open_course"]
+__all__ = [
+    "Beside",
+    "ChatCourse",
+    "Course",
+    "ExportOptions",
+    "Models",
+    "PolicyCourse",
+    "RetrieverCourse",
+    "open_course",
+]
 
 
 def open_course(graph: StageGraph, options: ExportOptions) -> Course:
@@ -18,5 +28,7 @@ def open_course(graph: StageGraph, options: ExportOptions) -> Course:
     """
     if isinstance(graph, PolicyGraph):
         return PolicyCourse.open(graph, options)
+    if isinstance(graph, ChatGraph):
+        return ChatCourse.open(graph, options)
     assert isinstance(graph, RetrieverGraph)
     return RetrieverCourse.open(graph, options)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from edgevlm_export.stage_graph import Stage, StageGraph
 from edgevlm_export.stages import Made
 
 Models = Mapping[str, onnx.ModelProto]
+Beside = Callable[[Models], AbstractContextManager[Bundle]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,8 @@ class Course(Protocol):
         """What only this task's manifest has."""
         ...
 
-    def before_int8(self, models: Models, progress: Progress) -> Models:
-        """The same functions, in a form that int8 suits better."""
+    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
+        """The same functions, in a form that int8 suits better; `fp32` makes a bundle of models to run them with."""
         ...
 
     def table(self, bundle: Bundle, progress: Progress) -> Table:

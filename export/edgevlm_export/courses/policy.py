@@ -13,7 +13,7 @@ from edgevlm_calibration.calibrate import calibrate_on, check_samples
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.sources import Data, make_up, open_log
 from edgevlm_calibration.table import Table, load_table
-from edgevlm_export.courses.base import ExportOptions, Models
+from edgevlm_export.courses.base import Beside, ExportOptions, Models
 from edgevlm_export.judge import OriginalJudge
 from edgevlm_export.stage_graph import PolicyGraph, Stage
 from edgevlm_export.stages import Made, policy_int8_stage
@@ -51,7 +51,7 @@ class PolicyCourse:
         """The contract."""
         return {"contract": self.graph.contract}
 
-    def before_int8(self, models: Models, progress: Progress) -> Models:
+    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
         """As they are: what stays in floats is the adapter's choice (docs/decisions/0009)."""
         return models
 

@@ -22,13 +22,14 @@ from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.retrieval import calibrate_retriever
 from edgevlm_calibration.sources import PictureData, make_up_pictures, open_pictures
 from edgevlm_calibration.table import Table
-from edgevlm_export.courses.base import ExportOptions, Models
+from edgevlm_export.courses.base import Beside, ExportOptions, Models
 from edgevlm_export.figures import cosine
 from edgevlm_export.passes.equalize import equalize, evened
+from edgevlm_export.passes.peaks import peaks
 from edgevlm_export.passes.u8_activations import u8_activations
 from edgevlm_export.retrieval import OriginalRetriever, compare_retriever
 from edgevlm_export.stage_graph import RetrieverGraph, Stage
-from edgevlm_export.stages import Made, float_stage, int8_stage, outputs, outputs_of, quantized_stage
+from edgevlm_export.stages import Made, float_stage, int8_stage, outputs, quantized_stage
 
 COSINE = 0.99  # an int8 stage must keep this with its fp32 form, at worst, or it stays in fp32
 PROBES = 16  # inputs of each stage that this is measured on, from the calibration part
@@ -63,13 +64,13 @@ class RetrieverCourse:
         """The rule for texts."""
         return {"text": self.graph.text}
 
-    def before_int8(self, models: Models, progress: Progress) -> Models:
+    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
         """Every stage with the outlier channels of its normalizations evened out."""
         made = {}
         for done, (name, model) in enumerate(models.items()):
             progress("even channels", done, len(models))
             feeds = self._feeds(self.graph.stage(name))
-            made[name] = equalize(model, _peaks(model, evened(model), feeds))
+            made[name] = equalize(model, peaks(model, evened(model), feeds))
         progress("even channels", len(models), len(models))
         return made
 
@@ -118,19 +119,3 @@ def _tokenizer(graph: RetrieverGraph) -> Iterator[Path]:
         path = Path(folder) / "tokenizer.json"
         path.write_text(graph.tokenizer, encoding="utf-8")
         yield path
-
-
-def _peaks(model: onnx.ModelProto, tensors: tuple[str, ...], feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """tensor -> the largest magnitude of each channel (the last axis) over all feeds."""
-    if not tensors:
-        return {}
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    for name in tensors:
-        opened.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    found: dict[str, NDArray[Any]] = {}
-    for values in outputs_of(opened, feeds, tensors):
-        for name, value in zip(tensors, values, strict=True):
-            peak = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
-            found[name] = np.maximum(found.get(name, peak), peak)
-    return found

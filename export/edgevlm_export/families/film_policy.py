@@ -108,7 +108,7 @@ def _check(where: Path, shape: FilmPolicyConfig, contract: Contract, preprocess:
         "preprocess": sorted(preprocess),
         "window slots": len(contract.window.offsets_s),
         "window padding is not `mask`": contract.window.pad != "mask",
-        "instruction tokens": contract.instruction.max_tokens,
+        "instruction tokens": contract.instruction.max_tokens if contract.instruction else 0,
         "state fields": len(contract.state.fields) if contract.state else 0,
         "chunk": (action.steps, len(action.names)),
         "plan": (len(plan.waypoint_offsets_s), len(plan.names), len(plan.steps)) if plan else None,
@@ -231,7 +231,7 @@ def _head(model: FilmPolicy, shape: FilmPolicyConfig) -> Stage:
 
 def _reference(model: FilmPolicy) -> Reference:
     def run(window: WindowInputs) -> dict[str, NDArray[np.float32]]:
-        assert window.state is not None
+        assert window.state is not None and window.ids is not None and window.mask is not None
         pixels = {camera: torch.from_numpy(frames)[None] for camera, frames in window.pixels.items()}
         with torch.no_grad():  # torch.tensor copies: what the tokenizer hands out is read-only
             outputs = model(pixels, torch.tensor(window.ids), torch.tensor(window.mask), torch.from_numpy(window.state))

@@ -17,9 +17,18 @@ from edgevlm_export.families.checkpoint import AGAIN, CONFIG, WEIGHTS, read_conf
 
 INDEX = "model.safetensors.index.json"
 SIDE_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+# Settings of a search that change what is said: the values that change nothing, besides null.
+PLAIN_SEARCH: Mapping[str, tuple[Any, ...]] = {
+    **{"num_beams": (1,), "repetition_penalty": (1.0,), "encoder_repetition_penalty": (1.0,), "guidance_scale": (1.0,)},
+    **{"no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,), "min_length": (0,), "min_new_tokens": (0,)},
+    **{name: ((), []) for name in ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "stop_strings")},
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "sequence_bias"), ()),
+    **dict.fromkeys(("exponential_decay_length_penalty", "penalty_alpha", "dola_layers", "watermarking_config"), ()),
+}
 DESCRIBING = (
     *(CONFIG, *SIDE_FILES, "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "spiece.model"),
+    *("generation_config.json", "chat_template.jinja", "chat_template.json"),
 )
 
 
@@ -64,8 +73,8 @@ def unsupported(checkpoint: Path, config: Mapping[str, Any], allowed: Mapping[st
             )
 
 
-def load_model(checkpoint: Path, name: str) -> Any:
-    """The model of class `name`, in float32 and eval mode, every weight from the files.
+def load_model(checkpoint: Path, name: str, **more: Any) -> Any:
+    """The model of class `name`, in float32 and eval mode, every weight from the files; `more` for from_pretrained.
 
     Raises:
         CheckpointError: a shard is missing or broken, weights are missing, have other shapes or are not finite.
@@ -74,9 +83,8 @@ def load_model(checkpoint: Path, name: str) -> Any:
     _check_shards(checkpoint)
     library = require("transformers", extra="export")
     with reading(checkpoint, library):
-        model, told = getattr(library, name).from_pretrained(
-            checkpoint, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        settings = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, **more}
+        model, told = getattr(library, name).from_pretrained(checkpoint, output_loading_info=True, **settings)
     if missing := sorted(told["missing_keys"]):
         raise CheckpointError(
             f"{checkpoint}: the weights lack {missing[:5]} ({len(missing)} in all), which would be made up; {AGAIN}"
@@ -133,6 +141,30 @@ def check_vocabulary(checkpoint: Path, ids: int, rows: int) -> None:
             f"{checkpoint}: the tokenizer puts out ids up to {ids - 1}, the model's embedding has {rows} rows "
             "('text_config.vocab_size'); tokenizer and weights are of different models"
         )
+
+
+def stop_ids(checkpoint: Path, model: Any) -> tuple[int, ...]:
+    """The tokens that end an answer, from generation_config.json or else config.json.
+
+    Raises:
+        FamilyError: none is named, or a setting there changes what is said in a way that the runtime does not know.
+    """
+    settings = model.generation_config
+    for field, plain in PLAIN_SEARCH.items():
+        value = getattr(settings, field, None)
+        if value is not None and value not in plain:
+            raise FamilyError(
+                f"{checkpoint / 'generation_config.json'}: {field!r}: expected one of {[*plain, None]}, got "
+                f"{value!r:.80}; this variant is not supported"
+            )
+    for said in (settings, model.config, model.config.get_text_config()):
+        ids = getattr(said, "eos_token_id", None)
+        if ids is not None:
+            return tuple(sorted({int(one) for one in (ids if isinstance(ids, (list, tuple)) else [ids])}))
+    raise FamilyError(
+        f"{checkpoint / 'generation_config.json'}: expected 'eos_token_id', found none there or in {CONFIG}; an answer "
+        "would never end"
+    )
 
 
 def directory_sha256(checkpoint: Path) -> str:

@@ -1,8 +1,9 @@
 """Channels of a normalization that are far larger than the others, made even: the same function, kinder to int8.
 
 One scale serves a whole activation, so a channel 64 times as large as the rest leaves the rest two bits. What a
-LayerNormalization puts out is divided by a power of two for each channel, and the weights that read it are multiplied
-by it: in floats nothing changes, not even the last bit.
+normalization puts out is divided by a power of two for each channel, and the weights that read it are multiplied by
+it: in floats nothing changes, not even the last bit. A normalization ends in a LayerNormalization, or in a product
+with a vector (the root mean square kind, which has no operator of its own).
 
 Source: Xiao et al., SmoothQuant (2022), strength 0.5; rounded to powers of two.
 """
@@ -29,8 +30,7 @@ def evened(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(
         node.output[0]
         for node in model.graph.node
-        if node.op_type == "LayerNormalization"
-        and node.input[1] in constants
+        if _scales(node, constants)
         and node.output[0] not in leaving
         and readers[node.output[0]]
         and all(_is_product(reader, node.output[0], constants) for reader in readers[node.output[0]])
@@ -44,13 +44,13 @@ def equalize(model: onnx.ModelProto, peaks: Mapping[str, NDArray[Any]]) -> onnx.
     readers, constants = _readers(result), {item.name: item for item in result.graph.initializer}
     made: dict[str, onnx.TensorProto] = {}
     for node in result.graph.node:
-        if node.op_type != "LayerNormalization" or node.output[0] not in peaks:
+        if node.output[0] not in peaks:
             continue
         products = readers[node.output[0]]
         weights = [_weight(one, constants) for one in products]
         oriented = [w.T if _transposed(one) else w for one, w in zip(products, weights, strict=True)]
         factors = _factors(peaks[node.output[0]], oriented)
-        for place in range(1, len(node.input)):
+        for place in _scales(node, {name: len(item.dims) for name, item in constants.items()}):
             value = numpy_helper.to_array(constants[node.input[place]]) / factors
             node.input[place] = _add(made, f"{node.output[0]}.even.{place}", value)
         for product, weight in zip(products, weights, strict=True):
@@ -62,6 +62,16 @@ def equalize(model: onnx.ModelProto, peaks: Mapping[str, NDArray[Any]]) -> onnx.
     del result.graph.initializer[:]
     result.graph.initializer.extend(kept)
     return result
+
+
+def _scales(node: onnx.NodeProto, constants: Mapping[str, int]) -> tuple[int, ...]:
+    """Which inputs of a normalization's last node hold a number for each channel; none where it is no such node."""
+    if node.op_type == "LayerNormalization" and node.input[1] in constants:
+        return tuple(range(1, len(node.input)))
+    if node.op_type == "Mul":
+        places = tuple(i for i, name in enumerate(node.input) if constants.get(name) == 1)
+        return places if len(places) == 1 else ()
+    return ()
 
 
 def _factors(peaks: NDArray[Any], weights: Sequence[NDArray[Any]]) -> NDArray[np.float32]:

@@ -8,6 +8,9 @@ import onnx
 
 from edgevlm.errors import QuantizationError, require
 
+# A root mean square squares its input, and the square of 256 is beyond fp16.
+SQUARES = ("Pow", "ReduceMean", "Sqrt", "Reciprocal")
+
 
 def fp16(stage: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """A copy whose floating-point constants are fp16, and how many of them became so.
@@ -23,7 +26,8 @@ def fp16(stage: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     copy.CopyFrom(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one warning for each tiny weight that underflows
-        result: onnx.ModelProto = converter.convert_float_to_float16(copy, keep_io_types=True)
+        blocked = [*converter.DEFAULT_OP_BLOCK_LIST, *SQUARES]
+        result: onnx.ModelProto = converter.convert_float_to_float16(copy, keep_io_types=True, op_block_list=blocked)
     converted = sum(item.data_type == onnx.TensorProto.FLOAT16 for item in result.graph.initializer)
     if not converted:
         raise QuantizationError(

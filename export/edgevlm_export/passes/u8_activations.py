@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgevlm_calibration.models import check_model
+
 ZERO = 128
 FLOOR = "relu.floor"
 
@@ -28,7 +30,7 @@ def u8_activations(model: onnx.ModelProto) -> onnx.ModelProto:
         if item.name in zeros:
             item.CopyFrom(numpy_helper.from_array(np.array(ZERO, np.uint8), item.name))
     _move_relus(graph)
-    onnx.checker.check_model(result)
+    check_model(result)
     return result
 
 

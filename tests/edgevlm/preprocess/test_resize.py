@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.errors import ShapeError
+from edgevlm.operations import Filter
 from edgevlm.preprocess import resize_u8
-from edgevlm.preprocess.filters import PRECISION_BITS, Filter, taps
+from edgevlm.preprocess.filters import PRECISION_BITS, taps
 
-PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-FILTERS: tuple[Filter, ...] = ("bilinear", "bicubic")
+PILLOW = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+FILTERS: tuple[Filter, ...] = ("bilinear", "bicubic", "lanczos")
 SIDE = st.integers(1, 80)
 
 
@@ -64,9 +69,11 @@ def test_is_antialiased(filter: Filter) -> None:
     assert np.ptp(resize_u8(stripes, 8, 64, filter)[:, 2:-2].astype(int)) <= 2, "fine stripes must blend into grey"
 
 
-def test_bicubic_is_not_bilinear() -> None:
+def test_the_filters_differ() -> None:
     image = photograph(60, 80)
-    assert not np.array_equal(resize_u8(image, 33, 21, "bicubic"), resize_u8(image, 33, 21, "bilinear"))
+    bilinear, bicubic, lanczos = (resize_u8(image, 33, 21, filter) for filter in FILTERS)
+    assert not np.array_equal(bicubic, bilinear)
+    assert not np.array_equal(bicubic, lanczos)
 
 
 @given(size_in=st.integers(1, 2000), size_out=st.integers(1, 500), filter=st.sampled_from(FILTERS))

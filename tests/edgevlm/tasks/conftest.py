@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny
+from support import talker, tiny
+from support.talking import Opened
 from support.tiny import Open
 
 from edgevlm.bundle import open_bundle
@@ -22,6 +23,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "mono": tiny.mono(folder / "mono"),
         "eight": tiny.mono(folder / "eight", slots=8),
         "duo": tiny.duo(folder / "duo"),
+        "silent": tiny.silent(folder / "silent"),
         "masked": tiny.duo(folder / "masked", pad="mask"),
     }
 
@@ -39,3 +41,16 @@ def open_policy(bundles: dict[str, Path]) -> Iterator[Open]:
     yield open_it
     for policy in opened:
         policy.close()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    made: list[Opened] = []
+
+    def one(**args: Any) -> Opened:
+        made.append(Opened(talker.chat(tmp_path / f"chat_{len(made)}", **args)))
+        return made[-1]
+
+    yield one
+    for item in made:
+        item.chat.close()

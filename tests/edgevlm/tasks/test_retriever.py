@@ -180,7 +180,7 @@ def _swap_driver(data: dict[str, Any]) -> None:
         (lambda data: data["driver"]["args"].update(scores="argmax"), "scores"),
         (lambda data: data.update(text=None), "needs `text`"),
         (lambda data: data.update(task="policy"), "needs a driver among"),
-        (lambda data: data["preprocess"].update(front=data["preprocess"]["image"]), "needs `text`"),
+        (lambda data: data["preprocess"].update(front=data["preprocess"]["image"]), "needs `preprocess`"),
         (lambda data: data["preprocess"]["image"][1].update(width=6), "expected pixels"),
         (lambda data: data["text"].update(length="any"), "length"),
     ],

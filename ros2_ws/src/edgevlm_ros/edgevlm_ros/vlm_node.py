@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from edgevlm_msgs.srv import Ask
@@ -24,7 +24,8 @@ from std_msgs.msg import Header, String
 from edgevlm.bags.frames import reorder
 from edgevlm.errors import ContractError, EdgevlmError
 from edgevlm.images import check_encoding, decode, view
-from edgevlm.load import load
+from edgevlm.load import load_chat
+from edgevlm.tasks import Answer, Chat
 from edgevlm_ros.parameters import Item, Parameters
 from edgevlm_ros.qos import RELIABLE, SENSOR, advertise, listen
 from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
@@ -44,47 +45,12 @@ ITEMS = (
 )
 
 
-class Answer(Protocol):
-    """What a model said."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def token_ids(self) -> Sequence[int]: ...
-
-
-class Chat(Protocol):
-    """The task of a bundle that answers in text; pictures are uint8 RGB (H, W, 3)."""
-
-    def ask(self, *, image: NDArray[np.uint8], text: str, max_new_tokens: int) -> Answer: ...
-
-    def close(self) -> None: ...
-
-
 @dataclass
 class _Question:
     image: NDArray[np.uint8]
     text: str
     max_new_tokens: int
     done: Callable[[Answer | None, str, float], None]  # answer, what went wrong, milliseconds
-
-
-def open_chat(path: str) -> Chat:
-    """The chat of a bundle.
-
-    Raises:
-        ContractError: the bundle has another task.
-        BundleError: it cannot be opened.
-    """
-    loaded: Any = load(path)
-    if not callable(getattr(loaded, "ask", None)):
-        task = loaded.bundle.manifest.task
-        loaded.close()
-        hint = "; policy_node runs it" if task == "policy" else ""
-        raise ContractError(f"vlm_node: expected a bundle that answers in text, {path} is of the task {task!r}{hint}")
-    chat: Chat = loaded
-    return chat
 
 
 def decision(text: str, choices: Sequence[str]) -> str:
@@ -97,7 +63,7 @@ def decision(text: str, choices: Sequence[str]) -> str:
 class VlmNode(ShellNode):
     """Asks the model from a thread of its own, so that pictures and questions keep coming in."""
 
-    def __init__(self, open_model: Callable[[str], Chat] = open_chat) -> None:
+    def __init__(self, open_model: Callable[[str], Chat] = load_chat) -> None:
         super().__init__("vlm_node")
         self._open = open_model
         self._given = Parameters(self, ITEMS, frozen=lambda: self.active)

@@ -1,0 +1,96 @@
+"""PaliGemma (a SigLIP transformer and a Gemma) and PaliGemma 2 (and a Gemma 2): the prompt sees itself whole.
+
+Positions begin at 1. A Gemma 2 squashes its scores and its logits, and every second layer of it looks back only so
+far; in a prompt that sees itself whole, those layers see all of it as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgevlm.errors import FamilyError
+from edgevlm_export.families.chatting import Parts, Step, cache_spec, chat_graph, vision_stage
+from edgevlm_export.families.checkpoint import CONFIG
+from edgevlm_export.families.decoding import Language
+from edgevlm_export.families.prompts import read_words
+from edgevlm_export.families.upstream import check_vocabulary, load_model, open_config, unsupported
+from edgevlm_export.stage_graph import ChatGraph, Stage
+
+ARCHITECTURE = "PaliGemmaForConditionalGeneration"
+FIRST = 1
+FULL, SLIDING = "full_attention", "sliding_attention"
+ALLOWED = {
+    "vision_config.model_type": ("siglip_vision_model",),
+    "vision_config.num_channels": (3,),
+    "text_config.model_type": ("gemma", "gemma2"),
+    "text_config.use_bidirectional_attention": (True,),
+}
+
+
+def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
+    """A PaliGemma checkpoint directory, cut into vision and decoder.
+
+    Raises:
+        CheckpointError: a file is missing, broken, or does not fit the others.
+        FamilyError: a variant that is not supported; with the field.
+    """
+    unsupported(checkpoint, open_config(checkpoint, ARCHITECTURE), ALLOWED)
+    model = load_model(checkpoint, ARCHITECTURE, attn_implementation="eager")
+    text = model.config.text_config
+    cache = cache_spec(checkpoint, text, context)
+    vision = _vision(model)
+    size = model.config.vision_config.image_size
+    words = read_words(checkpoint, "PaliGemmaProcessor", int(vision.outputs[0].shape[1]), size)
+    check_vocabulary(checkpoint, words.ids, text.vocab_size)
+    return chat_graph(
+        checkpoint,
+        Parts(
+            family="paligemma",
+            model=model,
+            vision=vision,
+            language=Language(
+                model=model.model.language_model,
+                head=model.lm_head,
+                cache=cache,
+                kinds=_kinds(checkpoint, text),
+                longest=cache.slots,
+                softcap=getattr(text, "final_logit_softcapping", None),
+            ),
+            words=words,
+            inputs=_inputs,
+            windows={FULL: None, SLIDING: getattr(text, "sliding_window", None)},
+            bidirectional=True,
+            first_position=FIRST,
+        ),
+    )
+
+
+def _inputs(pixels: Tensor | None, ids: Tensor) -> dict[str, Tensor]:
+    """The type 0 marks the prompt."""
+    given = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": torch.ones_like(ids)}
+    return given if pixels is None else {**given, "pixel_values": pixels}
+
+
+def _kinds(checkpoint: Path, text: Any) -> tuple[str, ...]:
+    kinds = tuple(getattr(text, "layer_types", None) or (FULL,) * text.num_hidden_layers)
+    if unknown := sorted(set(kinds) - {FULL, SLIDING}):
+        raise FamilyError(
+            f"{checkpoint / CONFIG}: 'text_config.layer_types': expected {FULL!r} and {SLIDING!r}, got {unknown}; "
+            "this variant is not supported"
+        )
+    return kinds
+
+
+def _vision(model: Any) -> Stage:
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+
+    def after(hidden: Tensor) -> Tensor:
+        return projector(tower.post_layernorm(hidden))  # type: ignore[no-any-return]
+
+    leaving = Step(after, tower.post_layernorm, projector)
+    before = Step(lambda pixels: tower.embeddings(pixels), tower.embeddings)
+    return vision_stage(before, tower.encoder.layers, leaving, model.config.vision_config.image_size)

@@ -1,0 +1,273 @@
+"""A checkpoint's own processor -> how words and pictures become ids: what a manifest says, and two files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgevlm.errors import BundleError, CheckpointError, FamilyError, PromptError, require
+from edgevlm.operations import ImageOp
+from edgevlm.text.template import ChatTemplate
+from edgevlm.wording import IMAGE, PictureText, PromptSpec
+from edgevlm_export.families.checkpoint import AGAIN, CONFIG, read_config
+from edgevlm_export.families.picture_ops import picture_ops
+from edgevlm_export.families.upstream import load_part, reading
+
+TEMPLATE = "chat_template.jinja"  # the name of the template's file in a bundle
+# (file, where in it) of the picture part's settings: newer checkpoints have the first
+IMAGE_SETTINGS = (("processor_config.json", "image_processor"), ("preprocessor_config.json", None))
+GRIDS = ((0, 0), (1, 2), (2, 1), (3, 4))  # tried against upstream's own text
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a bundle needs to know of a prompt.
+
+    Attributes:
+        prompt: for the manifest; `template` names TEMPLATE where there is one.
+        template: the text of that file.
+        tokenizer: tokenizer.json with every token that the processor adds.
+        operations: what is done to a picture.
+        ids: the number of ids that the tokenizer can put out.
+    """
+
+    prompt: PromptSpec
+    template: str | None
+    tokenizer: str
+    operations: tuple[ImageOp, ...]
+    ids: int
+
+
+class _Parts(NamedTuple):
+    """A processor of upstream's, taken apart."""
+
+    checkpoint: Path
+    pictures: Any  # image processor
+    tokenizer: Any
+    settings: Mapping[str, Any]  # processor_config.json and the template
+    image_token: str
+    whole: Any  # the processor itself; None where it cannot be built without video
+
+
+class _Kind(NamedTuple):
+    """What is peculiar to one class of processors."""
+
+    pictures: tuple[str, ...]  # classes of image processors that may come with it; the first where none is said
+    text: Callable[[_Parts], PictureText]
+    tokens: Callable[[_Parts, int], Any]  # of one tile, by the processor's own count; the tile's side
+    settings: tuple[str, ...] = ()  # of processor_config.json, which the class takes
+    plain: str | None = None
+
+
+def read_words(checkpoint: Path, processor: str, features: int, image_size: int) -> Words:
+    """The words and pictures of a checkpoint whose processor is of the class `processor`.
+
+    `features` is how many vectors the vision part makes of one tile, `image_size` the side of that tile.
+
+    Raises:
+        CheckpointError: a file is missing or broken, or the tokenizer is another model's.
+        FamilyError: a variant that is not supported, or a count that does not fit; with the field.
+    """
+    kind = KINDS[processor]
+    parts = _open(checkpoint, processor, kind)
+    operations = picture_ops(checkpoint, parts.pictures, image_size)
+    if (tokens := kind.tokens(parts, image_size)) != features:
+        raise FamilyError(
+            f"{checkpoint}: the processor writes {tokens!r:.20} image tokens for a tile ('image_seq_len', "
+            f"'image_seq_length', or 'patch_size' and its like), the vision part makes {features} features of it"
+        )
+    template = None if kind.plain is not None else _template(parts)
+    bos = parts.tokenizer.bos_token or ""
+    prompt = PromptSpec(
+        template=None if template is None else TEMPLATE,
+        plain=None if kind.plain is None else kind.plain.replace("{bos}", bos),
+        variables=parts.tokenizer.special_tokens_map,
+        placeholder=parts.image_token,
+        image_id=_image_id(parts),
+        picture_tokens=features,
+        picture=kind.text(parts),
+        needs_picture=kind.plain is not None,  # upstream refuses words alone there
+        unless_begins="" if template is None else bos,  # upstream's rule for templates
+    )
+    _check_text(parts, prompt, image_size)
+    if template is not None:
+        _check_template(checkpoint, prompt, template)
+    backend = parts.tokenizer.backend_tokenizer
+    ids = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+    return Words(prompt, template, backend.to_str(), operations, ids)
+
+
+def _open(checkpoint: Path, processor: str, kind: _Kind) -> _Parts:
+    pictures = load_part(checkpoint, f"{_picture_class(checkpoint, kind)}Pil")
+    library = require("transformers", extra="export")
+    with reading(checkpoint, library):
+        settings, _ = library.ProcessorMixin.get_processor_dict(checkpoint, local_files_only=True)
+    if processor == "SmolVLMProcessor":  # asks for a video part and torchvision, which pictures do not need
+        tokenizer = load_part(checkpoint, "AutoTokenizer")
+        return _Parts(checkpoint, pictures, tokenizer, settings, _named(tokenizer, "image_token", "<image>"), None)
+    tokenizer = load_part(checkpoint, "AutoTokenizer")
+    with reading(checkpoint, library):
+        known = {key: settings[key] for key in kind.settings if key in settings}
+        whole = getattr(library, processor)(image_processor=pictures, tokenizer=tokenizer, **known)
+    return _Parts(checkpoint, pictures, whole.tokenizer, settings, whole.image_token, whole)
+
+
+def _picture_class(checkpoint: Path, kind: _Kind) -> str:
+    for name, inside in IMAGE_SETTINGS:
+        if not (checkpoint / name).is_file():
+            continue
+        found = _read(checkpoint / name)
+        found = found.get(inside) or {} if inside else found
+        if said := found.get("image_processor_type"):
+            plain = str(said).removesuffix("Fast").removesuffix("Pil")
+            if plain not in kind.pictures:
+                raise FamilyError(
+                    f"{checkpoint / name}: 'image_processor_type': expected one of {list(kind.pictures)}, got "
+                    f"{said!r:.80}; this variant is not supported"
+                )
+            return plain
+    return kind.pictures[0]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, got an error at {error}; {AGAIN}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(found).__name__}; {AGAIN}")
+    return found
+
+
+def _template(parts: _Parts) -> str:
+    found = parts.settings.get("chat_template")
+    if isinstance(found, Mapping):
+        found = found.get("default")
+    if not isinstance(found, str) or not found.strip():
+        raise FamilyError(
+            f"{parts.checkpoint}: expected a chat template ({TEMPLATE}, or 'chat_template' in processor_config.json), "
+            "found none: how a question is put to this model is not known; add the template it was trained with"
+        )
+    return found
+
+
+def _image_id(parts: _Parts) -> int:
+    token, tokenizer = parts.image_token, parts.tokenizer
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise CheckpointError(
+            f"{parts.checkpoint}: expected a tokenizer that knows {token!r}, got the ids {ids} for it; "
+            "tokenizer and processor are of different models"
+        )
+    config = read_config(parts.checkpoint)
+    said = config.get("image_token_id", config.get("image_token_index"))
+    if said is not None and said != ids[0]:
+        raise CheckpointError(
+            f"{parts.checkpoint / CONFIG}: 'image_token_id' is {said!r:.20}, the tokenizer's {token!r} is {ids[0]}; "
+            "tokenizer and weights are of different models"
+        )
+    return int(ids[0])
+
+
+def _check_template(checkpoint: Path, prompt: PromptSpec, template: str) -> None:
+    """Refuse a template that the runtime would refuse, or that leaves a picture out."""
+    said = {"type": "text", "text": "What is this?"}
+    ask = {"role": "user", "content": [{"type": "image"}, said]}
+    answer, again = {"role": "assistant", "content": [said]}, {"role": "user", "content": [said]}
+    for messages in ([ask], [ask, answer, again]):
+        try:
+            text = ChatTemplate(template, prompt.variables).render(messages)
+        except (BundleError, PromptError) as error:
+            raise FamilyError(
+                f"{checkpoint}: 'chat_template' cannot be used: {error} (what a template may do is in edgevlm/text)"
+            ) from error
+        if (found := text.count(prompt.placeholder)) != 1:
+            raise FamilyError(
+                f"{checkpoint}: 'chat_template': expected {prompt.placeholder!r} once for one picture, it writes it "
+                f"{found} times; give the template that this model was trained with"
+            )
+
+
+def _check_text(parts: _Parts, prompt: PromptSpec, image_size: int) -> None:
+    """Refuse a processor that writes another text for a picture than the manifest would."""
+    if parts.whole is None:
+        return
+    for rows, columns in GRIDS if prompt.picture.tile else GRIDS[:1]:
+        pixels = np.zeros((1, 3, image_size, image_size), np.float32)
+        want = parts.whole.replace_image_token({"rows": [[rows]], "cols": [[columns]], "pixel_values": pixels}, 0)
+        got = _picture_text(prompt.picture, (rows, columns)).replace(IMAGE, parts.image_token * prompt.picture_tokens)
+        if got != want:
+            raise FamilyError(
+                f"{parts.checkpoint}: a picture of {rows} x {columns} tiles: expected the text {got!r:.200}, the "
+                f"processor writes {want!r:.200}; this version of transformers is not supported"
+            )
+
+
+def _picture_text(text: PictureText, grid: tuple[int, int]) -> str:
+    """What stands for a picture of `grid` (rows, columns), with IMAGE for each tile's tokens."""
+    rows, columns = grid
+    if not rows:
+        return text.whole
+    lines = (
+        "".join(
+            text.tile.replace("{row}", str(row + 1)).replace("{column}", str(column + 1)) for column in range(columns)
+        )
+        for row in range(rows)
+    )
+    return "".join(line + text.row_end for line in lines) + text.after_tiles
+
+
+def _named(owner: Any, name: str, otherwise: str) -> str:
+    return str(getattr(owner, name, None) or otherwise)
+
+
+def _tiled(parts: _Parts) -> PictureText:
+    owner, tag = (parts.tokenizer, "global_image_token") if parts.whole is None else (parts.whole, "global_image_tag")
+    around = _named(owner, "fake_image_token", "<fake_token_around_image>")
+    last = f"{around}{_named(owner, tag, '<global-img>')}{IMAGE}{around}"
+    return PictureText(
+        whole=last, tile=f"{around}<row_{{row}}_col_{{column}}>{IMAGE}", row_end="\n", after_tiles=f"\n{last}"
+    )
+
+
+def _sequence_length(parts: _Parts, side: int) -> Any:
+    return parts.settings.get("image_seq_len", 169)  # 169 is upstream's default
+
+
+def _one_tile(parts: _Parts) -> PictureText:
+    return PictureText(whole=IMAGE)
+
+
+def _by_patches(parts: _Parts, side: int) -> Any:
+    patch = parts.whole.patch_size
+    if not isinstance(patch, int) or patch < 1:
+        raise FamilyError(
+            f"{parts.checkpoint}/processor_config.json: 'patch_size': expected the vision part's, got {patch!r:.20}; "
+            "add it, it says how many tokens a picture takes"
+        )
+    skipped = parts.whole.vision_feature_select_strategy == "default"
+    return (side // patch) ** 2 + parts.whole.num_additional_image_tokens - skipped
+
+
+def _by_pictures(parts: _Parts, side: int) -> Any:
+    return getattr(parts.pictures, "image_seq_length", None)
+
+
+KINDS: Mapping[str, _Kind] = {
+    "SmolVLMProcessor": _Kind(("SmolVLMImageProcessor", "Idefics3ImageProcessor"), _tiled, _sequence_length),
+    "Idefics3Processor": _Kind(
+        ("Idefics3ImageProcessor", "SmolVLMImageProcessor"), _tiled, _sequence_length, ("image_seq_len",)
+    ),
+    "LlavaProcessor": _Kind(
+        pictures=("CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor"),
+        text=_one_tile,
+        tokens=_by_patches,
+        settings=("patch_size", "vision_feature_select_strategy", "image_token", "num_additional_image_tokens"),
+    ),
+    "PaliGemmaProcessor": _Kind(("SiglipImageProcessor",), _one_tile, _by_pictures, plain="{images}{bos}{text}\n"),
+}

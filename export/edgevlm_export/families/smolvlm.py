@@ -1,0 +1,90 @@
+"""SmolVLM and Idefics3: a picture in tiles, a vision transformer and a pixel shuffle for each, and a Llama.
+
+The library finds the places of a tile's patches with code that picks out values (NonZero); for a whole tile they are
+always the same, so they are found once, here. Tiles are always whole: the processor resizes to multiples of a tile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgevlm_export.families.chatting import Parts, Step, cache_spec, chat_graph, vision_stage
+from edgevlm_export.families.checkpoint import read_config
+from edgevlm_export.families.decoding import CHUNK, Language
+from edgevlm_export.families.prompts import read_words
+from edgevlm_export.families.upstream import check_vocabulary, load_model, open_config, unsupported
+from edgevlm_export.stage_graph import ChatGraph, Stage
+
+# model_type -> (architecture, processor)
+CLASSES = {
+    "smolvlm": ("SmolVLMForConditionalGeneration", "SmolVLMProcessor"),
+    "idefics3": ("Idefics3ForConditionalGeneration", "Idefics3Processor"),
+}
+FULL = "full_attention"
+ALLOWED = {"vision_config.num_channels": (3,), "text_config.model_type": ("llama",)}
+
+
+def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
+    """A SmolVLM or Idefics3 checkpoint directory, cut into vision and decoder.
+
+    Raises:
+        CheckpointError: a file is missing, broken, or does not fit the others.
+        FamilyError: a variant that is not supported; with the field.
+    """
+    family = str(read_config(checkpoint)["model_type"])
+    architecture, processor = CLASSES[family]
+    unsupported(checkpoint, open_config(checkpoint, architecture), ALLOWED)
+    model = load_model(checkpoint, architecture, attn_implementation="eager")
+    config = model.config
+    cache = cache_spec(checkpoint, config.text_config, context)
+    vision = _vision(model)
+    words = read_words(checkpoint, processor, int(vision.outputs[0].shape[1]), config.vision_config.image_size)
+    check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
+
+    def inputs(pixels: Tensor | None, ids: Tensor) -> dict[str, Tensor]:
+        return {"input_ids": ids} if pixels is None else {"input_ids": ids, "pixel_values": pixels[None]}
+
+    return chat_graph(
+        checkpoint,
+        Parts(
+            family=family,
+            model=model,
+            vision=vision,
+            language=Language(
+                model=model.model.text_model,
+                head=model.lm_head,
+                cache=cache,
+                kinds=(FULL,) * cache.layers,
+                longest=min(CHUNK, cache.slots),
+            ),
+            words=words,
+            inputs=inputs,
+            windows={FULL: None},
+        ),
+    )
+
+
+def _vision(model: Any) -> Stage:
+    tower, connector = model.model.vision_model, model.model.connector
+    parts, size = tower.embeddings, model.config.vision_config.image_size
+    side = size // tower.patch_size
+    seen: list[Tensor] = []
+    watch = parts.position_embedding.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    with torch.no_grad():
+        parts(torch.zeros(1, 3, size, size), torch.ones(1, side, side, dtype=torch.bool))
+    watch.remove()
+    places = seen[0]
+
+    def before(pixels: Tensor) -> Tensor:
+        patches = parts.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        return patches + parts.position_embedding(places)  # type: ignore[no-any-return]
+
+    def after(hidden: Tensor) -> Tensor:
+        return connector(tower.post_layernorm(hidden))  # type: ignore[no-any-return]
+
+    entering = Step(before, parts.patch_embedding, parts.position_embedding)
+    return vision_stage(entering, tower.encoder.layers, Step(after, tower.post_layernorm, connector), size)

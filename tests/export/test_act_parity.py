@@ -1,0 +1,151 @@
+"""A LeRobot policy in ONNX Runtime does what LeRobot's own code did: the same chunk, in the units of the robot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support import lerobot_policies as policies
+
+import edgevlm
+from edgevlm.backends import Backend, open_backend
+from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.contract import Observation, Stamped
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks import Policy
+from edgevlm_export.report import ExportReport
+
+TOLERANCE = 1e-4  # of the largest number of the chunk
+CONTROL = 100  # a wrong input moves the chunk by this many tolerances
+STEPS = range(3)
+CASES = ("act", "act_other")
+OPTIONS = RuntimeOptions(intra_threads=1)
+Export = Callable[..., ExportReport]
+
+
+@pytest.fixture(scope="module")
+def bundles(traced: Export, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("act")
+    for case in CASES:
+        source, robot = policies.write_policy(folder / f"{case}-source", case), folder / f"{case}.yaml"
+        traced(source, folder / case, robot=policies.write_robot(robot, case=case))
+    return {case: folder / case for case in CASES}
+
+
+@pytest.fixture
+def opened(bundles: dict[str, Path]) -> Iterator[Policy]:
+    policy = edgevlm.load(bundles["act"], OPTIONS)
+    assert isinstance(policy, Policy)
+    with policy:
+        yield policy
+
+
+def off(chunk: NDArray[Any], expected: NDArray[Any]) -> float:
+    return float(np.abs(chunk - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_bundle_gives_the_chunk_that_lerobot_gives(bundles: dict[str, Path], case: str) -> None:
+    kept = policies.answers(case)
+    with edgevlm.load(bundles[case], OPTIONS) as policy:
+        assert isinstance(policy, Policy)
+        for step in STEPS:
+            chunk = policy.act(policies.observation(policy.contract, kept, step))
+            assert off(chunk.values, kept["chunks"][step]) < TOLERANCE
+            assert chunk.names == policies.JOINTS and chunk.units == ("rad",) * 4 + ("1",)
+
+
+def test_statistics_among_the_weights_give_the_same_chunk(traced: Export, tmp_path: Path) -> None:
+    source = policies.write_policy(tmp_path / "old", old=True)
+    assert not list(source.glob("policy_*"))
+    traced(source, tmp_path / "bundle", robot=policies.write_robot(tmp_path / "robot.yaml"))
+    kept = policies.answers("act")
+    with edgevlm.load(tmp_path / "bundle", OPTIONS) as policy:
+        assert isinstance(policy, Policy)
+        chunk = policy.act(policies.observation(policy.contract, kept, 0))
+    assert off(chunk.values, kept["chunks"][0]) < TOLERANCE
+
+
+def other_picture(one: Observation, other: Observation) -> Observation:
+    return replace(one, frames={**one.frames, "wrist_eye": other.frames["wrist_eye"]})
+
+
+def other_state(one: Observation, other: Observation) -> Observation:
+    assert other.state is not None and one.state is not None
+    return replace(one, state=Stamped(other.state.value, one.state.stamp_ns))
+
+
+def swapped(one: Observation, _: Observation) -> Observation:
+    return replace(one, frames={"top_eye": one.frames["wrist_eye"], "wrist_eye": one.frames["top_eye"]})
+
+
+@pytest.mark.parametrize("wrong", [other_picture, other_state, swapped])
+def test_a_wrong_input_moves_the_chunk(
+    opened: Policy, wrong: Callable[[Observation, Observation], Observation]
+) -> None:
+    kept = policies.answers("act")
+    one = policies.observation(opened.contract, kept, 0)
+    later = policies.observation(opened.contract, kept, 1)
+    later = replace(
+        later, frames={name: Stamped(frame.value, policies.START_NS) for name, frame in later.frames.items()}
+    )
+    chunk = opened.session().act(wrong(one, later))
+    assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
+
+
+class _Shifted:
+    """A vision stage whose features lie one cell to the side."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {name: np.roll(value, 1, -1) for name, value in self._inner.run(inputs).items()}
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_features_in_the_wrong_place_move_the_chunk(bundles: dict[str, Path]) -> None:
+    def shifted(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
+        inner = open_backend(bundle, stage, options)
+        return _Shifted(inner) if stage == "vision" else inner
+
+    kept = policies.answers("act")
+    with Policy(open_bundle(bundles["act"]), OPTIONS, backends=shifted) as policy:
+        chunk = policy.act(policies.observation(policy.contract, kept, 0))
+    assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
+
+
+def test_the_chunk_does_not_depend_on_what_was_said_or_seen_before(opened: Policy) -> None:
+    kept = policies.answers("act")
+    session = opened.session()
+    for step in STEPS:
+        last = session.act(policies.observation(opened.contract, kept, step, f"words {step}"))
+    fresh = opened.session().act(policies.observation(opened.contract, kept, STEPS[-1]))
+    assert np.array_equal(last.values, fresh.values)
+    assert session.encodes_per_frame == 1.0
+
+
+def test_cameras_of_one_size_share_a_stage_and_others_do_not(bundles: dict[str, Path]) -> None:
+    assert set(open_bundle(bundles["act"]).manifest.stages) == {"vision", "head"}
+    assert set(open_bundle(bundles["act_other"]).manifest.stages) == {"vision_front_eye", "vision_side_eye", "head"}
+
+
+def test_the_contract_says_what_the_two_files_say(opened: Policy) -> None:
+    contract, kept = opened.contract, policies.answers("act")
+    assert [(one.name, one.width, one.height, one.rate_hz) for one in contract.cameras] == [
+        ("top_eye", 128, 96, (10.0, 30.0)),
+        ("wrist_eye", 128, 96, (10.0, 30.0)),
+    ]
+    assert contract.instruction is None and contract.window.offsets_s == (0.0,)
+    assert contract.state is not None and contract.state.names == policies.JOINTS
+    action = contract.action
+    assert (action.steps, action.execute_steps, action.step_s) == (kept["chunks"].shape[1], 5, 0.1)
+    assert [group.kind for group in action.groups] == ["joint_position", "gripper"]

@@ -1,0 +1,109 @@
+"""The language of chat templates: the runtime's sandbox writes what upstream's writes, or refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from edgevlm.text.template import ChatTemplate
+
+VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def said(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
+    return {"role": role, "content": [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]}
+
+
+DIALOGUES = (
+    [said("user", "Hi  there ü \"q\" <b> 'x' ", 1)],
+    [
+        said("system", " Be brief. "),
+        said("user", "a", 2),
+        said("assistant", "so</think>no"),
+        said("user", "line\nbreak {{ bos_token }} {% if %}"),
+    ],
+    [said("user", "")],
+)
+TEMPLATES = {
+    "loop": "{% for m in messages %}{{ loop.index }}/{{ loop.length }}/{{ loop.revindex0 }}{{ loop.first }}"
+    "{{ loop.last }}"
+    "{{ loop.previtem.role if loop.previtem is defined }}{{ loop.nextitem.role if loop.nextitem is defined }}"
+    "{% endfor %}",
+    "cycle": "{% for m in messages %}{{ loop.cycle('a', 'b') }}{{ loop.index0 }}{% else %}nobody{% endfor %}",
+    "namespace": "{% set ns = namespace(found=false, n=0) %}{% for m in messages %}{% for c in m.content %}"
+    "{% if c.type == 'image' %}{% set ns.found = true %}{% set ns.n = ns.n + 1 %}{% endif %}{% endfor %}{% endfor %}"
+    "{{ ns.found }} {{ ns.n }}",
+    "system-first": "{%- if messages[0]['role'] == 'system' -%}"
+    "{%- set system = messages[0]['content'][0]['text'] | trim -%}"
+    "{%- set rest = messages[1:] -%}{%- else -%}{%- set system = '' -%}{%- set rest = messages -%}{%- endif -%}"
+    "{{ bos_token ~ system }}{% for m in rest %}{{ m.role }}{% endfor %}{{ messages[-1].role }}",
+    "break": "{% for m in messages %}{% if m.role == 'assistant' %}{% continue %}{% endif %}{{ m.role }}"
+    "{% if loop.index > 2 %}{% break %}{% endif %}{% endfor %}",
+    "json": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ 'ü<&>' | tojson }}"
+    "{{ {'b': 1, 'a': [1.5, none, true]} | tojson(sort_keys=true, separators=(',', ':')) }}",
+    "macro": "{% macro part(c, tag='x') %}<{{ tag }}>{{ c.text if c.type == 'text' else '[' ~ c.type ~ ']' }}"
+    "{% endmacro %}"
+    "{% for m in messages %}{% for c in m.content %}{{ part(c) }}{{ part(c, tag='y') }}{% endfor %}{% endfor %}",
+    "nested-macro": "{% macro show(content) %}{% if content is string %}{{ content }}{% else %}{% for c in content %}"
+    "{{ show(c.text) if c.type == 'text' else '<image>' }}{% endfor %}{% endif %}{% endmacro %}"
+    "{% for m in messages %}{{ show(m.content) }}{% endfor %}",
+    "caller": "{% macro wrap() %}[{{ caller('q') }}]{% endmacro %}{% call(x) wrap() %}{{ x }}{% endcall %}",
+    "turns": "{% for m in messages %}{{ '<|a|>' + m['role'] + '\\n' + m['content'][-1]['text'] + '<|b|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|a|>assistant\\n' }}{% endif %}",
+    "text-methods": "{% for m in messages %}{% set text = m.content | selectattr('type', 'equalto', 'text')"
+    " | map(attribute='text') | join(' ') %}{{ text.split('</think>')[-1].lstrip('\\n') }}"
+    "{{ text.replace('a', 'b').strip().upper() }}{{ text.startswith('a') }}{{ text | length }}{% endfor %}",
+    "tests": "{% for m in messages %}{% if m.content is string %}"
+    "s{% elif m.content is iterable and m.content is not mapping %}"
+    "{{ m.content | length }}{% endif %}{% endfor %}{{ foo is defined }}{{ tools is none }}{{ documents is not none }}"
+    "{{ bos_token is string }}{{ 3 is number }}{{ 3 is odd }}{{ messages is sequence }}{{ true is boolean }}",
+    "keys": "{% for m in messages %}{% for k, v in m.items() %}{{ k }}={{ v | length }};{% endfor %}"
+    "{% for k, v in m | dictsort %}{{ k }}{% endfor %}{{ m.get('name', 'none') }}"
+    "{{ m.keys() | list | join(',') }}{% endfor %}",
+    "white-space": "{%- for m in messages -%}\n    {%- if m.role == 'user' %}\n  U: {{ m.content[0].type }}"
+    "\n    {%- else %}\n"
+    "  O\n    {%- endif %}\n{%- endfor %}\n\n  tail\n",
+    "trimmed-blocks": "    {% if true %}\n  kept\n    {% endif %}\n{# note #}\nend\n{%+ if true +%}"
+    "  a{% endif %}\n{{- 'b' -}}\n c\n\n",
+    "blocks": "{% set x %}a{{ bos_token }}b{% endset %}{{ x }}{% filter upper %}abc{{ eos_token }}{% endfilter %}"
+    "{% with y = 3 %}{{ y * 2 }}{% endwith %}{% raw %}{{ not }}{% endraw %}{{ '{{' }}",
+    "numbers": "{{ (messages | length) % 2 == 0 }}{{ 7 // 2 }}{{ 7 / 2 }}{{ -3 | abs }}{{ '4' | int + 1 }}"
+    "{{ 1 | float }}",
+    "refusals": "{{ raise_exception('no') if messages | length > 99 else 'ok' }}"
+    "{% if messages[0].role not in ['user', 'system'] %}{{ raise_exception('bad') }}{% endif %}",
+    "filtered-loop": "{% for m in messages if m.role == 'user' %}{{ m.role | capitalize }}{{ m.role | title }}"
+    "{% endfor %}"
+    "{% for c in messages[0].content | rejectattr('type', 'equalto', 'image') | list %}{{ c.type }}{% endfor %}",
+    "ends": "{{ (messages | first).role }}{{ (messages | last).role }}"
+    "{{ messages | reverse | map(attribute='role') | join }}",
+    "missing": "{{ 'image' in messages[0].content[0] }}{{ 'type' in messages[0].content[0] }}"
+    "{{ messages[0]['missing'] }}"
+    "{{ messages[0].missing is not defined }}{{ missing | default('d') }}{{ '' | default('e', true) }}",
+    "ranges": "{% for i in range(3) %}{{ i }}{% endfor %}"
+    "{% for i in range(messages | length - 1, -1, -1) %}{{ messages[i].role }}{% endfor %}",
+    "generation": "{% generation %}x{{ bos_token }}{% endgeneration %}{% for m in messages %}"
+    "{%- generation -%} {{ m.role }} {%- endgeneration -%}{% endfor %}",
+    "slices": "{{ 'a,b,,c'.split(',') }}{{ 'a b'.title() }}{{ 'abc'[1:] }}{{ 'abc'[::-1] }}{{ 'x'.join(['a', 'b']) }}"
+    "{{ '  a '.rstrip() }}{{ 'a\\nb'.splitlines() }}{{ messages[:1] | length }}",
+    "collections": "{% set r = dict(a=1, b='x') %}{{ r.a }}{{ r['b'] }}{% set l = [1, 2] + [3] %}{{ l }}"
+    "{% set t = (1, 2) %}{{ t[1] }}{% set a, b = 1, 2 %}{{ a ~ b }}{{ {'a': 1} | string }}",
+    "counted-pictures": "{%- set seen = namespace(value=0) %}{%- for m in messages %}{%- for c in m.content %}"
+    "{%- if c.type == 'image' or 'image' in c %}{%- set seen.value = seen.value + 1 %}"
+    "{{ 'Picture ' ~ seen.value ~ ': ' if numbered }}<image>{%- elif 'text' in c %}{{ c.text }}{%- endif %}"
+    "{%- endfor %}{%- endfor %}",
+}
+
+
+def upstream(template: str, messages: list[dict[str, Any]]) -> str:
+    (text,), _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True, **VARIABLES)
+    return str(text)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_sandbox_writes_what_upstream_writes(name: str) -> None:
+    ours = ChatTemplate(TEMPLATES[name], VARIABLES)
+    written = [ours.render(messages) for messages in DIALOGUES]
+    assert written == [upstream(TEMPLATES[name], messages) for messages in DIALOGUES]
+    assert any(written)

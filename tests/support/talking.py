@@ -1,0 +1,53 @@
+"""An open chat over counted engines, and what it should say by its driver alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from support import talker, tiny
+
+from edgevlm.bundle import open_bundle
+from edgevlm.drivers import DecoderDriver, Feature, Prompt
+from edgevlm.graph import Value
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks import Chat
+
+OPTIONS = RuntimeOptions(intra_threads=1)
+
+
+class Opened:
+    """A chat over counted engines."""
+
+    def __init__(self, root: Path) -> None:
+        self.engines = tiny.Counted()
+        self.chat = Chat(open_bundle(root), OPTIONS, backends=self.engines)
+
+
+def by_hand(chat: Chat, image: Any, text: str, count: int, whole: bool = False) -> list[int]:
+    """Greedy tokens from the driver alone: all read anew for every token, but what sees itself `whole`."""
+    prepared = chat.prepare(image, text)
+    driver: DecoderDriver = chat._speaker.driver
+    features = iter(
+        Feature((picture, tile), place)
+        for picture, pixels in enumerate(prepared.pixels)
+        for tile in range(len(pixels))
+        for place in range(talker.FEATURES)
+    )
+    row: list[int | Feature] = [next(features) if token == talker.IMAGE else token for token in prepared.ids]
+    tiles = {
+        (picture, tile): Value(("by hand", picture, tile), pixels[tile : tile + 1])
+        for picture, pixels in enumerate(prepared.pixels)
+        for tile in range(len(pixels))
+    }
+    said: list[int] = []
+    while len(said) < count:
+        cache, memory = driver.cache(), driver.memory()
+        logits, _ = driver.read(Prompt((*row, *(() if whole else said)), tiles), cache, memory)
+        for token in said if whole else ():
+            logits = driver.step(token, cache, memory)
+        if int(np.argmax(logits)) == talker.END:
+            break
+        said.append(int(np.argmax(logits)))
+    return said
