@@ -47,7 +47,7 @@ def test_another_picture_or_question_is_answered_otherwise(opened: Callable[...,
 
 
 def test_a_path_is_read_as_the_array_it_holds(opened: Callable[..., Opened], tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="needs the extra vision")
     cv2.imwrite(str(tmp_path / "p.png"), talker.picture(1)[..., ::-1])
     chat = opened().chat
     assert chat.ask(tmp_path / "p.png", "a?").token_ids == chat.ask(talker.picture(1), "a?").token_ids
@@ -195,7 +195,7 @@ def test_a_cancelled_picture_is_not_looked_at(opened: Callable[..., Opened]) -> 
 
 
 def test_what_a_picture_costs_is_part_of_the_times(opened: Callable[..., Opened], tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="needs the extra vision")
     cv2.imwrite(str(tmp_path / "large.png"), talker.picture(1, 3000, 4000))
     chat = opened().chat
     chat.ask(tmp_path / "large.png", "a?", max_new_tokens=1)
