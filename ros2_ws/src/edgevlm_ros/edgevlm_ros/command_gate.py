@@ -42,9 +42,11 @@ from edgevlm_ros.command_messages import Setpoint, setpoints
 from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits, make_executor
 from edgevlm_ros.gate_work import Work
 from edgevlm_ros.listener import Listener
+from edgevlm_ros.messages import STATUS_NUMBERS, status_message
 from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
+from edgevlm_ros.repeats import STAMP, Repeats
 from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
 
@@ -153,10 +155,11 @@ class CommandGate(ShellNode):
     def _advertise(self, work: Work, sent: tuple[Setpoint, ...]) -> None:
         for setpoint in sent:
             publisher = advertise(self, setpoint.message_type, setpoint.topic, RELIABLE)
-            work.senders.append((setpoint, publisher))
+            work.senders.append((setpoint, Repeats(publisher, STAMP, setpoint.message)))
             self._running.append(publisher)
-        work.status = advertise(self, GateStatus, "gate_status", RELIABLE)
-        self._running.append(work.status)
+        status = advertise(self, GateStatus, "gate_status", RELIABLE)
+        work.status = Repeats(status, STATUS_NUMBERS, lambda command: status_message(command, work.commander.columns))
+        self._running.append(status)
         work.stop = self._stop
         work.watched = {setpoint.topic: "" for setpoint in sent} | {"command/stop": ""}
 

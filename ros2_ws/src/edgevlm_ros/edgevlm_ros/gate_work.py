@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from edgevlm_msgs.msg import ActionChunk as ChunkMessage
-from edgevlm_msgs.msg import GateStatus
 from edgevlm_msgs.msg import Heartbeat as HeartbeatMessage
 from rclpy.publisher import Publisher
 from std_msgs.msg import Bool
@@ -21,10 +19,11 @@ from edgevlm.loop.limits import GateLimits
 from edgevlm.loop.watchdog import Deadline, Watchdog
 from edgevlm_ros.command_messages import Setpoint
 from edgevlm_ros.gate_report import Periods, Seldom, count_rows, gate_row, input_row, rival_row
-from edgevlm_ros.messages import read_chunk, read_heartbeat, renew_status, status_message
+from edgevlm_ros.messages import read_chunk, read_heartbeat, status_numbers, status_says
+from edgevlm_ros.repeats import Repeats
 from edgevlm_ros.rivals import Rivals
 from edgevlm_ros.shell import Report, ShellNode
-from edgevlm_ros.stamps import set_time
+from edgevlm_ros.stamps import seconds
 from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 
 _EARLY_KEPT = 64
@@ -40,15 +39,13 @@ class Work:
         self.lock = threading.RLock()  # commands are paced by a thread of their own
         self.state: StateAssembler | None = None
         self.wants_chunk: Callable[[int], bool] | None = None  # of the executor, in lock-step only
-        self.senders: list[tuple[Setpoint, Publisher]] = []
-        self.status: Publisher
+        self.senders: list[tuple[Setpoint, Repeats[GateCommand]]] = []
+        self.status: Repeats[GateCommand]
         self.stop: Publisher
         self.watched: dict[str, str] = {}  # topic -> its full name, with remaps applied
         deadlines = [Deadline(name=name, timeout_s=limits.deadline_s) for name in ("chunk", "heartbeat")]
         deadlines.append(Deadline(name="state", timeout_s=limits.state_max_age_s))
         self.watchdog = Watchdog(deadlines, node.steady_ns())
-        self._kept: dict[str, tuple[tuple[float, ...], Any]] = {}  # topic -> the last message and its values
-        self._told: tuple[GateCommand, GateStatus] | None = None  # the last status, and what it says but for times
         self._log, self._periods = Seldom(), Periods()
         self._refused_here: Counter[str] = Counter()
         self._rivals, self._conflicts = Rivals(), dict[str, int]()
@@ -202,32 +199,23 @@ class Work:
         changed = self._last is None or (command.mode, command.cause) != (self._last.mode, self._last.cause)
         if command.values is not None or changed or steady_ns - self._told_steady_ns >= _TELL_EVERY_NS:
             self._told_steady_ns = steady_ns
-            self._tell(command)
+            self.status.publish(command, status_says(command), status_numbers(command))
         if self._last is None or command.cause != self._last.cause:
             self._node.get_logger().info(f"{command.mode}: {command.cause}" if command.cause else "follows the chunks")
         self._last = command
-
-    def _tell(self, command: GateCommand) -> None:
-        """The status; of a robot that rests it is the same again and again, but for its times."""
-        rest = replace(command, number=0, stamp_ns=0, valid_until_ns=0)
-        if self._told is not None and self._told[0] == rest:
-            renew_status(self._told[1], command)
-        else:
-            self._told = (rest, status_message(command, self.commander.columns))
-        self.status.publish(self._told[1])
+        # Now that all is sent. One at a time: each takes about a millisecond, once while a robot rests.
+        turn = command.number % (len(self.senders) + 1)
+        (self.senders[turn][1] if turn < len(self.senders) else self.status).prepare()
 
     def _send(self, command: GateCommand) -> None:
         """A process that was held up must not send what is over by now; in lock-step nothing ages."""
-        for setpoint, publisher in self.senders:
+        assert command.values is not None
+        stamp = seconds(command.stamp_ns)
+        for setpoint, sender in self.senders:
             if self.wants_chunk is None and self._node.now_ns() > command.valid_until_ns:
                 self._refused("command.late", f"command {command.number}: this process was held up until it was over")
                 return
-            values = command.values[setpoint.columns] if command.values else ()
-            kept = self._kept.get(setpoint.topic)
-            if kept is None or kept[0] != values:  # a robot that rests is told the same again and again
-                kept = self._kept[setpoint.topic] = (values, setpoint.message(command))
-            set_time(kept[1].header.stamp, command.stamp_ns)
-            publisher.publish(kept[1])
+            sender.publish(command, command.values[setpoint.columns], stamp)
 
     def look_around(self) -> None:
         """Who else publishes what only one may publish; and whether the clock that commands go by has stopped."""

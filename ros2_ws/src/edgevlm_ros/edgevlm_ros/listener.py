@@ -74,24 +74,24 @@ class Listener:
 
     def _run(self) -> None:
         context, guard = self._owner.context.handle, self._guard.handle
-        items = [(made, made.handle) for made in self._subscriptions]
+        items = [(made, made.handle, made.handle.pointer) for made in self._subscriptions]
         waiting = _rclpy.WaitSet(len(items), 1, 0, 0, 0, 0, context)
         with ExitStack() as held:
-            for used in (context, guard, waiting, *(handle for _, handle in items)):
+            for used in (context, guard, waiting, *(handle for _, handle, _ in items)):
                 held.enter_context(used)  # none of them is freed meanwhile
             while not self._ending:
                 waiting.clear_entities()
                 waiting.add_guard_condition(guard)
-                for _, handle in items:
+                for _, handle, _ in items:
                     waiting.add_subscription(handle)
                 waiting.wait(self._patience_ns())
                 self._turn(items, set(waiting.get_ready_entities("subscription")))
 
-    def _turn(self, items: list[tuple[Subscription, Any]], ready: set[int]) -> None:
-        for made, handle in items:
+    def _turn(self, items: list[tuple[Subscription, Any, int]], ready: set[int]) -> None:
+        for made, handle, pointer in items:
             if self._ending:
                 return
-            if handle.pointer in ready and (taken := handle.take_message(made.msg_type, made.raw)) is not None:
+            if pointer in ready and (taken := handle.take_message(made.msg_type, made.raw)) is not None:
                 made.callback(taken[0])
         at_ns = self._wake_at_ns()
         if at_ns is not None and at_ns <= self._owner.steady_ns() and not self._ending:

@@ -17,7 +17,8 @@ from edgevlm.errors import ContractError, ShapeError
 from edgevlm.loop.columns import Column
 from edgevlm.loop.gate import GateCommand
 from edgevlm.loop.worker import Acted, Outcome
-from edgevlm_ros.stamps import set_time, to_ns, to_time
+from edgevlm_ros.repeats import STAMP
+from edgevlm_ros.stamps import seconds, to_ns, to_time
 
 
 def check_schema(message: ChunkMessage | PlanMessage | Heartbeat | GateStatus | InferenceStats) -> None:
@@ -159,6 +160,28 @@ def read_heartbeat(message: Heartbeat) -> int | None:
     return to_ns(message.observed) if message.observing else None
 
 
+STATUS_NUMBERS = (*STAMP, ("number", "Q"), ("valid_until.sec", "i"), ("valid_until.nanosec", "I"))
+
+
+def status_numbers(command: GateCommand) -> tuple[int, ...]:
+    """What changes in the status of a robot that rests: the values of `STATUS_NUMBERS`."""
+    return (*seconds(command.stamp_ns), command.number, *seconds(command.valid_until_ns))
+
+
+def status_says(command: GateCommand) -> tuple[object, ...]:
+    """What the status says but for `STATUS_NUMBERS`: every other field of the command."""
+    return (
+        command.mode,
+        command.values,
+        command.cause,
+        command.since_ns,
+        command.limited,
+        command.observed_ns,
+        command.sequence,
+        command.row,
+    )
+
+
 def status_message(command: GateCommand, columns: tuple[Column, ...]) -> GateStatus:
     """What the gate decided."""
     return GateStatus(
@@ -177,10 +200,3 @@ def status_message(command: GateCommand, columns: tuple[Column, ...]) -> GateSta
         sequence=command.sequence or 0,
         row=-1 if command.row is None else command.row,
     )
-
-
-def renew_status(status: GateStatus, command: GateCommand) -> None:
-    """Make the status of one command that of a later one, which differs in its number and its times only."""
-    status.number = command.number
-    set_time(status.header.stamp, command.stamp_ns)
-    set_time(status.valid_until, command.valid_until_ns)

@@ -20,7 +20,8 @@ class Pacer:
 
     def __init__(self, period_s: float, call: Callable[[], None]) -> None:
         self._period_ns, self._call = round(period_s * 1e9), call
-        self._ending = threading.Event()
+        self._running = threading.Lock()  # held from outside: to wait for it costs much less than for an Event
+        self._running.acquire()
         self._thread = threading.Thread(target=self._run, name="edgevlm-pacer", daemon=True)
 
     def start(self) -> None:
@@ -29,13 +30,14 @@ class Pacer:
 
     def stop(self) -> None:
         """End after the call under way."""
-        self._ending.set()
+        self._running.release()
         self._thread.join()
 
     def _run(self) -> None:
         next_ns = time.monotonic_ns()
-        while not self._ending.is_set():
+        wait_s = 0.0
+        while not self._running.acquire(timeout=wait_s):
             self._call()
             now_ns = time.monotonic_ns()
             next_ns += self._period_ns * max(1, -(-(now_ns - next_ns) // self._period_ns))
-            self._ending.wait(max(0, next_ns - now_ns) / 1e9)
+            wait_s = max(0, next_ns - now_ns) / 1e9

@@ -14,13 +14,13 @@ def to_ns(time: Time | Duration) -> int:
 
 def to_time(stamp_ns: int) -> Time:
     """A stamp from nanoseconds; before 0 there are none, so those become 0."""
-    sec, nanosec = divmod(max(0, int(stamp_ns)), SECOND_NS)
+    sec, nanosec = seconds(stamp_ns)
     return Time(sec=sec, nanosec=nanosec)
 
 
-def set_time(time: Time, stamp_ns: int) -> None:
-    """Make an existing stamp this one, which costs less than a new one; as `to_time`."""
-    time.sec, time.nanosec = divmod(max(0, int(stamp_ns)), SECOND_NS)
+def seconds(stamp_ns: int) -> tuple[int, int]:
+    """Seconds and nanoseconds of a stamp, as `to_time` has them."""
+    return divmod(max(0, int(stamp_ns)), SECOND_NS)
 
 
 def to_duration(duration_ns: int) -> Duration:
