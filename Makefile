@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench families floor clean
+.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench chat-gate families floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -107,6 +107,10 @@ gate: both ## fp32 against int8 over 915 paired episodes, the controls and the p
 
 bench: both ## the whole step: PyTorch, fp32 and int8, interleaved
 	$(BIN)/python benchmarks/step.py --checkpoint $(CHECKPOINT) --fp32 $(FP32) --int8 $(BUNDLE) --json build/step.json
+
+chat-gate: setup ## export of a 256 M chat, then one with a stage of over 2 GB (needs 16 GB of memory; ten minutes, on a machine that does nothing else)
+	PYTHONPATH=tests $(BIN)/python benchmarks/chat_export.py --json build/chat-256m.json
+	PYTHONPATH=tests $(BIN)/python benchmarks/chat_export.py --shape over-2gb --json build/chat-2gb.json
 
 families: setup ## every family from a small upstream checkpoint: remakes the table of docs/families.md
 	PYTHONPATH=tests $(BIN)/python benchmarks/families.py --json build/families.json --write docs/families.md

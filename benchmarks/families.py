@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from support import chats, hub
+from support import captioners, chats, hub, owls, pairs
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.load import load
 from edgevlm.manifest import Precision
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine
-from edgevlm.tasks import Chat, Retriever
+from edgevlm.tasks import Chat, Detector, Retriever, Scorer
 from edgevlm_export.exporter import export
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
@@ -38,6 +38,13 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "SmolVLM": chats.smolvlm,
     "PaliGemma": chats.paligemma,
     "PaliGemma 2": chats.paligemma2,
+    "BLIP-2 (OPT)": captioners.blip2,
+    "BLIP captions": captioners.blip,
+    "BLIP VQA": captioners.blip_vqa,
+    "OWL-ViT": owls.owlvit,
+    "OWLv2": owls.owlv2,
+    "BLIP matching": captioners.blip_matching,
+    "VisualBERT": pairs.visual_bert,
 }
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 RUNS = 15
@@ -56,9 +63,10 @@ def row(name: str, make: Callable[[Path], Path], work: Path) -> dict[str, Any]:
     photos.mkdir()
     for path in hub.photographs():
         (photos / path.name).symlink_to(path)
+    data = pairs.regions_folder(work / "regions") if make is pairs.visual_bert else photos
     bundles = {}
     for precision in PRECISIONS:
-        export(source, work / precision, precision=precision, calibration=photos)
+        export(source, work / precision, precision=precision, calibration=data)
         bundles[precision] = open_bundle(work / precision)
     manifest = bundles["int8"].manifest
     return {
@@ -85,9 +93,10 @@ def size(bundle: Bundle) -> int:
 def parity(bundle: Bundle) -> dict[str, float]:
     """What the export measured against upstream's own forward, over all forms: the worst of it."""
     told = json.loads((bundle.root / "records" / "fidelity.json").read_text())
-    forms = told.get("chat") or told["retrieval"]
+    forms = next(told[name] for name in ("chat", "retrieval", "scoring", "detection") if name in told)
     cosines = [value for form in forms for key, value in form.items() if key.endswith("cosine_min")]
-    found = {"relative_error": max(form["logit_relative_error"] for form in forms), "cosine": min(cosines)}
+    errors = [form[key] for form in forms for key in ("logit_relative_error", "box_max_abs_error") if key in form]
+    found = {"relative_error": max(errors), "cosine": min(cosines)}
     if "chat" in told:
         found |= {key: min(form[key] for form in forms) for key in ("same_answers", "answers", "tokens")}
     return found
@@ -115,6 +124,10 @@ def timed(first: Bundle, second: Bundle) -> dict[str, float]:
             begin = time.perf_counter()
             if isinstance(model, Retriever):
                 model.classify(picture, ["a photo of a cup", "a photo of a cat"])
+            elif isinstance(model, Detector):
+                model.detect(picture, ["a photo of a cup", "a photo of a cat"])
+            elif isinstance(model, Scorer):
+                model.score(random.standard_normal((36, model.width), np.float32), "is there a cup on the table?")
             elif isinstance(model, Chat):
                 model.ask(image=picture, text="What is on the table?", max_new_tokens=8)
             spent[root].append((time.perf_counter() - begin) * 1e3)

@@ -2,9 +2,24 @@
 
 from edgevlm.contract import ActionChunk, Contract, Observation, Plan, Stamped
 from edgevlm.errors import EdgevlmError
-from edgevlm.load import load, load_chat, load_policy, load_retriever
+from edgevlm.load import load, load_chat, load_detector, load_policy, load_retriever, load_scorer
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks import Answer, Chat, ChatSession, Classification, Match, Policy, Retriever, Session, Token
+from edgevlm.tasks import (
+    Answer,
+    Chat,
+    ChatSession,
+    Classification,
+    Detections,
+    Detector,
+    Match,
+    Policy,
+    Regions,
+    Retriever,
+    Scorer,
+    Scores,
+    Session,
+    Token,
+)
 
 __version__ = "0.1.0"
 
@@ -15,18 +30,25 @@ __all__ = [
     "ChatSession",
     "Classification",
     "Contract",
+    "Detections",
+    "Detector",
     "EdgevlmError",
     "Match",
     "Observation",
     "Plan",
     "Policy",
+    "Regions",
     "Retriever",
     "RuntimeOptions",
+    "Scorer",
+    "Scores",
     "Session",
     "Stamped",
     "Token",
     "load",
     "load_chat",
+    "load_detector",
     "load_policy",
     "load_retriever",
+    "load_scorer",
 ]

@@ -204,11 +204,16 @@ class PlanSpec(Spec):
 
 
 class InstructionSpec(Spec):
-    """What may be said: at most `max_tokens`; `unknown` words are refused or let through to the model."""
+    """What may be said: at most `max_tokens`; `unknown` words are refused or let through to the model.
+
+    Attributes:
+        ending: what is put behind every instruction that does not end with it. Since 1.3.
+    """
 
     max_tokens: int = Field(gt=0)
     unknown: Literal["refuse", "allow"] = "refuse"
     examples: tuple[str, ...] = ()  # sentences the model was trained on, for a first try
+    ending: str = ""
 
 
 class Contract(Spec):

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.backends import Backend
@@ -73,7 +74,6 @@ class Memory:
         """Keep a result; the least recently used one goes when the stage's capacity is reached."""
         kept = self._results.setdefault(stage, OrderedDict())
         kept[key] = result
-        self.count_run(stage)
         if len(kept) > self._capacity.get(stage, len(kept)):
             kept.popitem(last=False)
 
@@ -105,6 +105,8 @@ class Graph:
     def run(self, stage: str, inputs: Mapping[str, Value], memory: Memory) -> dict[str, Value]:
         """The outputs of `stage`, from memory where these input versions were seen before.
 
+        NaN and infinity are given, for the driver to refuse, and not kept: the next call with these inputs runs again.
+
         Raises:
             BackendError: the engine failed; nothing is kept.
         """
@@ -114,7 +116,9 @@ class Graph:
             return known
         outputs = self._engine_run(stage, {name: value.array for name, value in inputs.items()}, memory)
         result = {name: Value((stage, name, key), array) for name, array in outputs.items()}
-        memory.put(stage, key, result)
+        memory.count_run(stage)
+        if all(np.isfinite(array).all() for array in outputs.values()):
+            memory.put(stage, key, result)
         return result
 
     def run_state(self, stage: str, arrays: Mapping[str, NDArray[Any]], memory: Memory) -> dict[str, NDArray[Any]]:

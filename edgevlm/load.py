@@ -9,20 +9,22 @@ from edgevlm.backends import pick_engine
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.manifest import Task
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks import Chat, Policy, Retriever
+from edgevlm.tasks import Chat, Detector, Policy, Retriever, Scorer
 
-Model = Policy | Retriever | Chat
+Model = Policy | Retriever | Chat | Detector | Scorer
 
 # task of the manifest -> what serves it
 SERVERS: Mapping[Task, Callable[[Bundle, RuntimeOptions], Model]] = {
     "policy": Policy,
     "retriever": Retriever,
     "chat": Chat,
+    "detector": Detector,
+    "scorer": Scorer,
 }
 
 
 def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Model:
-    """A ready model from a bundle directory: a Policy, a Retriever or a Chat, by the manifest's task.
+    """A ready model from a bundle directory: a Policy, Retriever, Chat, Detector or Scorer, by the manifest's task.
 
     Raises:
         BundleError: (and its subclasses) the bundle is missing, damaged, unsafe or newer than this version.
@@ -46,6 +48,16 @@ def load_retriever(path: str | os.PathLike[str], options: RuntimeOptions | None 
 def load_chat(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Chat:
     """As `load`, where nothing but a chat will do. Raises TaskError for a bundle of another task."""
     return Chat(*_open(path, options))
+
+
+def load_detector(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Detector:
+    """As `load`, where nothing but a detector will do. Raises TaskError for a bundle of another task."""
+    return Detector(*_open(path, options))
+
+
+def load_scorer(path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> Scorer:
+    """As `load`, where nothing but a scorer will do. Raises TaskError for a bundle of another task."""
+    return Scorer(*_open(path, options))
 
 
 def _open(path: str | os.PathLike[str], options: RuntimeOptions | None) -> tuple[Bundle, RuntimeOptions]:

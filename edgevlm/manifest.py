@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -19,18 +19,29 @@ from edgevlm.contract import Contract, Spec
 from edgevlm.errors import BundleError, FormatError, TaskError, UnsafePathError
 from edgevlm.loops import (
     CacheSpec,
+    CrossArgs,
+    CrossSpec,
     DecoderArgs,
     DecoderSpec,
+    DenoiseArgs,
+    DenoiseSpec,
     DriverSpec,
     DualArgs,
     DualSpec,
     FuseArgs,
     FuseSpec,
+    RegionsArgs,
+    RegionsSpec,
+    Seq2SeqArgs,
+    Seq2SeqSpec,
     check_decoder,
+    check_question,
+    check_seq2seq,
 )
 from edgevlm.operations import ImageOp
+from edgevlm.parts import ChatParts, DetectorParts, PolicyParts, QuestionParts, RetrieverParts, ScorerParts
 from edgevlm.ports import Form, Port, PortKind, Precision, StageSpec
-from edgevlm.wording import PictureText, PromptSpec, TextSpec
+from edgevlm.wording import PictureText, PromptSpec, QuestionSpec, TextSpec
 
 __all__ = [  # with what a manifest is made of, for those who need several of them
     "DRIVERS",
@@ -41,8 +52,13 @@ __all__ = [  # with what a manifest is made of, for those who need several of th
     "CacheSpec",
     "CalibrationRef",
     "ChatParts",
+    "CrossArgs",
+    "CrossSpec",
     "DecoderArgs",
     "DecoderSpec",
+    "DenoiseArgs",
+    "DenoiseSpec",
+    "DetectorParts",
     "DriverSpec",
     "DualArgs",
     "DualSpec",
@@ -57,7 +73,14 @@ __all__ = [  # with what a manifest is made of, for those who need several of th
     "PortKind",
     "Precision",
     "PromptSpec",
+    "QuestionParts",
+    "QuestionSpec",
+    "RegionsArgs",
+    "RegionsSpec",
     "RetrieverParts",
+    "ScorerParts",
+    "Seq2SeqArgs",
+    "Seq2SeqSpec",
     "StageSpec",
     "Task",
     "TextSpec",
@@ -66,12 +89,18 @@ __all__ = [  # with what a manifest is made of, for those who need several of th
 ]
 
 FORMAT_NAME = "edgevlm.bundle"
-FORMAT_MAJOR, FORMAT_MINOR = 1, 2
+FORMAT_MAJOR, FORMAT_MINOR = 1, 3
 FORMAT = f"{FORMAT_NAME}/{FORMAT_MAJOR}.{FORMAT_MINOR}"
 
-Task = Literal["policy", "retriever", "chat"]
-# task -> the loops that can do it
-DRIVERS: Mapping[Task, tuple[str, ...]] = {"policy": ("fuse",), "retriever": ("dual",), "chat": ("decoder",)}
+Task = Literal["policy", "retriever", "chat", "detector", "scorer"]
+# task -> each loop that can do it -> what its manifest has besides what all have
+DRIVERS: Mapping[Task, Mapping[str, frozenset[str]]] = {
+    "policy": {"fuse": frozenset({"contract"}), "denoise": frozenset({"contract"})},
+    "retriever": {"dual": frozenset({"text"}), "cross": frozenset({"text"})},
+    "chat": {"decoder": frozenset({"prompt"}), "seq2seq": frozenset({"question"})},
+    "detector": {"regions": frozenset({"text"})},
+    "scorer": {"cross": frozenset({"text", "labels"})},
+}
 PICTURE = "image"  # the key of `preprocess` where pictures come from no camera
 RESERVED_STAGES = {"step", "preprocess", "overhead"}  # what a profile calls the rest of a step's time
 
@@ -106,27 +135,7 @@ def safe_path(path: str) -> str:
     return path
 
 
-class PolicyParts(NamedTuple):
-    """What only the manifest of a policy has."""
-
-    contract: Contract
-    args: FuseArgs
-
-
-class RetrieverParts(NamedTuple):
-    """What only the manifest of a retriever has."""
-
-    operations: tuple[ImageOp, ...]
-    text: TextSpec
-    args: DualArgs
-
-
-class ChatParts(NamedTuple):
-    """What only the manifest of a chat has."""
-
-    operations: tuple[ImageOp, ...]
-    prompt: PromptSpec
-    args: DecoderArgs
+Args = TypeVar("Args", bound=Spec)
 
 
 class Manifest(Spec):
@@ -141,8 +150,10 @@ class Manifest(Spec):
     preprocess: Mapping[str, tuple[ImageOp, ...]]  # camera, or PICTURE where there is none -> operations
     tokenizer: str | None  # null for a policy that takes no words. Null since 1.2
     contract: Contract | None = None  # of a policy
-    text: TextSpec | None = None  # of a retriever
-    prompt: PromptSpec | None = None  # of a chat
+    text: TextSpec | None = None  # of a retriever, a detector or a scorer
+    prompt: PromptSpec | None = None  # of a chat with the loop `decoder`
+    question: QuestionSpec | None = None  # of a chat with the loop `seq2seq`. Since 1.3
+    labels: tuple[str, ...] | None = Field(default=None, min_length=1)  # of a scorer: its columns. Since 1.3
     calibration: CalibrationRef | None = None
     source_sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the checkpoint's files
     files: Mapping[str, FileEntry]
@@ -164,7 +175,8 @@ class Manifest(Spec):
         if unknown := sorted(self.driver.stages - set(self.stages)):
             raise ValueError(f"driver.args names stages that do not exist: {unknown}")
         if self.driver.name not in DRIVERS[self.task]:
-            raise ValueError(f"task {self.task!r} needs a driver among {DRIVERS[self.task]}, got {self.driver.name!r}")
+            known = tuple(DRIVERS[self.task])
+            raise ValueError(f"task {self.task!r} needs a driver among {known}, got {self.driver.name!r}")
         self._has_the_parts_of_its_task()
         return self
 
@@ -172,23 +184,31 @@ class Manifest(Spec):
         paths = [] if self.tokenizer is None else [self.tokenizer]
         for stage in self.stages.values():
             paths += [*stage.forms.values(), *stage.data]
-        if isinstance(self.driver, DecoderSpec):
-            paths.append(self.driver.args.embeddings)
+        if isinstance(self.driver, DecoderSpec | Seq2SeqSpec | DenoiseSpec):
+            paths += self.driver.files
         if self.prompt is not None and self.prompt.template is not None:
             paths.append(self.prompt.template)
         return paths
 
     def _has_the_parts_of_its_task(self) -> None:
-        given = {name for name in ("contract", "text", "prompt") if getattr(self, name) is not None}
-        wanted = {"policy": "contract", "retriever": "text", "chat": "prompt"}[self.task]
-        if given != {wanted}:
-            raise ValueError(f"task {self.task!r} needs `{wanted}` and neither of its rivals, got {sorted(given)}")
+        rivals = ("contract", "text", "prompt", "question", "labels")
+        given = {name for name in rivals if getattr(self, name) is not None}
+        wanted = DRIVERS[self.task][self.driver.name]
+        if given != wanted:
+            raise ValueError(
+                f"task {self.task!r} with the driver {self.driver.name!r} needs {sorted(wanted)} and nothing else of "
+                f"{list(rivals)}, got {sorted(given)}"
+            )
         if self.task == "policy":
             self._policy_is_complete()
         elif self.tokenizer is None:
             raise ValueError(f"task {self.task!r} needs a `tokenizer`")
-        elif set(self.preprocess) != {PICTURE}:
-            raise ValueError(f"task {self.task!r} needs `preprocess` of {PICTURE!r} alone")
+        elif set(self.preprocess) != (pictures := set() if self.task == "scorer" else {PICTURE}):
+            raise ValueError(f"task {self.task!r} needs `preprocess` of {sorted(pictures)} alone")
+        if isinstance(self.driver, Seq2SeqSpec):
+            check_seq2seq(self.stages, self.driver.args)
+            if self.question is not None:
+                check_question(self.stages, self.driver.args, self.question.reader, self.question.max_tokens)
         if isinstance(self.driver, DecoderSpec):
             check_decoder(self.stages, self.driver.args)
             features = self.stages[self.driver.args.vision].outputs[0].shape[1]
@@ -200,7 +220,7 @@ class Manifest(Spec):
     def _policy_is_complete(self) -> None:
         assert self.contract is not None
         cameras = {camera.name for camera in self.contract.cameras}
-        vision = set(self.driver.args.vision) if isinstance(self.driver, FuseSpec) else cameras
+        vision = set(self.driver.args.vision) if isinstance(self.driver, FuseSpec | DenoiseSpec) else cameras
         if vision != cameras or set(self.preprocess) != cameras:
             raise ValueError(f"driver.args.vision and preprocess must name exactly the cameras {sorted(cameras)}")
         self._agrees_about_words()
@@ -208,13 +228,29 @@ class Manifest(Spec):
     def _agrees_about_words(self) -> None:
         """A policy takes words in all of its parts, or in none."""
         assert self.contract is not None
-        text = self.driver.args.text if isinstance(self.driver, FuseSpec) else None
-        parts = {"contract.instruction": self.contract.instruction, "driver.args.text": text}
-        given = sorted(name for name, part in {**parts, "tokenizer": self.tokenizer}.items() if part is not None)
+        words = isinstance(self.driver, FuseSpec | DenoiseSpec) and self.driver.words
+        parts = {
+            "contract.instruction": self.contract.instruction is not None,
+            "driver.args.text": words,
+            "tokenizer": self.tokenizer is not None,
+        }
+        given = sorted(name for name, there in parts.items() if there)
         if len(given) not in (0, 3):
             raise ValueError(
                 f"a policy has contract.instruction, driver.args.text and tokenizer, or none of them; got {given}"
             )
+
+    def loop(self, kind: type[Args]) -> Args:
+        """The arguments of the driver, where they are of this kind.
+
+        Raises:
+            TaskError: this is another loop's manifest.
+        """
+        if not isinstance(self.driver.args, kind):
+            raise TaskError(
+                f"expected the driver of {kind.__name__}, this bundle has {self.driver.name!r}; open it with load"
+            )
+        return self.driver.args
 
     def policy(self) -> PolicyParts:
         """What a policy's manifest has.
@@ -222,7 +258,7 @@ class Manifest(Spec):
         Raises:
             TaskError: this is another task's.
         """
-        if self.contract is None or not isinstance(self.driver, FuseSpec):
+        if self.contract is None or not isinstance(self.driver, FuseSpec | DenoiseSpec):
             raise _other_task("policy", self.task)
         return PolicyParts(self.contract, self.driver.args)
 
@@ -232,15 +268,45 @@ class Manifest(Spec):
         Raises:
             TaskError: this is another task's.
         """
-        if self.text is None or not isinstance(self.driver, DualSpec):
+        if self.task != "retriever" or self.text is None or not isinstance(self.driver, DualSpec | CrossSpec):
             raise _other_task("retriever", self.task)
         return RetrieverParts(self.preprocess[PICTURE], self.text, self.driver.args)
 
-    def chat(self) -> ChatParts:
-        """What a chat's manifest has.
+    def detector(self) -> DetectorParts:
+        """What a detector's manifest has.
 
         Raises:
             TaskError: this is another task's.
+        """
+        if self.text is None or not isinstance(self.driver, RegionsSpec):
+            raise _other_task("detector", self.task)
+        return DetectorParts(self.preprocess[PICTURE], self.text, self.driver.args)
+
+    def scorer(self) -> ScorerParts:
+        """What a scorer's manifest has.
+
+        Raises:
+            TaskError: this is another task's.
+        """
+        if self.text is None or self.labels is None or not isinstance(self.driver, CrossSpec):
+            raise _other_task("scorer", self.task)
+        return ScorerParts(self.text, self.labels, self.driver.args)
+
+    def questions(self) -> QuestionParts:
+        """What a chat's manifest has whose loop is `seq2seq`.
+
+        Raises:
+            TaskError: this is another task's, or another loop's.
+        """
+        if self.question is None or not isinstance(self.driver, Seq2SeqSpec):
+            raise _other_task("chat", self.task)
+        return QuestionParts(self.preprocess[PICTURE], self.question, self.driver.args)
+
+    def chat(self) -> ChatParts:
+        """What a chat's manifest has whose loop is `decoder`.
+
+        Raises:
+            TaskError: this is another task's, or another loop's.
         """
         if self.prompt is None or not isinstance(self.driver, DecoderSpec):
             raise _other_task("chat", self.task)

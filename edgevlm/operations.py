@@ -85,8 +85,33 @@ class Tiles(Spec):
     filter: Filter = "bilinear"
 
 
+class ResizeWithPad(Spec):
+    """Shrink or grow to fit into (height, width), black at the left and at the top. Since 1.3.
+
+    One of the operations in float32: bytes become `x / 255`, then bilinear without antialiasing, two pixels for each
+    axis, exact to torch's `interpolate`. Nothing is resized where the picture has the size already.
+    """
+
+    op: Literal["resize_with_pad"] = "resize_with_pad"
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+
+
+class SmoothToSquare(Spec):
+    """Grow to a square, black at the right and at the bottom, then resize it to (size, size). Since 1.3.
+
+    One of the operations in float32: bytes become `x / 255`; a square larger than `size` by a factor f is smoothed by a
+    Gaussian of sigma (f - 1) / 2 before two pixels of each axis are mixed. Edges are mirrored.
+    """
+
+    op: Literal["smooth_to_square"] = "smooth_to_square"
+    size: int = Field(gt=0)
+
+
 class Normalize(Spec):
-    """uint8 RGB -> float32 `(x * scale - mean) / std`, per channel. Always the last operation.
+    """RGB -> float32 `(x * scale - mean) / std`, per channel. Always the last operation.
+
+    It takes bytes; after an operation in float32 it takes that one's numbers, 0 to 1, and `scale` is 1.
 
     Attributes:
         rounding: `once` computes in float64 and rounds at the end; `each` rounds to float32 after every operation, as
@@ -102,4 +127,6 @@ class Normalize(Spec):
 
 Sized = Resize | CenterCrop | Pad  # what it makes of a picture is told in numbers
 Relative = ResizeShortest | ResizeLongest | ResizeToMultiple | PadToSquare  # the size it makes depends on the picture
-ImageOp = Annotated[Sized | Relative | Tiles | Normalize, Field(discriminator="op")]
+# Bytes -> float32 in 0..1: stands directly before `normalize`, and only there. Since 1.3.
+Floating = ResizeWithPad | SmoothToSquare
+ImageOp = Annotated[Sized | Relative | Tiles | Floating | Normalize, Field(discriminator="op")]

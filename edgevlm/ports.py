@@ -13,7 +13,11 @@ Precision = Literal["fp32", "fp16", "int8"]
 Form = Literal["cpu", "tensorrt"]
 OldPortKind = Literal["pixels", "ids", "mask", "features", "embedding", "state", "action", "waypoints", "scores"]
 DecoderPortKind = Literal["embeds", "positions", "index", "past_key", "past_value", "new_key", "new_value", "logits"]
-PortKind = OldPortKind | DecoderPortKind  # those of a decoder since 1.2
+# Since 1.3: keys and values made once for a loop; regions of a picture; what a chunk is made of, step by step.
+CrossPortKind = Literal["cross_key", "cross_value"]
+RegionPortKind = Literal["regions", "boxes", "shift", "scale", "objectness"]
+StepPortKind = Literal["sample", "time", "velocity"]
+PortKind = OldPortKind | DecoderPortKind | CrossPortKind | RegionPortKind | StepPortKind  # of a decoder since 1.2
 Dimension = Annotated[int, Field(gt=0, lt=1 << 31)] | Annotated[str, Field(min_length=1)]
 
 

@@ -27,6 +27,23 @@ class TextSpec(Spec):
     pad_id: int = Field(default=0, ge=0)
 
 
+class QuestionSpec(Spec):
+    """How a question becomes ids, where it is not read in one row with the picture. Since 1.3.
+
+    Attributes:
+        reader: which stage reads it: the `encoder`, and the answer begins with nothing but `begin` of the loop; or the
+            `decoder`, after `begin`, and the answer goes on from there.
+        max_tokens: the longest question, special tokens included; a longer one is refused.
+        special_tokens: whether the tokenizer adds its own special tokens around the question.
+        needs_text: whether a picture without a question is refused.
+    """
+
+    reader: Literal["encoder", "decoder"]
+    max_tokens: int = Field(gt=0)
+    special_tokens: bool
+    needs_text: bool
+
+
 class PictureText(Spec):
     """What stands in a prompt for one picture. Since 1.2.
 
@@ -65,6 +82,8 @@ class PromptSpec(Spec):
         image_id: the token whose vector is replaced by one of a picture's features.
         picture_tokens: features, and so image tokens, of one tile.
         needs_picture: whether a question without a picture is refused.
+        most_pictures: how many may be shown; null for as many as fit. Since 1.3.
+        needs_text: whether a picture without a question is refused. Since 1.3.
         special_tokens: whether the tokenizer adds its own special tokens around the prompt ..
         unless_begins: .. but not to a prompt that begins with this text; empty for no such rule.
     """
@@ -77,6 +96,8 @@ class PromptSpec(Spec):
     picture_tokens: int = Field(gt=0)
     picture: PictureText
     needs_picture: bool = False
+    most_pictures: int | None = Field(default=None, gt=0)
+    needs_text: bool = True
     special_tokens: bool = True
     unless_begins: str = ""
 

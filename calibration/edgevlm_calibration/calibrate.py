@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgevlm.backends import Backend
+from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.errors import BackendError, CalibrationError, require
 from edgevlm.options import RuntimeOptions
@@ -103,6 +103,20 @@ def observe(
     return seen, runs, done
 
 
+def record_steps(bundle: Bundle, episodes: tuple[Episode, ...], most: int) -> dict[str, list[dict[str, NDArray[Any]]]]:
+    """stage -> what it was given in at most so many steps of the episodes."""
+    feeds: dict[str, list[dict[str, NDArray[Any]]]] = {}
+
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
+        return Recording(open_backend(opened, stage, options), feeds.setdefault(stage, []))
+
+    with Policy(bundle, OPTIONS, backends=factory) as policy:
+        for episode, wanted in zip(episodes, spread([one.length for one in episodes], most), strict=True):
+            for _ in play(policy.session(), episode, wanted):
+                pass
+    return feeds
+
+
 def check_samples(episodes: tuple[Episode, ...], samples: int) -> None:
     """Refuse what cannot become a table, before any work is done.
 
@@ -169,6 +183,21 @@ class ObservingBackend:
 
     def close(self) -> None:
         self._session = None
+
+
+class Recording:
+    """An engine that keeps what it was given, itself or (`copies`) as it was then."""
+
+    def __init__(self, inner: Backend, feeds: list[dict[str, NDArray[Any]]], copies: bool = False) -> None:
+        self._inner, self._feeds, self._copies = inner, feeds, copies
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self._feeds.append({name: np.array(value) if self._copies else value for name, value in inputs.items()})
+        return self._inner.run(inputs)
+
+    def close(self) -> None:
+        self._inner.close()
 
 
 def table_stages(seen: Seen, choose: Callable[[Magnitudes], float]) -> dict[str, dict[str, TensorRange]]:

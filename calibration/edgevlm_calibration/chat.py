@@ -1,4 +1,4 @@
-"""An fp32 chat, pictures and questions -> activation ranges, and what the stages were given on the way.
+"""A chat with its logits at hand, and how it is calibrated: pictures and questions, and a few words of each answer.
 
 The prompts are made and read by what makes and reads them in a `Chat`: what a stage sees is what it will see, the keys
 and values of a real prompt with a real picture among them.
@@ -7,34 +7,31 @@ and values of a real prompt with a real picture among them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import Backend, BackendFactory, open_backend
+from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
-from edgevlm.drivers.decoder import DecoderDriver, Prompt
+from edgevlm.drivers import Prompt
 from edgevlm.graph import Memory
+from edgevlm.loops import CachedArgs
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.asking import show
-from edgevlm.tasks.engines import open_embeddings, open_graph
-from edgevlm.tasks.prompter import Prompter
-from edgevlm_calibration.calibrate import OBSERVER, OPTIONS, ObservingBackend, Seen, table_stages
-from edgevlm_calibration.observers import OBSERVERS
-from edgevlm_calibration.progress import Progress, silent
+from edgevlm.tasks.engines import open_driver, open_graph
+from edgevlm.tasks.prompter import open_prompter
+from edgevlm_calibration.calibrate import OPTIONS
+from edgevlm_calibration.pictures import Tour, questions
 from edgevlm_calibration.sources import Photo, PictureData
-from edgevlm_calibration.table import PictureSplit, Table
 
 PROMPTS = 16  # each a picture and a question
 SAID = 8  # tokens of each answer
 STRIP = 4  # how much wider than high a strip is
 
-Arrays = dict[str, NDArray[Any]]
 Logits = NDArray[np.float32]
 
 
@@ -53,16 +50,20 @@ class Question:
 
 
 class Talk:
-    """A chat bundle, its logits at hand. One conversation at a time."""
+    """A chat bundle, its logits at hand. One conversation at a time.
+
+    Attributes:
+        needs_text: whether a picture without words is refused.
+    """
 
     def __init__(
         self, bundle: Bundle, options: RuntimeOptions = OPTIONS, backends: BackendFactory = open_backend
     ) -> None:
-        manifest = bundle.manifest
-        self._prompter, self._stop_ids = Prompter(bundle), manifest.chat().args.stop_ids
+        self._prompter, self._stop_ids = open_prompter(bundle), bundle.manifest.loop(CachedArgs).stop_ids
+        self.needs_text = self._prompter.words.needs_text
         with ExitStack() as opened:
             self._graph = open_graph(bundle, options, backends, time.perf_counter_ns, opened)
-            self._driver = DecoderDriver(manifest, self._graph, open_embeddings(bundle))
+            self._driver = open_driver(bundle, self._graph)
             opened.pop_all()
         self._memory = self._driver.memory()
         self._cache = self._driver.cache()
@@ -110,72 +111,27 @@ class Talk:
         self.close()
 
 
-def questions(photos: Sequence[Photo], texts: Sequence[str], most: int) -> list[tuple[Photo, str]]:
-    """Up to `most` pairs; every picture and every text comes once before one comes again."""
-    pairs = min(most, max(len(photos), len(texts)))
-    return [(photos[i % len(photos)], texts[i % len(texts)]) for i in range(pairs)]
+def words(needs_text: bool, place: int, text: str) -> str:
+    """What the picture at `place` is shown with: every second one with nothing, where a model needs no words."""
+    return "" if place % 2 and not needs_text else text
 
 
-def calibrate_chat(bundle: Bundle, data: PictureData, progress: Progress = silent) -> Table:
-    """A table for an fp32 bundle from the calibration pictures and texts of `data`."""
-    seen: Seen = {}
-
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return ObservingBackend(opened, stage, options, seen.setdefault(stage, {}))
-
-    asked = questions(data.calibration, data.calibration_texts, PROMPTS)
-    with Talk(bundle, OPTIONS, factory) as talk:
-        for done, (photo, text) in enumerate(asked):
-            progress("calibrate", done, len(asked))
-            talk.answer(talk.question(photo, text), SAID)
-        runs = dict(talk.memory.runs)
-    progress("calibrate", len(asked), len(asked))
-    return Table(
-        bundle_sha256=bundle.sha256,
-        log_sha256=data.sha256,
-        observer=OBSERVER,
-        requested=PROMPTS,
-        samples=len(asked),
-        stage_runs=runs,
-        stages=table_stages(seen, OBSERVERS[OBSERVER]),
-        split=PictureSplit(
-            calibration=tuple(photo.name for photo in data.calibration),
-            held_out=tuple(photo.name for photo in data.held_out),
-            calibration_texts=data.calibration_texts,
-            held_out_texts=data.held_out_texts,
-        ),
-    )
+def _visits(data: PictureData, most: int | None) -> list[tuple[int, Photo, str]]:
+    asked = questions(data.calibration, data.calibration_texts, most or PROMPTS)
+    return [(place, photo, text) for place, (photo, text) in enumerate(asked)]
 
 
-class Recorder:
-    """Engines that keep what a stage was given: of each answer the last run of its prompt and its first new word."""
-
-    def __init__(self) -> None:
-        self.feeds: dict[str, list[Arrays]] = {}
-
-    def factory(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        """A BackendFactory."""
-        return _Recording(open_backend(bundle, stage, options), self.feeds.setdefault(stage, []))
+def _open(bundle: Bundle, options: RuntimeOptions, backends: BackendFactory) -> Talk:
+    return Talk(bundle, options, backends)
 
 
-class _Recording:
-    def __init__(self, inner: Backend, feeds: list[Arrays]) -> None:
-        self._inner, self._feeds = inner, feeds
-        self.inputs, self.outputs = inner.inputs, inner.outputs
+def _tour(said: int) -> Tour[Talk]:
+    def show(talk: Talk, visit: tuple[int, Photo, str]) -> None:
+        place, photo, text = visit
+        talk.answer(talk.question(photo, words(talk.needs_text, place, text)), said)
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        # Copies: the past is a view of buffers that are written on.
-        self._feeds.append({name: np.array(value) for name, value in inputs.items()})
-        return self._inner.run(inputs)
-
-    def close(self) -> None:
-        self._inner.close()
+    return Tour(open=_open, visits=_visits, show=show, runs=lambda talk: talk.memory.runs)
 
 
-def record(bundle: Bundle, data: PictureData, prompts: int, said: int = 2) -> dict[str, list[Arrays]]:
-    """stage -> what it was given for some of the calibration part: prompts and new words, with real pasts."""
-    recorder = Recorder()
-    with Talk(bundle, OPTIONS, recorder.factory) as talk:
-        for photo, text in questions(data.calibration, data.calibration_texts, prompts):
-            talk.answer(talk.question(photo, text), said)
-    return recorder.feeds
+CHAT = _tour(SAID)
+CHAT_PROBE = _tour(2)  # of each answer the runs of its prompt and its first new word

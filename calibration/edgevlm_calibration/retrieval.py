@@ -1,47 +1,41 @@
-"""An fp32 retriever, pictures and texts -> activation ranges, through the runtime's own preprocess and graph."""
+"""How a retriever is calibrated: each text and each picture once, by themselves, or in pairs where it reads pairs."""
 
 from __future__ import annotations
 
-from edgevlm.backends import Backend
+from edgevlm.backends import BackendFactory
 from edgevlm.bundle import Bundle
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Retriever
-from edgevlm_calibration.calibrate import OBSERVER, OPTIONS, ObservingBackend, Seen, table_stages
-from edgevlm_calibration.observers import OBSERVERS
-from edgevlm_calibration.progress import Progress, silent
-from edgevlm_calibration.sources import PictureData
-from edgevlm_calibration.table import PictureSplit, Table
+from edgevlm_calibration.pictures import Tour, questions
+from edgevlm_calibration.sources import Photo, PictureData
 
 
-def calibrate_retriever(bundle: Bundle, data: PictureData, progress: Progress = silent) -> Table:
-    """A table for an fp32 bundle from the calibration pictures and texts of `data`."""
-    seen: Seen = {}
+def _open(bundle: Bundle, options: RuntimeOptions, backends: BackendFactory) -> Retriever:
+    return Retriever(bundle, options, backends=backends)
 
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return ObservingBackend(opened, stage, options, seen.setdefault(stage, {}))
 
-    total = len(data.calibration) + len(data.calibration_texts)
-    with Retriever(bundle, OPTIONS, backends=factory) as retriever:
-        for done, text in enumerate(data.calibration_texts):
-            progress("calibrate", done, total)
-            retriever.embed_text(text)
-        for done, photo in enumerate(data.calibration, len(data.calibration_texts)):
-            progress("calibrate", done, total)
-            retriever.embed_image(photo.load())
-        runs = dict(retriever.stage_runs)
-    progress("calibrate", total, total)
-    return Table(
-        bundle_sha256=bundle.sha256,
-        log_sha256=data.sha256,
-        observer=OBSERVER,
-        requested=total,
-        samples=total,
-        stage_runs=runs,
-        stages=table_stages(seen, OBSERVERS[OBSERVER]),
-        split=PictureSplit(
-            calibration=tuple(photo.name for photo in data.calibration),
-            held_out=tuple(photo.name for photo in data.held_out),
-            calibration_texts=data.calibration_texts,
-            held_out_texts=data.held_out_texts,
-        ),
-    )
+def _visits(data: PictureData, most: int | None) -> list[Photo | str]:
+    return [*data.calibration_texts[:most], *data.calibration[:most]]
+
+
+def _pairs(data: PictureData, most: int | None) -> list[tuple[Photo, str]]:
+    pairs = max(len(data.calibration), len(data.calibration_texts))
+    return questions(data.calibration, data.calibration_texts, pairs if most is None else most)
+
+
+def _show(retriever: Retriever, visit: Photo | str) -> None:
+    if isinstance(visit, Photo):
+        retriever.embed_image(visit.load())
+    else:
+        retriever.embed_text(visit)
+
+
+def _show_pair(retriever: Retriever, visit: tuple[Photo, str]) -> None:
+    photo, text = visit
+    retriever.match([photo.load()], [text])
+    if retriever.encodes_texts:
+        retriever.embed_text(text)
+
+
+RETRIEVER = Tour(open=_open, visits=_visits, show=_show, runs=lambda retriever: retriever.stage_runs)
+MATCHER = Tour(open=_open, visits=_pairs, show=_show_pair, runs=lambda retriever: retriever.stage_runs)

@@ -26,10 +26,11 @@ def serve(console: Console, chat: Chat, asked: tuple[Sequence[str], Sequence[str
 
 def ask(console: Console, chat: Chat, images: Sequence[str], texts: Sequence[str], how: How) -> dict[str, Any]:
     """Print the answer to one question as it comes, and give it as figures."""
-    if len(texts) != 1:
+    if len(texts) > 1 or (chat.needs_text and not texts):
         raise typer.BadParameter("a chat takes one --text T, with --image F for each picture, or --chat")
-    answer = _print(console, chat.stream(list(images), texts[0], **how))
-    return {"images": list(images), "question": texts[0], **_figures(answer), "bundle_sha256": chat.bundle.sha256}
+    text = texts[0] if texts else ""
+    answer = _print(console, chat.stream(list(images), text, **how))
+    return {"images": list(images), "question": text, **_figures(answer), "bundle_sha256": chat.bundle.sha256}
 
 
 def dialogue(console: Console, chat: Chat, lines: Iterable[str], how: How) -> dict[str, Any]:

@@ -32,7 +32,8 @@ CalibOption = Annotated[
     Path | None,
     typer.Option(
         help="For a policy a recording of the robot (MCAP) or a table made by edgevlm calibrate; for a model of "
-        "pictures and texts a folder of JPEG and PNG files (every third one judges, the others calibrate)."
+        "pictures and texts a folder of JPEG and PNG files, for one that scores regions of .npy files (every third one "
+        "judges, the others calibrate)."
     ),
 ]
 
@@ -99,6 +100,12 @@ def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:
     if "retrieval" in fidelity:
         console.print(_retrieval_table(fidelity))
         return
+    if "scoring" in fidelity:
+        console.print(_scoring_table(fidelity))
+        return
+    if "detection" in fidelity:
+        console.print(_detection_table(fidelity))
+        return
     if "chat" in fidelity:
         console.print(_chat_table(fidelity))
         return
@@ -118,6 +125,25 @@ def _retrieval_table(fidelity: dict[str, Any]) -> Table:
     for row in fidelity["retrieval"]:
         cosines = f"{row['image_cosine_min']:.6f}", f"{row['text_cosine_min']:.6f}"
         table.add_row(row["form"], *cosines, f"{row['logit_relative_error']:.3g}", f"{row['same_best_text']:.1%}")
+    return table
+
+
+def _scoring_table(fidelity: dict[str, Any]) -> Table:
+    columns = ("form", "logit error / scale", "logit cosine (of what varies)", "same best label")
+    table = Table(*columns, title="the whole model against PyTorch", title_justify="left")
+    for row in fidelity["scoring"]:
+        error, cosine = f"{row['logit_relative_error']:.3g}", f"{row['logit_centred_cosine']:.6f}"
+        table.add_row(row["form"], error, cosine, f"{row['same_best_label']:.1%}")
+    return table
+
+
+def _detection_table(fidelity: dict[str, Any]) -> Table:
+    columns = ("form", "logit error / scale", "box error / side", "box overlap (mean, worst 5 %)", "same best label")
+    table = Table(*columns, title="the whole model against PyTorch", title_justify="left")
+    for row in fidelity["detection"]:
+        errors = f"{row['logit_relative_error']:.3g}", f"{row['box_max_abs_error']:.3g}"
+        overlap = f"{row['box_iou_mean']:.4f}, {row['box_iou_p05']:.4f}"
+        table.add_row(row["form"], *errors, overlap, f"{row['same_best_label']:.1%}")
     return table
 
 

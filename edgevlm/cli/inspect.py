@@ -14,8 +14,12 @@ from rich.table import Table
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.cli.output import JsonOption, people, write_json
-from edgevlm.manifest import Port, Task
+from edgevlm.loops import CachedArgs, DecoderArgs, Seq2SeqArgs
+from edgevlm.manifest import DualArgs, Port, Task
 from edgevlm.operations import ImageOp
+from edgevlm.tasks.features import feature_limits
+
+LABELS_SHOWN = 12
 
 
 def command(
@@ -96,23 +100,67 @@ def _retriever_table(bundle: Bundle) -> Table:
     table = _operations_table("pictures and texts", operations)
     length = "filled up to that" if text.length == "fixed" else "as long as they are"
     table.add_row("texts", f"at most {text.max_tokens} tokens, {length}")
-    table.add_row("logits", f"{args.scale:g} * cosine + {args.bias:g}, probabilities by {args.scores}")
+    if isinstance(args, DualArgs):
+        table.add_row("logits", f"{args.scale:g} * cosine + {args.bias:g}, probabilities by {args.scores}")
+    else:
+        table.add_row("logits", "yes - no of a head that reads each pair, probabilities of yes")
+    return table
+
+
+def _detector_table(bundle: Bundle) -> Table:
+    operations, text, args = bundle.manifest.detector()
+    table = _operations_table("pictures and labels", operations)
+    table.add_row("labels", f"at most {text.max_tokens} tokens each")
+    regions = next(port for port in bundle.manifest.stages[args.vision].outputs if port.kind == "regions")
+    table.add_row("regions", f"{regions.shape[1]} of a picture, one box each, measured by the {args.frame}")
+    return table
+
+
+def _scorer_table(bundle: Bundle) -> Table:
+    text, labels, args = bundle.manifest.scorer()
+    head = bundle.manifest.stages[args.head]
+    port = next(port for port in head.inputs if port.kind == "features")
+    low, high, width = feature_limits(head, port.name)
+    table = Table("what", "how", title="regions and texts", title_justify="left")
+    table.add_row("features", f"float32, {low} to {high} regions of {width} numbers each")
+    table.add_row("texts", f"at most {text.max_tokens} tokens")
+    more = f" and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
+    table.add_row("labels", escape(", ".join(labels[:LABELS_SHOWN])) + more)
+    table.add_row("scores", f"{args.scores} of the logits")
     return table
 
 
 def _chat_table(bundle: Bundle) -> Table:
-    operations, prompt, args = bundle.manifest.chat()
+    manifest = bundle.manifest
+    args = manifest.loop(CachedArgs)
+    table = _question_rows(bundle) if isinstance(args, Seq2SeqArgs) else _prompt_rows(bundle)
+    cache, size = args.cache, 8 * args.cache.layers * args.cache.heads * args.cache.head_dim
+    table.add_row("context", f"{cache.slots} tokens, {cache.slots * size / 1e6:.1f} MB of keys and values a session")
+    prefix = args.prefix if isinstance(args, DecoderArgs) else "causal"
+    once = "in one run" if prefix == "bidirectional" else f"in runs of {args.longest_run}"
+    table.add_row("prefix", f"{prefix}, read {once}")
+    for port, window in args.masks.items():
+        table.add_row(port, "all that came before" if window is None else f"the last {window} tokens")
+    table.add_row("stops at", ", ".join(map(str, args.stop_ids)))
+    return table
+
+
+def _prompt_rows(bundle: Bundle) -> Table:
+    operations, prompt, _ = bundle.manifest.chat()
     table = _operations_table("pictures and prompts", operations)
     table.add_row("prompt", "a chat template" if prompt.template else escape(repr(prompt.plain)))
     tiles = ", cut into tiles" if prompt.picture.tile else ""
     table.add_row("picture", f"{prompt.picture_tokens} tokens{' a tile' if tiles else ''}{tiles}")
-    cache, size = args.cache, 8 * args.cache.layers * args.cache.heads * args.cache.head_dim
-    table.add_row("context", f"{cache.slots} tokens, {cache.slots * size / 1e6:.1f} MB of keys and values a session")
-    once = "in one run" if args.prefix == "bidirectional" else f"in runs of {args.longest_run}"
-    table.add_row("prefix", f"{args.prefix}, read {once}")
-    for port, window in args.masks.items():
-        table.add_row(port, "all that came before" if window is None else f"the last {window} tokens")
-    table.add_row("stops at", ", ".join(map(str, args.stop_ids)))
+    return table
+
+
+def _question_rows(bundle: Bundle) -> Table:
+    operations, question, args = bundle.manifest.questions()
+    table = _operations_table("pictures and questions", operations)
+    reader = "an encoder, beside the picture" if question.reader == "encoder" else "the decoder, which goes on from it"
+    needed = "" if question.needs_text else "; may be empty"
+    table.add_row("question", f"read by {reader}; at most {question.max_tokens} tokens{needed}")
+    table.add_row("begins with", ", ".join(map(str, args.begin)))
     return table
 
 
@@ -128,6 +176,8 @@ TABLES: Mapping[Task, Callable[[Bundle], Table]] = {
     "policy": _contract_table,
     "retriever": _retriever_table,
     "chat": _chat_table,
+    "detector": _detector_table,
+    "scorer": _scorer_table,
 }
 
 
@@ -146,7 +196,7 @@ def _ports(ports: Sequence[Port]) -> list[str]:
     kinds = Counter(port.kind for port in ports)
     shown: dict[str, str] = {}
     for port in ports:
-        many = kinds[port.kind] > 2 and port.kind.startswith("past_")
+        many = kinds[port.kind] > 2 and port.kind.startswith(("past_", "cross_"))
         name = f"{kinds[port.kind]} x {port.kind}" if many else port.name
         shown.setdefault(name, f"{name}{list(port.shape)}")
     return list(shown.values())

@@ -15,13 +15,14 @@ from edgevlm.load import load
 from edgevlm.loop.synthetic import synthetic_observations
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import StepRecorder, machine, peak_rss_mb, summarize
-from edgevlm.tasks import Chat, Policy, Retriever
+from edgevlm.tasks import Chat, Detector, Policy, Retriever, Scorer
 
 PICTURE_SIZE = (480, 640, 3)
-TEXT_EVERY = 20  # steps until a retriever is asked for another text
+TEXT_EVERY = 20  # steps until a retriever or a detector is asked for another text
 STEPS, WARMUP = 300, 30
 QUESTIONS, WARMUP_QUESTIONS = 10, 1  # of a chat, whose steps are hundreds of times longer
 ANSWER_TOKENS = 16
+REGIONS = 36  # of a scorer, made up
 
 
 def command(
@@ -65,16 +66,24 @@ def measure(
 
     Raises:
         ContractError: the contract has no example instruction and none was given.
+        typer.BadParameter: an instruction for a model that is asked a text of the profile's own now and then.
     """
     opening = time.perf_counter_ns()
     model = load(bundle, options)
     opened = time.perf_counter_ns()
+    if instruction is not None and isinstance(model, (Retriever, Detector)):
+        task = model.bundle.manifest.task
+        raise typer.BadParameter(f"--instruction: means nothing to a {task}, whose texts change; leave it out")
     usual = (QUESTIONS, WARMUP_QUESTIONS) if isinstance(model, Chat) else (STEPS, WARMUP)
     steps, warmup = usual[0] if steps is None else steps, usual[1] if warmup is None else warmup
     if isinstance(model, Chat):
         return _measure_chat(model, options, (steps, warmup, instruction), opened - opening, report)
     if isinstance(model, Retriever):
         return _measure_retriever(model, options, steps, warmup, opened - opening, report)
+    if isinstance(model, Detector):
+        return _measure_detector(model, options, steps, warmup, opened - opening, report)
+    if isinstance(model, Scorer):
+        return _measure_scorer(model, options, (steps, warmup, instruction), opened - opening, report)
     return _measure_policy(model, options, (steps, warmup, instruction), opened - opening, report)
 
 
@@ -119,18 +128,54 @@ def _measure_retriever(
     return _figures(model, recorder, options, warmup, (open_ns, cold_ns))
 
 
+def _measure_detector(
+    model: Detector, options: RuntimeOptions, steps: int, warmup: int, open_ns: int, report: Any
+) -> dict[str, Any]:
+    """One label in one new picture in each step; a new label every TEXT_EVERY steps."""
+    random = np.random.default_rng(0)
+    recorder, cold_ns = StepRecorder(), open_ns
+    for step in range(warmup + steps):
+        picture = random.integers(0, 256, PICTURE_SIZE, np.uint8)
+        begin = time.perf_counter_ns()
+        model.detect(picture, [f"the thing number {step // TEXT_EVERY}"])
+        cold_ns += time.perf_counter_ns() - begin if step == 0 else 0
+        if step >= warmup:
+            recorder.add(model.last_times_ns)
+            report("profile", step - warmup + 1, steps)
+    return _figures(model, recorder, options, warmup, (open_ns, cold_ns))
+
+
+def _measure_scorer(
+    model: Scorer, options: RuntimeOptions, plan: tuple[int, int, str | None], open_ns: int, report: Any
+) -> dict[str, Any]:
+    """One question about new regions in each step."""
+    steps, warmup, question = plan
+    random = np.random.default_rng(0)
+    recorder, cold_ns = StepRecorder(), open_ns
+    for step in range(warmup + steps):
+        features = random.standard_normal((min(REGIONS, model.most_regions), model.width), np.float32)
+        begin = time.perf_counter_ns()
+        model.score(features, question or "What can be seen here?")
+        cold_ns += time.perf_counter_ns() - begin if step == 0 else 0
+        if step >= warmup:
+            recorder.add(model.last_times_ns)
+            report("profile", step - warmup + 1, steps)
+    return _figures(model, recorder, options, warmup, (open_ns, cold_ns))
+
+
 def _measure_chat(
     model: Chat, options: RuntimeOptions, plan: tuple[int, int, str | None], open_ns: int, report: Any
 ) -> dict[str, Any]:
     """In each step a question about a new picture, whose stages are shown, and another one about the same picture."""
     steps, warmup, question = plan
+    usual = "What can be seen here?" if model.needs_text else ""
     random = np.random.default_rng(0)
     recorder, cold_ns = StepRecorder(), open_ns
     firsts: dict[str, list[int]] = {"first token": [], "first token, same picture": [], "next token": []}
     for step in range(warmup + steps):
         picture = random.integers(0, 256, PICTURE_SIZE, np.uint8)
         begin = time.perf_counter_ns()
-        new = model.ask(picture, question or "What can be seen here?", max_new_tokens=ANSWER_TOKENS)
+        new = model.ask(picture, usual if question is None else question, max_new_tokens=ANSWER_TOKENS)
         cold_ns += time.perf_counter_ns() - begin if step == 0 else 0
         if step >= warmup:
             recorder.add(new.times_ns)
@@ -147,7 +192,7 @@ def _measure_chat(
 
 
 def _figures(
-    model: Policy | Retriever | Chat,
+    model: Policy | Retriever | Chat | Detector | Scorer,
     recorder: StepRecorder,
     options: RuntimeOptions,
     warmup: int,

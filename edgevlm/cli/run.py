@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgevlm.cli import chat as chats
-from edgevlm.cli import retrieve
+from edgevlm.cli import detect, retrieve, score
+from edgevlm.cli.options import check_options
 from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
 from edgevlm.cli.pictures import Film
 from edgevlm.contract import ActionChunk, Contract, Observation, Stamped
@@ -24,8 +25,9 @@ from edgevlm.loop.controls import Control
 from edgevlm.loop.episode import EpisodeFrame, EpisodeResult
 from edgevlm.loop.evaluation import EvaluationPlan, Watch, evaluate
 from edgevlm.loop.simulator import open_simulator
-from edgevlm.tasks import Chat, Policy, Retriever
+from edgevlm.tasks import Chat, Detector, Policy, Retriever, Scorer
 from edgevlm.tasks.asking import How
+from edgevlm.tasks.detector import THRESHOLD
 
 STRIP_ROWS, STRIP_COLUMNS = 5, 6
 FILM_HZ = 10.0
@@ -37,12 +39,21 @@ Images = Annotated[
 Texts = Annotated[
     list[str] | None, typer.Option("--text", help="What to do, or to answer; for a retriever a text, may be repeated.")
 ]
+Labels = Annotated[
+    str | None, typer.Option(metavar="A,B,..", help="For a retriever: which of these fits? For a detector: where?")
+]
+Threshold = Annotated[float, typer.Option(help="Of a detector: only boxes that score more than this, in 0..1.")]
+State = Annotated[str | None, typer.Option(metavar="V,V,..", help="The robot's state, in the contract's order.")]
+Features = Annotated[
+    Path | None, typer.Option(metavar="F.npy", help="For a scorer: float32, a row of features for each region.")
+]
 Commands = Annotated[
     list[str] | None, typer.Option("--command", help="Only this command; may be given more than once.")
 ]
 
 
 def command(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     sim: Annotated[bool, typer.Option("--sim", help="Drive the bundle's simulated robot.")] = False,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes in the simulator, commands in turn.")] = 15,
@@ -57,10 +68,10 @@ def command(
     strip: Annotated[Path | None, typer.Option(metavar="F.png", help="A picture strip of the first episodes.")] = None,
     image: Images = None,
     text: Texts = None,
-    labels: Annotated[str | None, typer.Option(metavar="A,B,..", help="For a retriever: which of these fits?")] = None,
-    state: Annotated[
-        str | None, typer.Option(metavar="V,V,..", help="The robot's state, in the contract's order.")
-    ] = None,
+    labels: Labels = None,
+    threshold: Threshold = THRESHOLD,
+    state: State = None,
+    features: Features = None,
     chat: Annotated[bool, typer.Option("--chat", help="A dialogue: one question a line on standard input.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of a chat, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="Of a chat: 0 says the likeliest words.")] = 0.0,
@@ -68,22 +79,24 @@ def command(
     threads: ThreadsOption = 0,
     json_target: JsonOption = None,
 ) -> None:
-    """Closed loop in the simulator (--sim), a dialogue (--chat), or one answer about pictures: a plan, scores, text."""
-    if sum((sim, chat, bool(image or text))) != 1:
-        raise typer.BadParameter(
-            "give either --sim, or --chat, or --image F with --text T (for a policy --state V,..) or --labels A,B,.."
-        )
+    """Closed loop in the simulator (--sim), a dialogue (--chat), or one answer: a plan, scores, boxes, text."""
+    _check_way(sim, chat, bool(image or text or features))
     console = people(json_target)
     with load(bundle, runtime_options(threads)) as model:
         _check_task(model, sim, chat)
+        check_options(context, "policy in the simulator" if sim else model.bundle.manifest.task)
         if isinstance(model, Chat):
             how = How(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
             figures = chats.serve(console, model, None if chat else (image or [], text or []), how)
         elif isinstance(model, Retriever):
             figures = retrieve.ask(console, model, image or [], text or [], labels)
+        elif isinstance(model, Detector):
+            figures = detect.ask(console, model, image or [], labels, threshold)
+        elif isinstance(model, Scorer):
+            figures = score.ask(console, model, features, text or [])
         elif not sim:
-            said = _one_instruction(text, labels)
-            figures = ask_once(console, model, _pictures(image or [], model.contract), said, state)
+            pictures = _pictures(image or [], model.contract)
+            figures = ask_once(console, model, pictures, _one_instruction(text), state)
         else:
             plan = _plan(episodes, seed, (tuple(commands or ()), variant, control), latency_ms)
             figures = drive(console, model, plan, record, strip)
@@ -102,7 +115,15 @@ def _plan(episodes: int, seed: int, scene: tuple[tuple[str, ...], str, Control],
     )
 
 
-def _check_task(model: Policy | Retriever | Chat, sim: bool, chat: bool) -> None:
+def _check_way(sim: bool, chat: bool, once: bool) -> None:
+    if sim + chat + once != 1:
+        raise typer.BadParameter(
+            "give either --sim, or --chat, or --image F with --text T (for a policy --state V,..) or --labels A,B,.. "
+            "(for a scorer --features F.npy with --text T)"
+        )
+
+
+def _check_task(model: Policy | Retriever | Chat | Detector | Scorer, sim: bool, chat: bool) -> None:
     task, root = model.bundle.manifest.task, model.bundle.root
     if sim and not isinstance(model, Policy):
         raise TaskError(f"{root}: expected a policy to drive a robot, got a {task}; ask it with --image")
@@ -110,9 +131,9 @@ def _check_task(model: Policy | Retriever | Chat, sim: bool, chat: bool) -> None
         raise TaskError(f"{root}: expected a chat for a dialogue, got a {task}; ask it with --image")
 
 
-def _one_instruction(texts: list[str] | None, labels: str | None) -> str:
-    if labels is not None or len(texts or []) > 1:
-        raise typer.BadParameter("--labels and more than one --text are for retrievers; this bundle is a policy")
+def _one_instruction(texts: list[str] | None) -> str:
+    if len(texts or []) > 1:
+        raise typer.BadParameter("more than one --text is for retrievers; this bundle is a policy")
     return texts[0] if texts else ""
 
 

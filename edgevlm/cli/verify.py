@@ -19,7 +19,7 @@ def command(
         typer.Option(help="The checkpoint it was made from (a directory or a hub id, as for export), or a bundle."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="A recording of the robot (MCAP), or a folder of pictures, to compare on.")
+        Path | None, typer.Option(help="A recording of the robot (MCAP), or a folder of pictures or .npy files.")
     ] = None,
     topics: Annotated[Path | None, typer.Option(help="YAML that maps the recording's topics to the contract.")] = None,
     robot: Annotated[Path | None, typer.Option(help="The robot file that the bundle was exported with.")] = None,

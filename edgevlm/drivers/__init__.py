@@ -1,9 +1,31 @@
 """Loops that turn stages into a task; numpy only, blind to the engine."""
 
-from edgevlm.drivers.decoder import DecoderDriver, Feature, Prompt
+from edgevlm.drivers.cross import CrossDriver
+from edgevlm.drivers.decoder import DecoderDriver
+from edgevlm.drivers.denoise import DenoiseDriver
 from edgevlm.drivers.dual import DualDriver
 from edgevlm.drivers.fuse import FuseDriver
 from edgevlm.drivers.kv import KeyValues
+from edgevlm.drivers.policy import PolicyDriver
+from edgevlm.drivers.prompt import ChatDriver, Feature, Logits, Prompt
+from edgevlm.drivers.regions import RegionsDriver
 from edgevlm.drivers.sampling import Sampler, Sampling
+from edgevlm.drivers.seq2seq import Seq2SeqDriver
 
-__all__ = ["DecoderDriver", "DualDriver", "Feature", "FuseDriver", "KeyValues", "Prompt", "Sampler", "Sampling"]
+__all__ = [
+    "ChatDriver",
+    "CrossDriver",
+    "DecoderDriver",
+    "DenoiseDriver",
+    "DualDriver",
+    "Feature",
+    "FuseDriver",
+    "KeyValues",
+    "Logits",
+    "PolicyDriver",
+    "Prompt",
+    "RegionsDriver",
+    "Sampler",
+    "Sampling",
+    "Seq2SeqDriver",
+]

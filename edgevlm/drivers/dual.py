@@ -5,18 +5,20 @@ Stages (see `manifest.DualArgs`): vision per picture, text per text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest import Manifest, StageSpec
+from edgevlm.manifest import DualArgs, Manifest, StageSpec
 
 TEXTS_KEPT = 4096  # embeddings of a few kilobytes each: every label set that people use, and a bounded memory
+PICTURES_KEPT = 4  # the cameras of a robot, asked in turn
 
 Embedding = NDArray[np.float32]  # (D,), of length 1
+Words = tuple[Value, Value]  # ids and mask of a text
 
 
 class DualDriver:
@@ -24,7 +26,7 @@ class DualDriver:
 
     def __init__(self, manifest: Manifest, graph: Graph) -> None:
         """Raises BundleError when the ports of the stages do not fit the driver."""
-        _, _, self._args = manifest.retriever()
+        self._args = manifest.loop(DualArgs)
         self._graph = graph
         vision, text = manifest.stages[self._args.vision], manifest.stages[self._args.text]
         self._pixels = _ports(vision, self._args.vision, ("pixels",))["pixels"]
@@ -36,23 +38,25 @@ class DualDriver:
             )
 
     def memory(self) -> Memory:
-        """What one retriever keeps: many texts, one picture."""
-        return Memory({self._args.text: TEXTS_KEPT, self._args.vision: 1})
+        """What one retriever keeps: many texts, a few pictures."""
+        return Memory({self._args.text: TEXTS_KEPT, self._args.vision: PICTURES_KEPT})
 
     def embed_image(self, pixels: Value, memory: Memory) -> Embedding:
-        """The unit vector of one prepared picture. Raises NonFiniteError."""
+        """The unit vector of one prepared picture; one seen lately is not run again. Raises NonFiniteError."""
         outputs = self._graph.run(self._args.vision, {self._pixels: pixels}, memory)
-        return _unit(self._args.vision, next(iter(outputs.values())).array)
+        return unit(self._args.vision, next(iter(outputs.values())).array)
 
     def embed_text(self, ids: Value, mask: Value, memory: Memory) -> Embedding:
         """The unit vector of one text; a text seen lately is not run again. Raises NonFiniteError."""
         given = {"ids": ids, "mask": mask}
         outputs = self._graph.run(self._args.text, {port: given[kind] for kind, port in self._text.items()}, memory)
-        return _unit(self._args.text, next(iter(outputs.values())).array)
+        return unit(self._args.text, next(iter(outputs.values())).array)
 
-    def logits(self, images: Sequence[Embedding], texts: Sequence[Embedding]) -> NDArray[np.float32]:
+    def logits(self, pictures: Iterable[Value], texts: Sequence[Words], memory: Memory) -> NDArray[np.float32]:
         """`scale * cosine + bias` for every picture and every text: (I, T)."""
-        cosines = np.stack(images) @ np.stack(texts).T
+        described = [self.embed_text(*words, memory) for words in texts]  # first: a bad text is found at little cost
+        seen = [self.embed_image(pixels, memory) for pixels in pictures]
+        cosines = np.stack(seen) @ np.stack(described).T
         result: NDArray[np.float32] = (cosines * np.float32(self._args.scale) + np.float32(self._args.bias)).astype(
             np.float32
         )
@@ -68,7 +72,8 @@ class DualDriver:
         return each
 
 
-def _unit(stage: str, output: NDArray[np.float32]) -> Embedding:
+def unit(stage: str, output: NDArray[np.float32]) -> Embedding:
+    """The one vector of an output, made of length 1. Raises NonFiniteError."""
     vector = output[0]
     length = np.sqrt((vector * vector).sum(dtype=np.float32))
     if not np.isfinite(length) or length == 0:

@@ -12,21 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import Contract
+from edgevlm.drivers.policy import Text
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest import Manifest, Port, StageSpec
+from edgevlm.manifest import FuseArgs, Manifest, Port, StageSpec
 
 INSTRUCTIONS_KEPT = 8
 
-Text = tuple[Value, Value]  # ids (1, L), mask (1, L)
-
 
 class FuseDriver:
-    """Host code around the stages of one bundle; shared by sessions, holds no state."""
+    """See `PolicyDriver`."""
 
     def __init__(self, manifest: Manifest, graph: Graph) -> None:
         """Raises BundleError when the ports of the stages do not fit the driver."""
-        contract, self._args = manifest.policy()
+        contract, self._args = manifest.policy().contract, manifest.loop(FuseArgs)
         self._graph = graph
         self._cameras = tuple(camera.name for camera in contract.cameras)
         self._slots = len(contract.window.offsets_s)
@@ -101,14 +100,9 @@ class FuseDriver:
         text: Text | None,
         state: Value | None,
         memory: Memory,
+        act: int = 0,
     ) -> dict[str, Value]:
-        """Outputs of the head: "chunk" and, with a plan, "waypoints" and "step_logits".
-
-        Args:
-            window: camera -> pixels of every slot, oldest first; None where a slot is masked.
-            text: (ids (1, L), mask (1, L)); None where the model takes no words.
-            state: normalised (1, S).
-        """
+        """See `PolicyDriver.run`: the outputs of the head. Nothing here is left to chance, so `act` has no part."""
         features = {
             camera: [None if pixels is None else self.encode(camera, pixels, memory) for pixels in slots]
             for camera, slots in window.items()

@@ -6,7 +6,8 @@ One slot is one token. What a slot holds is told by a symbol: anything hashable 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,22 @@ Symbols = Sequence[Hashable]
 HIDDEN = -30_000.0  # what a mask adds where nothing may be seen: exp() of it is 0, and half precision can hold it
 
 
+class Beside(NamedTuple):
+    """What a decoder looks at besides its own tokens: port -> array, equal where the version is."""
+
+    version: Hashable
+    arrays: Mapping[str, NDArray[Any]]
+
+
+NOTHING = Beside((), {})
+
+
 class KeyValues:
     """One conversation's state. Not for two threads at once.
 
     Attributes:
         whole: how many of the first slots saw each other whole, 0 where all is causal.
+        beside: what is looked at by the tokens held; nothing in loops where all is in one row.
     """
 
     def __init__(self, cache: CacheSpec) -> None:
@@ -31,6 +43,7 @@ class KeyValues:
         self._symbols: list[Hashable] = []
         self._written = 0  # slots that were ever written: the rest of the memory was never touched
         self.whole = 0
+        self.beside = NOTHING
 
     @property
     def length(self) -> int:
@@ -82,7 +95,7 @@ class KeyValues:
     def clear(self) -> None:
         """Forget everything, and leave no trace of it in the buffers."""
         self.cut(0)
-        self.whole = 0
+        self.whole, self.beside = 0, NOTHING
         for buffer in self._buffers:
             buffer[:, : self._written] = 0.0
         self._written = 0

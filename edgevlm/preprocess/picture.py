@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from edgevlm.contract import CameraSpec
 from edgevlm.errors import DependencyError, PictureError, ShapeError
-from edgevlm.operations import ImageOp, PadToSquare, ResizeShortest
+from edgevlm.operations import ImageOp, PadToSquare, ResizeShortest, SmoothToSquare
 from edgevlm.preprocess.native import native_available
 from edgevlm.preprocess.pipeline import Preprocessor
 from edgevlm.preprocess.tiled import Tiled, grid, parts
 
 SIZES_KEPT, TILED_KEPT = 8, 2  # plans for tiles hold much scratch memory
-SQUARE_SIDE = 1 << 14  # of a picture that is padded to a square: 800 MB
+SQUARE_SIDE = 1 << 14  # of a picture that is padded to a square: 800 MB; or smoothed as a part of one
 LONGEST_SIDE = 1 << 20  # of a picture after its resize: beyond it is a line, and its filters alone fill the memory
 
 
@@ -79,10 +79,11 @@ class PicturePreprocessor:
 
     def _check_ratio(self, height: int, width: int) -> None:
         for op in self._ops:
-            if isinstance(op, PadToSquare) and max(height, width) > SQUARE_SIDE:
+            if isinstance(op, (PadToSquare, SmoothToSquare)) and max(height, width) > SQUARE_SIDE:
+                how = "padded to a square" if isinstance(op, PadToSquare) else "smoothed as a part of a square"
                 raise PictureError(
-                    f"picture of {width}x{height}: expected sides of at most {SQUARE_SIDE}, because it is padded to a "
-                    "square; make it smaller"
+                    f"picture of {width}x{height}: expected sides of at most {SQUARE_SIDE}, because it is {how}; "
+                    "make it smaller"
                 )
             if isinstance(op, ResizeShortest) and op.size * max(height, width) > LONGEST_SIDE * min(height, width):
                 raise PictureError(

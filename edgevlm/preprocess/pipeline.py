@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from edgevlm.contract import CameraSpec, check_frame
 from edgevlm.errors import BundleError, DependencyError, ShapeError
-from edgevlm.operations import CenterCrop, ImageOp, Normalize, Pad, Relative, Resize, Sized, Tiles
+from edgevlm.operations import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Sized, Tiles
 from edgevlm.preprocess import fused, twin
 from edgevlm.preprocess.filters import Taps
+from edgevlm.preprocess.floating import FloatChange, float_change, normalize_float
 from edgevlm.preprocess.native import native_available
 from edgevlm.preprocess.sizes import Placed, Step, sized
 
@@ -27,19 +28,21 @@ class Preprocessor:
             DependencyError: `native` is True and there is no native module, or none for these operations.
         """
         self.camera = camera
-        steps, normalization = _split(camera, ops)
+        steps, floating, self._normalization = _split(camera, ops)
         self._steps = sized(camera.height, camera.width, steps)
-        self._table = twin.normalize_table(normalization)
-        height, width = _sizes(camera, self._steps)[-1]
+        self._table = twin.normalize_table(self._normalization)
+        size = _sizes(camera, self._steps)[-1]
+        self._floating = None if floating is None else _prepared(camera, size, floating)
+        height, width = size if self._floating is None else self._floating.shape
         self.shape = (1, 3, height, width)
         if native and not native_available():
             raise DependencyError("native preprocessing: expected edgevlm._native, it was not built; reinstall edgevlm")
-        wanted = native is not False and native_available()
+        wanted = native is not False and native_available() and self._floating is None
         self._fused = fused.plan(camera, self._steps, self._table) if wanted else None
         if native and self._fused is None:
             raise DependencyError(
                 f"native preprocessing of camera {camera.name!r}: expected [crop] [resize] [crop] [pad], got "
-                f"[{', '.join(step.op for step in self._steps)}]; leave `native` to None"
+                f"[{', '.join(step.op for step in ops[:-1])}]; leave `native` to None"
             )
         self._taps: dict[int, tuple[Taps | None, Taps | None]] = {}
         if self._fused is None:
@@ -60,6 +63,8 @@ class Preprocessor:
         result = np.empty(self.shape, np.float32) if out is None else self._checked(out)
         if self._fused is not None:
             self._fused.run(image, result)
+        elif self._floating is not None:
+            normalize_float(self._floating(self._apply(image)), self._normalization, result[0])
         else:
             twin.normalize(self._apply(image), self._table, result[0])
         return result
@@ -90,18 +95,37 @@ class Preprocessor:
         return out
 
 
-def _split(camera: CameraSpec, ops: Sequence[ImageOp]) -> tuple[tuple[Sized | Relative, ...], Normalize]:
-    steps = tuple(op for op in ops if not isinstance(op, (Normalize, Tiles)))
-    if not ops or len(steps) != len(ops) - 1 or not isinstance(ops[-1], Normalize):
+def _split(
+    camera: CameraSpec, ops: Sequence[ImageOp]
+) -> tuple[tuple[Sized | Relative, ...], Floating | None, Normalize]:
+    """The operations on bytes, the one in float32 if there is one, and what ends them all."""
+    steps = tuple(op for op in ops if not isinstance(op, (Normalize, Tiles, Floating)))
+    floating = ops[-2] if len(ops) > 1 and isinstance(ops[-2], Floating) else None
+    rest = 1 if floating is None else 2
+    if not ops or len(steps) != len(ops) - rest or not isinstance(ops[-1], Normalize):
         raise BundleError(
-            f"preprocess of camera {camera.name!r}: expected one normalize, as the last operation, and no "
-            f"tiles, got {[op.op for op in ops]}; export the bundle again"
+            f"preprocess of camera {camera.name!r}: expected one normalize, as the last operation, and no tiles, and "
+            f"an operation in float32 only directly before it, got {[op.op for op in ops]}; export the bundle again"
         )
     if not all(ops[-1].std):
         raise BundleError(
             f"preprocess of camera {camera.name!r}: expected std other than 0, got {ops[-1].std}; export it again"
         )
-    return steps, ops[-1]
+    if floating is not None and ops[-1].scale != 1.0:
+        raise BundleError(
+            f"preprocess of camera {camera.name!r}: expected a normalize of scale 1 after {floating.op}, which gives "
+            f"numbers from 0 to 1, got {ops[-1].scale}; export the bundle again"
+        )
+    return steps, floating, ops[-1]
+
+
+def _prepared(camera: CameraSpec, size: tuple[int, int], floating: Floating) -> FloatChange:
+    try:
+        return float_change(size, floating)
+    except ValueError as error:
+        raise BundleError(
+            f"preprocess of camera {camera.name!r}: {floating.op}: {error}; export the bundle again"
+        ) from error
 
 
 def _sizes(camera: CameraSpec, steps: Sequence[Step]) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError
-from edgevlm.operations import CenterCrop, ImageOp, Normalize, Pad, Relative, Resize, Tiles
+from edgevlm.operations import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Tiles
 from edgevlm.preprocess import twin
 from edgevlm.preprocess.changes import Change, change
 from edgevlm.preprocess.native import native_plan
@@ -32,7 +32,7 @@ def parts(ops: Sequence[ImageOp]) -> Parts | None:
     """
     if not any(isinstance(op, Tiles) for op in ops):
         return None
-    steps = tuple(op for op in ops if not isinstance(op, (CenterCrop, Pad, Tiles, Normalize)))
+    steps = tuple(op for op in ops if not isinstance(op, (CenterCrop, Pad, Tiles, Floating, Normalize)))
     if len(steps) != len(ops) - 2 or not isinstance(ops[-2], Tiles) or not isinstance(ops[-1], Normalize):
         raise BundleError(
             f"preprocess of pictures: expected resizes, then `tiles`, then `normalize`, got {[op.op for op in ops]}; "

@@ -1,20 +1,27 @@
 """What a user meets: one module for each task."""
 
-from edgevlm.tasks.asking import Answer, Token
+from edgevlm.tasks.asking import Answer, Picture, Token
 from edgevlm.tasks.chat import Chat
+from edgevlm.tasks.detector import Detections, Detector, Regions
 from edgevlm.tasks.dialogue import ChatSession
 from edgevlm.tasks.policy import Policy, Session
-from edgevlm.tasks.retriever import Classification, Match, Picture, Retriever
+from edgevlm.tasks.retriever import Classification, Match, Retriever
+from edgevlm.tasks.scorer import Scorer, Scores
 
 __all__ = [
     "Answer",
     "Chat",
     "ChatSession",
     "Classification",
+    "Detections",
+    "Detector",
     "Match",
     "Picture",
     "Policy",
+    "Regions",
     "Retriever",
+    "Scorer",
+    "Scores",
     "Session",
     "Token",
 ]

@@ -1,4 +1,4 @@
-"""What is asked of a chat and what it says: values, without a model."""
+"""What is asked of a model and what a chat says: values, without a model."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers import Sampling
 from edgevlm.drivers.sampling import whole_number
-from edgevlm.errors import ContractError
+from edgevlm.errors import ContractError, InstructionError
 from edgevlm.photos import open_photo
 from edgevlm.preprocess import check_picture
-from edgevlm.tasks.retriever import Picture
 from edgevlm.text import check_stops
 
 Ended: TypeAlias = Literal["stop", "length", "cancelled"]
+Picture: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str]  # RGB (H, W, 3), or a JPEG or PNG file
 Pictures: TypeAlias = Picture | Sequence[Picture] | None
 
 
@@ -158,6 +158,22 @@ def _open(picture: Picture) -> NDArray[np.uint8]:
 
 def _digest(image: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(image.data, digest_size=16, person=f"{image.shape[1]}".encode()).digest()
+
+
+def listed(given: object, what: str, of: str) -> Sequence[Any]:
+    """`given`, if it is a list or a tuple of something. Raises ContractError."""
+    if isinstance(given, (str, bytes, bytearray)) or not isinstance(given, Sequence) or not given:
+        got = f"an array of {given.shape}" if isinstance(given, np.ndarray) else f"{given!r:.80}"
+        raise ContractError(f"{what}: expected a list of at least one {of}, got {got}")
+    return given
+
+
+def texts_of(given: Sequence[str], what: str) -> tuple[str, ...]:
+    """The texts of a list; `what` they are to the caller. Raises ContractError, InstructionError."""
+    for text in listed(given, what, "text"):
+        if not isinstance(text, str):
+            raise InstructionError(f"{what}: expected words, got {text!r:.80}; give a description or a label")
+    return tuple(given)
 
 
 def drain(speaking: Speaking) -> Answer:

@@ -45,6 +45,11 @@ class Chat:
         self._turn, self._choice = threading.Lock(), threading.Lock()
 
     @property
+    def needs_text(self) -> bool:
+        """Whether a question without words is refused: a model that captions pictures needs none."""
+        return self._speaker.prompter.words.needs_text
+
+    @property
     def stage_runs(self) -> MappingProxyType[str, int]:
         """Stage -> engine runs since the bundle was loaded."""
         return self._speaker.runs

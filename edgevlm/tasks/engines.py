@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from edgevlm.backends import Backend, BackendFactory
 from edgevlm.bundle import Bundle
+from edgevlm.drivers import ChatDriver, DecoderDriver, DenoiseDriver, FuseDriver, PolicyDriver, Seq2SeqDriver
 from edgevlm.errors import BundleError
 from edgevlm.graph import Clock, Graph
+from edgevlm.loops import CachedArgs, Seq2SeqSpec
+from edgevlm.manifest import DenoiseArgs
 from edgevlm.options import RuntimeOptions
 
 
@@ -26,9 +29,24 @@ def open_graph(
     return Graph(engines, clock)
 
 
-def open_embeddings(bundle: Bundle) -> NDArray[Any]:
-    """The rows that a chat's decoder reads for its ids, mapped into memory. Raises BundleError, TaskError."""
-    path = bundle.manifest.chat().args.embeddings
+def open_policy_driver(bundle: Bundle, graph: Graph) -> PolicyDriver:
+    """The loop that a policy's manifest names. Raises BundleError."""
+    args = bundle.manifest.policy().args
+    if isinstance(args, DenoiseArgs):
+        return DenoiseDriver(bundle.manifest, graph, open_rows(bundle, args.embeddings))
+    return FuseDriver(bundle.manifest, graph)
+
+
+def open_driver(bundle: Bundle, graph: Graph) -> ChatDriver:
+    """The loop of a chat over its opened stages. Raises BundleError, TaskError."""
+    embeddings = open_rows(bundle, bundle.manifest.loop(CachedArgs).embeddings)
+    if isinstance(bundle.manifest.driver, Seq2SeqSpec):
+        return Seq2SeqDriver(bundle.manifest, graph, embeddings)
+    return DecoderDriver(bundle.manifest, graph, embeddings)
+
+
+def open_rows(bundle: Bundle, path: str) -> NDArray[Any]:
+    """The rows that a decoder reads for its ids, mapped into memory. Raises BundleError."""
     try:
         rows: NDArray[Any] = np.load(bundle.path(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -17,14 +17,13 @@ from edgevlm.actions import ActionDecoder, PlanDecoder
 from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
 from edgevlm.contract import SECOND_NS, ActionChunk, CameraSpec, Contract, Observation, Plan, Stamped
-from edgevlm.drivers import FuseDriver
-from edgevlm.drivers.fuse import Text
+from edgevlm.drivers.policy import Text
 from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
 from edgevlm.graph import Clock, Memory, Value
 from edgevlm.manifest import Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
-from edgevlm.tasks.engines import open_graph
+from edgevlm.tasks.engines import open_graph, open_policy_driver
 from edgevlm.tasks.seen import Seen, see, see_frame
 from edgevlm.temporal import FrameRing
 from edgevlm.text import Tokenizer
@@ -58,7 +57,7 @@ class Policy:
         self.tokenizer = None if said is None else Tokenizer(bundle.tokenizer(), said)
         with ExitStack() as opened:  # what was opened is closed again when a later part is refused
             self._graph = open_graph(bundle, options, backends, clock, opened)
-            self.driver = FuseDriver(manifest, self._graph)
+            self.driver = open_policy_driver(bundle, self._graph)
             _check_pixels(manifest, self.preprocessors)
             opened.pop_all()
         self.decode_actions = ActionDecoder(self.contract.action)
@@ -187,6 +186,7 @@ class Session:
         self._lock = threading.Lock()
         self._frames_seen = 0
         self._states_seen = 0
+        self._acts = 0  # since the last reset
         self._state_ns: int | None = None
         self._sequence = 0
         self.sampled_frames = 0
@@ -261,7 +261,9 @@ class Session:
         if normalized is not None:
             self._states_seen += 1
             value = Value(("state", self._states_seen), normalized)
-        return self._policy.driver.run(window, text, value, self._memory)
+        outputs = self._policy.driver.run(window, text, value, self._memory, self._acts)
+        self._acts += 1
+        return outputs
 
     def _act(self, observation: Observation) -> ActionChunk:
         policy = self._policy
@@ -374,6 +376,7 @@ class Session:
             for frame in ring.clear():
                 self._policy.driver.forget(camera, frame.pixels, self._memory)
         self._state_ns = None
+        self._acts = 0
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

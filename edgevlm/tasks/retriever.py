@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import MappingProxyType, TracebackType
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
-from edgevlm.drivers import DualDriver
-from edgevlm.errors import BundleError, ContractError, InstructionError, SessionError
+from edgevlm.drivers import CrossDriver, DualDriver
+from edgevlm.errors import BundleError, InstructionError
 from edgevlm.graph import Clock, Value
-from edgevlm.manifest import Manifest
+from edgevlm.manifest import CrossArgs, Manifest
 from edgevlm.options import RuntimeOptions
-from edgevlm.photos import open_photo
 from edgevlm.preprocess import PicturePreprocessor
+from edgevlm.tasks.asking import Picture, Shown, listed, show, texts_of
 from edgevlm.tasks.engines import open_graph
+from edgevlm.tasks.turns import OneAtATime
 from edgevlm.text import TextEncoder
-
-Picture: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str]  # RGB (H, W, 3), or a JPEG or PNG file
 
 
 @dataclass(frozen=True)
@@ -50,11 +45,10 @@ class Match:
     scores: NDArray[np.float32]  # (I, T)
 
 
-class Retriever:
-    """A loaded model. Threads may share it and take turns; texts it has seen are not encoded again.
+class Retriever(OneAtATime):
+    """A loaded model. Threads may share it and take turns.
 
-    Attributes:
-        last_times_ns: of the last call: "step", "preprocess" and the engine time of each stage that ran.
+    A text it has seen is not encoded again, nor is a picture that it was shown lately.
 
     Raises:
         TaskError, BundleError, DependencyError, BackendError: when opening.
@@ -69,112 +63,85 @@ class Retriever:
         clock: Clock = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
-        operations, text, _ = manifest.retriever()
-        self.bundle, self.options, self.clock = bundle, options, clock
+        operations, text, args = manifest.retriever()
         self._prepare = PicturePreprocessor(operations)
         self._encode = TextEncoder(bundle.tokenizer(), text)
         _check_pixels(manifest, self._prepare)
         with ExitStack() as opened:
-            self._graph = open_graph(bundle, options, backends, clock, opened)
-            self._driver = DualDriver(manifest, self._graph)
+            graph = open_graph(bundle, options, backends, clock, opened)
+            self._driver: CrossDriver | DualDriver = (
+                CrossDriver(manifest, graph) if isinstance(args, CrossArgs) else DualDriver(manifest, graph)
+            )
             opened.pop_all()
-        self._memory = self._driver.memory()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._pictures_seen = 0
-        self.last_times_ns: dict[str, int] = {}
+        super().__init__(bundle, options, clock, graph, self._driver.memory())
 
     @property
-    def stage_runs(self) -> MappingProxyType[str, int]:
-        """Stage -> engine runs since the bundle was loaded."""
-        return MappingProxyType(self._memory.runs)
+    def encodes_texts(self) -> bool:
+        """Whether a text has an embedding of its own; some models only read pairs."""
+        return self.bundle.manifest.retriever().args.text is not None
 
     def classify(self, image: Picture, labels: Sequence[str]) -> Classification:
         """A probability for each of `labels`; write them as the model was trained, such as "a photo of a cat".
 
         Raises:
-            ContractError: no labels.
+            ContractError: no list of labels.
             ShapeError, PictureError: the picture.
             InstructionError: a label is empty or too long.
             NonFiniteError: the model's output is not finite.
             BackendError: an engine failed.
             SessionError: the retriever was closed.
         """
-        texts = _texts(labels, "labels")
-        return Classification(texts, self.match([image], texts).scores[0])
+        given = texts_of(labels, "labels")
+        return Classification(given, self._match([image], given).scores[0])
 
     def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Match:
         """Logits and scores (I, T) of every picture with every text. Raises as `classify` does."""
-        given = _texts(texts, "texts")
-        if isinstance(images, (str, os.PathLike, np.ndarray)) or not len(images):
-            raise ContractError(f"images: expected a list of at least one picture, got {_shown(images)}")
+        return self._match(listed(images, "images", "picture"), texts_of(texts, "texts"))
+
+    def _match(self, images: Sequence[Picture], given: Sequence[str]) -> Match:
         with self._timed():
-            described = [self._embed_text(text) for text in given]  # first: a bad text is found at little cost
-            seen = [self._embed_image(image) for image in images]
-            logits = self._driver.logits(seen, described)
+            pictures = (self._pixels(image) for image in images)  # one after the other, as they are looked at
+            logits = self._driver.logits(pictures, [self._words(text) for text in given], self._memory)
             return Match(logits, self._driver.scores(logits))
 
     def embed_image(self, image: Picture) -> NDArray[np.float32]:
-        """The picture's unit vector (D,), a copy. Raises as `classify` does."""
+        """The picture's unit vector (D,), a copy. Raises as `classify` does; TaskError where a model makes none."""
         with self._timed():
-            return self._embed_image(image)
+            return self._driver.embed_image(self._pixels(image), self._memory)
 
     def embed_text(self, text: str) -> NDArray[np.float32]:
-        """The text's unit vector (D,), a copy. Raises as `classify` does."""
+        """The text's unit vector (D,), a copy. Raises as `classify` does; TaskError where a model makes none."""
         with self._timed():
-            return self._embed_text(text)
+            return self._driver.embed_text(*self._words(text), self._memory)
 
-    def _embed_image(self, image: Picture) -> NDArray[np.float32]:
+    def _pixels(self, image: Picture) -> Value:
         started = self.clock()
-        pixels = self._prepare(open_photo(image) if isinstance(image, (str, os.PathLike)) else image)
+        (shown,) = show([image])
         self._memory.add_time("preprocess", self.clock() - started)
-        self._pictures_seen += 1
-        return self._driver.embed_image(Value(("picture", self._pictures_seen), pixels), self._memory)
+        return Value(("picture", shown.digest), lambda: self._prepared(shown))  # prepared where it is new
 
-    def _embed_text(self, text: str) -> NDArray[np.float32]:
+    def _prepared(self, shown: Shown) -> NDArray[np.float32]:
+        started = self.clock()
+        pixels = self._prepare(shown.image)
+        self._memory.add_time("preprocess", self.clock() - started)
+        return pixels
+
+    def _words(self, text: str) -> tuple[Value, Value]:
         if not isinstance(text, str):
             raise InstructionError(f"text: expected words, got {text!r:.80}; give a description or a label")
         ids = Value(("ids", text), lambda: self._encode.encode(text)[0])  # made where the text is new
         mask = Value(("mask", text), lambda: self._encode.encode(text)[1])
-        return self._driver.embed_text(ids, mask, self._memory)
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        with self._lock:
-            if self._closed:
-                raise SessionError("retriever: expected an open one, it was closed; load the bundle again")
-            started = self.clock()
-            self._memory.begin_step()
-            yield
-            self.last_times_ns = {**self._memory.times_ns, "step": self.clock() - started}
-
-    def close(self) -> None:
-        """Free the engines; every later call raises SessionError."""
-        with self._lock:
-            self._closed = True
-            self._graph.close()
-
-    def __enter__(self) -> Retriever:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _texts(given: Sequence[str], what: str) -> tuple[str, ...]:
-    if isinstance(given, str) or not len(given):
-        raise ContractError(f"{what}: expected a list of at least one text, got {_shown(given)}")
-    return tuple(given)
-
-
-def _shown(given: object) -> str:
-    return f"an array of {given.shape}" if isinstance(given, np.ndarray) else f"{given!r:.80}"
+        return ids, mask
 
 
 def _check_pixels(manifest: Manifest, prepare: PicturePreprocessor) -> None:
-    stage = manifest.retriever().args.vision
+    args = manifest.retriever().args
+    stage = args.vision
+    if stage is None or (isinstance(args, CrossArgs) and args.scores != "match"):
+        raise BundleError(
+            "driver.args: expected vision and scores that can be compared in a retriever, got "
+            f"{stage!r} and {args.scores!r}; export the bundle again"
+        )
     wanted, made = manifest.stages[stage].inputs[0].shape, prepare(np.zeros((64, 64, 3), np.uint8)).shape
     if len(wanted) != 4 or any(isinstance(w, int) and w != m for w, m in zip(wanted, made, strict=True)):
         raise BundleError(

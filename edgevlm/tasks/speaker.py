@@ -12,13 +12,14 @@ from types import MappingProxyType
 
 from edgevlm.backends import BackendFactory
 from edgevlm.bundle import Bundle
-from edgevlm.drivers import DecoderDriver, KeyValues, Prompt, Sampler
+from edgevlm.drivers import KeyValues, Prompt, Sampler
 from edgevlm.errors import BundleError, ContractError, InstructionError, PromptError, SessionError
 from edgevlm.graph import Clock, Memory
+from edgevlm.loops import CachedArgs
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.asking import Answer, Ended, How, Pictures, Request, Shown, Speaking, Token, show
-from edgevlm.tasks.engines import open_embeddings, open_graph
-from edgevlm.tasks.prompter import Pixels, Prompter
+from edgevlm.tasks.engines import open_driver, open_graph
+from edgevlm.tasks.prompter import Pixels, open_prompter
 from edgevlm.text import Speech, Turn
 
 
@@ -116,11 +117,12 @@ class Speaker:
     """
 
     def __init__(self, bundle: Bundle, options: RuntimeOptions, backends: BackendFactory, clock: Clock) -> None:
-        self._args, self.bundle, self._clock = bundle.manifest.chat().args, bundle, clock
-        self.prompter = Prompter(bundle)
+        self.bundle, self._clock = bundle, clock
+        self.prompter = open_prompter(bundle)
+        self._args = bundle.manifest.loop(CachedArgs)
         with ExitStack() as opened:
             self._graph = open_graph(bundle, options, backends, clock, opened)
-            self.driver = DecoderDriver(bundle.manifest, self._graph, open_embeddings(bundle))
+            self.driver = open_driver(bundle, self._graph)
             self._check_ids()
             opened.pop_all()
         self._tally = threading.Lock()
@@ -153,7 +155,7 @@ class Speaker:
                 f"max_new_tokens: expected less than the {self._args.cache.slots} tokens that question and answer "
                 f"have together, got {asked.max_new_tokens}; export with a larger --context"
             )
-        if text == "" and isinstance(image, str) and not os.path.exists(image):
+        if text == "" and self.prompter.words.needs_text and isinstance(image, str) and not os.path.exists(image):
             raise InstructionError(
                 f"text: expected words, got none, and no picture is at {image!r:.80}; a question goes in as text=..."
             )
@@ -176,8 +178,9 @@ class Speaker:
         watch.go_on()
         try:
             ids = self.prompter.ids(turns, pictures)
-            self._check_room(len(ids), len(turns), question.request)
-            return self.prompter.prompt(ids, pictures, pixels)
+            prompt = self.prompter.prompt(ids, pictures, pixels)
+            self._check_room(len(prompt.symbols), len(turns), question.request)
+            return prompt
         finally:
             watch.pause()
 
@@ -190,7 +193,7 @@ class Speaker:
             SessionError: the chat was closed, also while the answer was coming.
         """
         memory, watch, progress = reader.memory, question.watch, _Progress()
-        speech = Speech(self.prompter.words.decode, question.request.stop)
+        speech = Speech(self.prompter.words.answering(question.turn.text), question.request.stop)
         before = Counter(memory.runs)
         memory.begin_step()
         watch.go_on()
@@ -209,7 +212,7 @@ class Speaker:
             with self._tally:
                 self._runs.update(Counter(memory.runs) - before)
                 self.last_times_ns = times
-        size, first_s = len(prompt.symbols), progress.first_ns / 1e9
+        size, first_s = prompt.tokens, progress.first_ns / 1e9
         return Answer(speech.text, tuple(speech.token_ids), progress.ended, size, progress.reused, first_s, times)
 
     def close(self) -> None:

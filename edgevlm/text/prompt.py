@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from edgevlm.errors import BundleError, InstructionError, PromptError, TaskError
+from edgevlm.errors import BundleError, PromptError, TaskError
 from edgevlm.manifest import PromptSpec
-from edgevlm.text.opened import is_unicode, open_tokenizer
 from edgevlm.text.template import ChatTemplate
+from edgevlm.text.words import Words
 from edgevlm.wording import COLUMN, IMAGE, IMAGES, ROW, TEXT
-
-_SHOWN = 80  # characters of a text in a message
-MAX_TEXT = 1 << 20  # characters of one turn: more than any model reads
 
 Grid = tuple[int, int]  # rows and columns of a picture's tiles; (0, 0) where it is not cut
 
@@ -28,7 +25,7 @@ class Turn:
     pictures: int = 0
 
 
-class PromptWriter:
+class PromptWriter(Words):
     """One tokenizer.json and one template or pattern. Immutable; the same dialogue gives equal ids every time.
 
     Args:
@@ -40,30 +37,22 @@ class PromptWriter:
     """
 
     def __init__(self, spec: PromptSpec, tokenizer: str | os.PathLike[str], template: str | None) -> None:
+        super().__init__(tokenizer, needs_text=spec.needs_text)
         self._spec = spec
-        self._fast, file = open_tokenizer(tokenizer)
-        self._fast.no_padding()
-        self._fast.no_truncation()
         self._template = None if template is None else ChatTemplate(template, spec.variables)
-        image = self._fast.id_to_token(spec.image_id)
+        image = self.fast.id_to_token(spec.image_id)
         if image is None:
             raise BundleError(
                 f"{os.fspath(tokenizer)}: expected an image token of the id {spec.image_id}, the tokenizer has none; "
                 "export the bundle again"
             )
         self._image: str = image
-        self._special = {**_special_tokens(file), image: spec.image_id}
-        self._reserved = (spec.placeholder, image, *self._special)
+        self.mark_pictures(image, spec.image_id, spec.placeholder)
 
     @property
     def knows_turns(self) -> bool:
         """Whether there can be more than one question and one answer."""
         return self._template is not None
-
-    @property
-    def size(self) -> int:
-        """One more than the highest id that the tokenizer may give."""
-        return 1 + max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def ids(self, turns: Sequence[Turn], grids: Sequence[Grid]) -> list[int]:
         """The prompt up to where the answer begins, an image id for every feature; `grids` of all pictures in order.
@@ -84,7 +73,7 @@ class PromptWriter:
         text = "".join(part for pair in zip(pieces, pictures, strict=True) for part in pair)
         begins = self._spec.unless_begins
         special = self._spec.special_tokens and not (begins and rendered.startswith(begins))
-        ids: list[int] = self._fast.encode(text, add_special_tokens=special).ids
+        ids: list[int] = self.fast.encode(text, add_special_tokens=special).ids
         wanted = sum(tiles(grid) for grid in grids) * self._spec.picture_tokens
         if ids.count(self._spec.image_id) != wanted:
             raise PromptError(
@@ -92,40 +81,6 @@ class PromptWriter:
                 f"{ids.count(self._spec.image_id)}; export the bundle again"
             )
         return ids
-
-    def said(self, text: str) -> str:
-        """What a model said, as it may stand in a later prompt.
-
-        Without what would be a picture or a sign there; and without white space around it, for templates write their
-        own before the words: a second space would be other tokens than those that the model said.
-        """
-        while any(token in text for token in self._reserved):
-            for token in self._reserved:
-                text = text.replace(token, "")
-        return text.strip()
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of a model's own tokens; the special ones say nothing."""
-        text: str = self._fast.decode(list(ids), skip_special_tokens=True)
-        return text
-
-    def check(self, text: object) -> str:
-        """The words of a user, if they are some.
-
-        Raises:
-            InstructionError: no text, or none that can be written.
-            PromptError: too long, or with an image token or another sign of the model's among the words.
-        """
-        if not isinstance(text, str) or not text.strip() or not is_unicode(text):
-            raise InstructionError(f"text: expected words, got {text!r:.{_SHOWN}}; ask something")
-        if len(text) > MAX_TEXT:
-            raise PromptError(f"text: expected at most {MAX_TEXT} characters, got {len(text)}; say it in fewer")
-        ids = set(self._fast.encode(text, add_special_tokens=False).ids)
-        read = (token for token, number in self._special.items() if number in ids)  # written so that it becomes one
-        for token in (*(token for token in self._reserved if token in text), *read):
-            todo = "give pictures as `image`" if token in self._reserved[:2] else "it is a sign of the model's own"
-            raise PromptError(f"text {text!r:.{_SHOWN}}: expected words, got {token!r} among them; {todo}")
-        return text
 
     def _plain(self, turns: Sequence[Turn]) -> str:
         if len(turns) != 1 or turns[0].role != "user":
@@ -156,16 +111,6 @@ class PromptWriter:
             for row in _from_1(rows)
         ]
         return "".join(line + text.row_end for line in lines) + _filled(text.after_tiles, tokens)
-
-
-def _special_tokens(file: Mapping[str, Any]) -> dict[str, int]:
-    """The signs that only a template may write, with their ids; not the one for words that nobody knows."""
-    model = file.get("model", {})
-    unknown = model.get("unk_token")
-    if isinstance(number := model.get("unk_id"), int):
-        unknown = model["vocab"][number][0]
-    added = [token for token in file.get("added_tokens", ()) if token.get("special")]
-    return {token["content"]: token["id"] for token in added if token["content"] not in ("", unknown)}
 
 
 def tiles(grid: Grid) -> int:

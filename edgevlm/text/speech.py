@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from edgevlm.errors import ContractError
 
+_JOINS = " '"  # some tokenizers take the spaces around it away, once the next word is there
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are no whole character (yet)
 
 
@@ -48,7 +49,8 @@ class Speech:
             self.stopped = True
             return self._give(whole[: min(found)])
         certain = whole.rstrip(_BROKEN)
-        return self._give(certain[: len(certain) - self._begun(certain)])
+        waiting = max(self._begun(certain), len(_JOINS) if certain.endswith(_JOINS) else 0)
+        return self._give(certain[: len(certain) - waiting])
 
     def finish(self) -> str:
         """The rest, when no token comes any more: what waited for a stop or for the end of a character."""

@@ -51,6 +51,8 @@ class Tokenizer:
         """
         if not isinstance(text, str) or not _speakable(text):
             raise InstructionError(f"instruction: expected text in words, got {text!r:.{_SHOWN}}; say what to do")
+        if not text.endswith(self._spec.ending):
+            text += self._spec.ending
         encoding = self._fast.encode(text)
         ids, limit = encoding.ids, self._spec.max_tokens
         if not any(special == 0 for special in encoding.special_tokens_mask):

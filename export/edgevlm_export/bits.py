@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ STEPS = 12
 FORMS: tuple[Form, Form] = ("tensorrt", "cpu")
 
 Latest = dict[str, Mapping[str, NDArray[Any]]]  # stage -> its latest outputs
+Model = TypeVar("Model")
 
 
 class _Keeping:
@@ -46,19 +48,41 @@ def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress
         FidelityError: an output differs, naming stage, output and by how much.
     """
     latest: dict[Form, Latest] = {form: {} for form in FORMS}
-    policies = [Policy(bundle, bit_options(form), backends=keeping(latest[form])) for form in FORMS]
     wanted = spread([episode.length for episode in episodes], STEPS)
     total, done, outputs = sum(map(len, wanted)), 0, 0
-    for episode, steps in zip(episodes, wanted, strict=True):
-        sessions = [policy.session() for policy in policies]
-        players = [play(session, episode, steps) for session in sessions]
-        for _ in zip(*players, strict=True):
-            outputs += same_bits(*(latest[form] for form in FORMS))
-            done += 1
-            progress("compare forms", done, total)
-    for policy in policies:
-        policy.close()
+    with ExitStack() as opened:
+        policies = [
+            opened.enter_context(Policy(bundle, bit_options(form), backends=keeping(latest[form]))) for form in FORMS
+        ]
+        for episode, steps in zip(episodes, wanted, strict=True):
+            sessions = [policy.session() for policy in policies]
+            players = [play(session, episode, steps) for session in sessions]
+            for _ in zip(*players, strict=True):
+                outputs += same_bits(*(latest[form] for form in FORMS))
+                done += 1
+                progress("compare forms", done, total)
     return {"steps": done, "outputs": outputs, "stages": sorted(latest["cpu"])}
+
+
+def compare_forms(
+    bundle: Bundle,
+    open_model: Callable[[Bundle, RuntimeOptions, BackendFactory], AbstractContextManager[Model]],
+    visits: Sequence[Callable[[Model], object]],
+) -> dict[str, Any]:
+    """The same of a model that is asked: each visit is one question to both forms.
+
+    Raises:
+        FidelityError: an output differs, naming stage, output and by how much.
+    """
+    latest: dict[Form, Latest] = {form: {} for form in FORMS}
+    outputs = 0
+    with ExitStack() as opened:
+        models = [opened.enter_context(open_model(bundle, bit_options(form), keeping(latest[form]))) for form in FORMS]
+        for visit in visits:
+            for model in models:
+                visit(model)
+            outputs += same_bits(latest["tensorrt"], latest["cpu"])
+    return {"steps": len(visits), "outputs": outputs, "stages": sorted(latest["cpu"])}
 
 
 def same_bits(tensorrt: Latest, cpu: Latest) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle
 from edgevlm.contract import Contract, Observation, Stamped
+from edgevlm.errors import FidelityError
 from edgevlm.options import RuntimeOptions
 from edgevlm_calibration.sources import Episode
 
@@ -42,6 +43,17 @@ def control_figures(control: str, moved: NDArray[np.float64], error: NDArray[np.
     """From normalized movements and errors of the same steps; an error of 0 counts as the smallest float32 step."""
     mean, floor = float(moved.mean()), float(np.finfo(np.float32).eps)
     return ControlFigures(control, mean, float(error.mean()), mean / max(float(error.mean()), floor), FACTOR)
+
+
+def check_controls(controls: Sequence[ControlFigures], what: str) -> None:
+    """Raises FidelityError where one did not move `what`, such as "the logits", far enough."""
+    for control in controls:
+        if not control.passed:
+            raise FidelityError(
+                f"negative control {control.control!r}: expected it to move {what} at least {control.needed:g} "
+                f"times the bundle's error {control.error:.3g}, it moved them {control.moved:.3g} "
+                f"({control.factor:.2f} times); the model ignores this input or the precision lost it"
+            )
 
 
 def other_picture(episode: Episode, episodes: Sequence[Episode]) -> Iterator[Observation] | None:
@@ -110,6 +122,9 @@ def open_shuffled(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backen
 
 
 def _shuffled(value: NDArray[Any]) -> NDArray[Any]:
-    """(1, C, h, w) or (1, N, D): everything behind the channel axis is permuted."""
-    order = np.random.default_rng(SHUFFLE_SEED).permutation(int(np.prod(value.shape[2:])))
+    """A map (1, C, h, w) has its places permuted, a row of tokens (1, T, H) its tokens."""
+    random = np.random.default_rng(SHUFFLE_SEED)
+    if value.ndim == 3:
+        return np.ascontiguousarray(value[:, random.permutation(value.shape[1])])
+    order = random.permutation(int(np.prod(value.shape[2:])))
     return np.ascontiguousarray(value.reshape(*value.shape[:2], -1)[..., order].reshape(value.shape))

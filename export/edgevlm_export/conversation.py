@@ -15,77 +15,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.backends import Backend, open_backend
-from edgevlm.bundle import MANIFEST, Bundle, open_bundle
+from edgevlm.bundle import Bundle
 from edgevlm.errors import FidelityError
 from edgevlm.manifest import Form
 from edgevlm.options import RuntimeOptions
-from edgevlm_calibration.chat import Question, Talk, questions
+from edgevlm.tasks.prompter import open_prompter
+from edgevlm_calibration.chat import Question, Talk, words
+from edgevlm_calibration.pictures import questions
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.sources import Photo, PictureData, make_up_pictures, open_pictures
 from edgevlm_export.bits import FORMS, Latest, bit_options, differing_forms, keeping, same_bits
-from edgevlm_export.controls import ControlFigures, control_figures
-from edgevlm_export.families import build
+from edgevlm_export.comparison import OPTIONS, Judge, OfBundle, OfCheckpoint, is_exact, open_source
+from edgevlm_export.controls import ControlFigures, check_controls, control_figures
 from edgevlm_export.figures import StageMeter, cosine, judged_on, rows
-from edgevlm_export.stage_graph import ChatGraph, Logits, Said, stage_outputs
+from edgevlm_export.stage_graph import Logits, Said, TalkGraph
 from edgevlm_export.tap import Arrays, Tap
 from edgevlm_export.wrong import CONTROLS, OTHER_PICTURE, Ports, Twist
 
 PROMPTS = 4  # compared, each with a picture of its own
-FEW_PROMPTS, LARGE_BYTES = 2, 200_000_000  # of a bundle so large that PyTorch takes seconds for a picture
+FEW_PROMPTS, LARGE_BYTES = 2, 200_000_000  # of a bundle so large that a picture takes seconds
+FEW_SAID = 4  # tokens of each answer under a control, of so large a bundle
 TILES = 4  # compared of one picture: the stages see no more in any other tile
 COMPARED = 2  # of so many runs as an answer has words, the outputs of each stage are compared
 SAID = 32  # tokens of each answer
 BITS = 2  # prompts whose runs are compared bit by bit
 FP32_LIMIT = 1e-4  # largest error of an fp32 bundle's logits, relative to the largest logit
 COSINE_LIMIT = 0.95  # of the worst logits of a bundle in another precision
-OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
 
 Asked = tuple[Photo, str]
 
 
-class Talker(Protocol):
+class Talker(Judge, Protocol):
     """Who says what the right answer is."""
-
-    kind: str
-    sha256: str
 
     def answer(self, question: Question, asked: Asked) -> tuple[Said, Logits]:
         """The greedy answer, and the logits (n, V) that each token of it was chosen from."""
         ...
 
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None: ...
 
-
-class OriginalTalker:
+class OriginalTalker(OfCheckpoint[TalkGraph]):
     """The PyTorch model in its own greedy search; pictures and ids are prepared by the runtime."""
-
-    def __init__(self, graph: ChatGraph) -> None:
-        self.kind, self.sha256 = "checkpoint", graph.source_sha256
-        self._graph = graph
 
     def answer(self, question: Question, asked: Asked) -> tuple[Said, Logits]:
         """Upstream's."""
-        return self._graph.reference(question.ids, question.pixels, SAID)
-
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
-        """The stage's module in PyTorch on the same inputs."""
-        return stage_outputs(self._graph.stage(name), inputs)
+        return self.graph.reference(question.ids, question.pixels, SAID)
 
 
-class BundleTalker:
+class BundleTalker(OfBundle[Talk]):
     """Another bundle, through the runtime."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self.kind, self.sha256 = "bundle", bundle.sha256
-        self._talk = Talk(bundle, OPTIONS)
+        super().__init__(bundle, Talk(bundle, OPTIONS))
 
     def answer(self, question: Question, asked: Asked) -> tuple[Said, Logits]:
         """The other bundle's, with its own preparation."""
-        return self._talk.answer(self._talk.question(*asked, TILES), SAID)
-
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
-        """Not compared: the whole answer is."""
-        return None
+        return self.model.answer(self.model.question(*asked, TILES), SAID)
 
 
 def compare_chat(bundle: Bundle, judge: Talker, data: PictureData, progress: Progress = silent) -> dict[str, Any]:
@@ -95,24 +79,34 @@ def compare_chat(bundle: Bundle, judge: Talker, data: PictureData, progress: Pro
         FidelityError: the bundle is off, a control did not move the logits, or the forms differ.
     """
     large = sum(entry.bytes for entry in bundle.manifest.files.values()) > LARGE_BYTES
-    asked = questions(data.held_out, data.held_out_texts, FEW_PROMPTS if large else PROMPTS)
+    options = OPTIONS.model_copy(update={"intra_threads": 0}) if large else OPTIONS
+    chosen = questions(data.held_out, data.held_out_texts, FEW_PROMPTS if large else PROMPTS)
+    needs_text = open_prompter(bundle).words.needs_text
+    asked = [(photo, words(needs_text, place, text)) for place, (photo, text) in enumerate(chosen)]
     forms = differing_forms(bundle)
     stages, compared = [], []
     right: list[tuple[Said, Logits]] = []
     controls: tuple[ControlFigures, ...] = ()
     for form in forms:
         engines = Engines(judge)
-        with Talk(bundle, OPTIONS.model_copy(update={"form": form}), engines.open) as talk:
+        with Talk(bundle, options.model_copy(update={"form": form}), engines.open) as talk:
             asks = [talk.question(*one, TILES) for one in asked]
             for done, (question, one) in enumerate(zip(asks, asked, strict=True)):
                 progress("verify", done, len(asked))
                 if len(right) < len(asked):  # by the judge, once for all forms
                     right.append(judge.answer(question, one))
-            got = [talk.answer(question, len(said), said)[1] for question, (said, _) in zip(asks, right, strict=True)]
+            answers = [talk.answer(question, SAID) for question in asks]
             engines.judge = None
-            free = [talk.answer(question, SAID)[0] for question in asks]
+            free = [said for said, _ in answers]
+            # The logits of the right words: those of its own, where it says the same.
+            got = [
+                logits if said == want else talk.answer(question, len(want), want)[1]
+                for question, (said, logits), (want, _) in zip(asks, answers, right, strict=True)
+            ]
             if not controls:
-                controls = _controls(talk, engines, asks, right, got)
+                few = FEW_SAID if large else SAID
+                shown = [(said[:few], logits[:few]) for said, logits in right]
+                controls = _controls(talk, engines, asks, shown, [logits[:few] for logits in got])
         stages += rows(engines.meter.figures(form))
         compared.append({"form": form, **_figures(got, free, right)})
     progress("verify", len(asked), len(asked))
@@ -123,7 +117,7 @@ def compare_chat(bundle: Bundle, judge: Talker, data: PictureData, progress: Pro
         "chat": compared,
         "controls": [{**asdict(control), "passed": control.passed} for control in controls],
         "forms_bit_equal": _bits(bundle, asked[:BITS], right) if len(forms) > 1 else None,
-        "options": OPTIONS.model_dump(mode="json"),
+        "options": options.model_dump(mode="json"),
     }
     _accept(bundle, judge, compared, controls)
     return figures
@@ -136,14 +130,8 @@ def verify_chat(bundle: Bundle, against: Path, data: Path | None, progress: Prog
         BundleError, CheckpointError, FamilyError, CalibrationError, TaskError: something does not open.
         FidelityError: as `compare_chat`.
     """
-    judge: Talker
-    if (against / MANIFEST).is_file():
-        judge = BundleTalker(open_bundle(against))
-    else:
-        graph = build(against)
-        if not isinstance(graph, ChatGraph):
-            raise FidelityError(f"{against}: expected a chat's checkpoint, got a {graph.task}; compare like with like")
-        judge = OriginalTalker(graph)
+    source = open_source(against, TalkGraph, "chat")  # type: ignore[type-abstract]  # it is only asked about
+    judge: Talker = BundleTalker(source) if isinstance(source, Bundle) else OriginalTalker(source)
     return compare_chat(bundle, judge, make_up_pictures() if data is None else open_pictures(data), progress)
 
 
@@ -238,7 +226,7 @@ def _bits(bundle: Bundle, asked: Sequence[Asked], right: Sequence[tuple[Said, Lo
 def _accept(
     bundle: Bundle, judge: Talker, compared: Sequence[dict[str, Any]], controls: tuple[ControlFigures, ...]
 ) -> None:
-    exact = bundle.manifest.precision == "fp32" and judge.kind == "checkpoint"
+    exact = is_exact(bundle, judge)
     for row in compared:
         if exact and row["logit_relative_error"] > FP32_LIMIT:
             raise FidelityError(
@@ -250,11 +238,5 @@ def _accept(
                 f"form {row['form']!r}: expected logits of cosine {COSINE_LIMIT} or more with the original's, got "
                 f"{row['logit_cosine_min']:.4f}; give more calibration pictures, or try --precision fp16"
             )
-    for control in controls:
-        # Below fp32 the order of a picture's features may weigh less than the rounding: it is recorded, no more.
-        if not control.passed and (exact or control.control == OTHER_PICTURE):
-            raise FidelityError(
-                f"negative control {control.control!r}: expected it to move the logits at least {control.needed:g} "
-                f"times the bundle's error {control.error:.3g}, it moved them {control.moved:.3g} "
-                f"({control.factor:.2f} times); the model ignores this input or the precision lost it"
-            )
+    # Below fp32 the order of a picture's features may weigh less than the rounding: it is recorded, no more.
+    check_controls([one for one in controls if exact or one.control == OTHER_PICTURE], "the logits")

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
-from edgevlm.errors import CalibrationError
+from edgevlm.errors import CalibrationError, FidelityError
 from edgevlm.manifest import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
 from edgevlm.profiler import machine
 from edgevlm_calibration.models import DATA, LIMIT_BYTES, save_model
@@ -74,8 +75,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         if precision == "int8":
             models = course.before_int8(models, job.fp32_beside, progress)
         table = job.table(models) if precision == "int8" else None
-        bundle = job.write(precision, models, table)
-        fidelity = course.judge(bundle, progress)
+        bundle, fidelity = job.proven(precision, models, table)
         _write_records(bundle, fidelity, table, checkpoint)
     return _report(course, bundle, table, fidelity)
 
@@ -123,15 +123,42 @@ class Job:
         made = {name: float_stage(self.graph.stage(name), model, "fp32") for name, model in models.items()}
         return self._write(root, "fp32", made, None)
 
+    def proven(self, precision: Precision, models: Models, table: Table | None) -> tuple[Bundle, dict[str, Any]]:
+        """The bundle that its judge accepts, and the figures.
+
+        As long as the judge refuses int8, the int8 stage that keeps least of its fp32 form goes back to fp32, with the
+        reason; the last one does not, for that would be no int8 bundle.
+
+        Raises:
+            FidelityError: the judge accepts none.
+        """
+        made = self.compress(precision, models, table)
+        while True:
+            bundle = self._write(self.work, precision, made, table)
+            try:
+                return bundle, self.course.judge(bundle, self.progress)
+            except FidelityError as error:
+                small = {name: item.kept for name, item in made.items() if item.kept is not None}
+                if len(small) < 2:
+                    raise
+                weakest = min(small, key=lambda name: small[name])
+                reason = f"int8 keeps a cosine of {small[weakest]:.4f}, and the judge refused the whole: {error}"
+                made[weakest] = float_stage(self.graph.stage(weakest), models[weakest], "fp32", reason)
+                _empty(self.work)
+
     def write(self, precision: Precision, models: Models, table: Table | None) -> Bundle:
         """The bundle of this precision in the working directory, reopened from disk."""
+        return self._write(self.work, precision, self.compress(precision, models, table), table)
+
+    def compress(self, precision: Precision, models: Models, table: Table | None) -> dict[str, Made]:
+        """Every stage in this precision, or in the one it stands."""
         made = {}
         for done, (name, model) in enumerate(models.items()):
             self.progress("compress", done, len(models))
             stage = self.graph.stage(name)
             made[name] = self.course.int8(stage, model, table) if table else float_stage(stage, model, precision)
         self.progress("compress", len(models), len(models))
-        return self._write(self.work, precision, made, table)
+        return made
 
     def _write(self, root: Path, precision: Precision, made: Mapping[str, Made], table: Table | None) -> Bundle:
         graph = self.graph
@@ -176,6 +203,14 @@ class Job:
             frame_cache=stage.frame_cache,
             dynamic=stage.dynamic,
         )
+
+
+def _empty(directory: Path) -> None:
+    for item in directory.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 def _write_records(bundle: Bundle, fidelity: Mapping[str, object], table: Table | None, checkpoint: Checkpoint) -> None:

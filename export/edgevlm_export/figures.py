@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import Contract
+from edgevlm.errors import FidelityError
 from edgevlm_calibration.sources import PictureData
 from edgevlm_export.judge import Decision
+
+CONSTANT = 1e-6  # of the largest number: what varies by less is constant
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,33 @@ def cosine(left: NDArray[Any], right: NDArray[Any]) -> float:
     if 0.0 in squares:
         return float(squares[0] == squares[1])
     return min(1.0, float((a * b).sum()) / float(np.sqrt(squares[0] * squares[1])))
+
+
+def centred_cosine(got: NDArray[Any], want: NDArray[Any], axis: int = 0) -> float:
+    """Of what varies along `axis`: both without the mean of `want` over it, in one vector.
+
+    A bias that is always the same cannot hide a lost answer then. What does not vary at all is compared as it is.
+    """
+    left, right = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    mean = right.mean(axis=axis, keepdims=True)
+    if float(np.abs(right - mean).max()) <= CONSTANT * float(np.abs(right).max()):
+        return cosine(left, right)
+    return cosine(left - mean, right - mean)
+
+
+def without_common(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Scores (..., C) without the mean of their columns, which no softmax sees; of no and yes, their difference."""
+    wide = np.asarray(scores, np.float64)
+    centred: NDArray[np.float64] = wide - wide.mean(axis=-1, keepdims=True)
+    return centred
+
+
+def check_alike(what: str, got: object, want: object) -> None:
+    """Raises FidelityError where two answers cannot be compared number by number."""
+    if got != want:
+        raise FidelityError(
+            f"{what}: expected those of the judge, {want}, got {got}; compare a bundle with its own source"
+        )
 
 
 def judged_on(data: PictureData, pictures: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:

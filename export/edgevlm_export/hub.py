@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,17 @@ def resolve(source: str | Path, progress: Progress = silent) -> Checkpoint:
             cache cannot be written, or no weights in safetensors.
         DependencyError: the hub's library is not installed.
     """
+    checkpoint = download(source, WANTED, progress)
+    if checkpoint.origin is not None and not any(checkpoint.path.glob(WEIGHTS)):
+        raise CheckpointError(
+            f"{source}: expected weights in safetensors in the repository, found none; pickled weights (*.bin, *.pt) "
+            "are never opened: take a revision that has them, or save it as safetensors with save_pretrained"
+        )
+    return checkpoint
+
+
+def download(source: str | Path, wanted: Sequence[str], progress: Progress = silent) -> Checkpoint:
+    """As `resolve`, but only files of these patterns, and no weights are missed."""
     path = Path(source)
     found = None if isinstance(source, Path) or _exists(path) else _parse(source)
     if found is None:
@@ -68,18 +79,13 @@ def resolve(source: str | Path, progress: Progress = silent) -> Checkpoint:
             library.snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=list(WANTED),
+                allow_patterns=list(wanted),
                 ignore_patterns=list(UNWANTED),
                 tqdm_class=_bars(progress),
             )
         )
     except caught as error:
         raise CheckpointError(f"{source}: {_reason(error, name, revision, endpoint)}") from error
-    if not any(folder.glob(WEIGHTS)):
-        raise CheckpointError(
-            f"{source}: expected weights in safetensors in the repository, found none; pickled weights (*.bin, *.pt) "
-            "are never opened: take a revision that has them, or save it as safetensors with save_pretrained"
-        )
     return Checkpoint(folder, {"endpoint": endpoint, "id": name, "revision": revision or "main", "commit": folder.name})
 
 

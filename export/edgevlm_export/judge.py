@@ -13,7 +13,9 @@ from edgevlm.actions import ActionDecoder, PlanDecoder
 from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle
 from edgevlm.contract import ActionChunk, Contract, Observation, Plan
+from edgevlm.drivers.denoise import noise
 from edgevlm.errors import FamilyError
+from edgevlm.loops import DenoiseArgs
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
 from edgevlm.tasks.policy import Policy
@@ -84,6 +86,7 @@ class OriginalJudge:
         """A new episode begins."""
         window = self.contract.window
         self._rings: dict[str, FrameRing[_Frame]] = {camera.name: FrameRing(window) for camera in self.contract.cameras}
+        self._acts = 0
 
     def see(self, observation: Observation) -> None:
         """Take the frames without acting."""
@@ -100,8 +103,10 @@ class OriginalJudge:
         state = None if observation.state is None else np.asarray(observation.state.value, np.float32)
         normalized = None if state is None else ((state - self._mean) / self._std)[None]
         pixels = {name: self._pixels(ring, now_ns) for name, ring in self._rings.items()}
+        given = WindowInputs(pixels=pixels, ids=ids, mask=mask, state=normalized, noise=self._noise())
+        self._acts += 1
         with one_thread():
-            outputs = self._graph.reference(WindowInputs(pixels=pixels, ids=ids, mask=mask, state=normalized))
+            outputs = self._graph.reference(given)
         plan = None
         if self._decode_plan is not None:
             plan = self._decode_plan(outputs["waypoints"], outputs["step_logits"], state, now_ns)
@@ -110,6 +115,14 @@ class OriginalJudge:
     def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
         """The stage's module in PyTorch on the same inputs."""
         return stage_outputs(self._modules[name], inputs)
+
+    def _noise(self) -> NDArray[np.float32] | None:
+        """What the runtime makes this act's chunk of."""
+        args = self._graph.driver.args
+        if not isinstance(args, DenoiseArgs):
+            return None
+        sample = next(port for port in self._modules[args.step].inputs if port.kind == "sample")
+        return noise(args.seed, self._acts, [int(dim) for dim in sample.shape])
 
     def _words(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]] | tuple[None, None]:
         if self._tokenizer is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgevlm.contract import Contract
-from edgevlm.manifest import DriverSpec, Port, Precision, PromptSpec, Task, TextSpec
+from edgevlm.manifest import DriverSpec, Port, Precision, PromptSpec, QuestionSpec, Task, TextSpec
 from edgevlm.operations import ImageOp
 
 TOKENIZER, EMBEDDINGS, TEMPLATE = "tokenizer.json", "embeddings.npy", "chat_template.jinja"  # files of a bundle
@@ -55,13 +55,17 @@ class WindowInputs:
         pixels: camera -> float32 (T, 3, H, W), oldest slot first.
         ids, mask: int64 and float32 (1, max_tokens); None where the model takes no words.
         state: float32 (1, S) normalized; None where the contract has no state.
+        noise: float32 (1, K, A) that the chunk is made of; None where it is made of none.
     """
 
     pixels: Mapping[str, NDArray[np.float32]]
     ids: NDArray[np.int64] | None
     mask: NDArray[np.float32] | None
     state: NDArray[np.float32] | None
+    noise: NDArray[np.float32] | None = None
 
+
+LARGE = 20_000_000  # weights of a stage for which a second thread is worth waiting for
 
 Logits = NDArray[np.float32]
 Said = tuple[int, ...]  # tokens
@@ -80,7 +84,7 @@ class Answer:
 
 
 class ChatReference(Protocol):
-    """The original chat model, on ids in which every picture already has its image tokens."""
+    """The original chat model, on ids in which every picture in their row already has its image tokens."""
 
     def __call__(self, ids: Sequence[int], pixels: NDArray[np.float32] | None, most: int) -> tuple[Said, Logits]:
         """By upstream's own greedy search: at most `most` tokens, and the logits (n, V) each was chosen from."""
@@ -89,6 +93,23 @@ class ChatReference(Protocol):
 
 # The original retriever on prepared pictures (I, 3, H, W) and raw texts, which its own tokenizer reads.
 RetrieverReference = Callable[[NDArray[np.float32], Sequence[str]], Answer]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a detector says of one picture with N regions and T texts."""
+
+    logits: NDArray[np.float32]  # (N, T)
+    boxes: NDArray[np.float32]  # (N, 4), centre x, centre y, width, height in 0..1
+    objectness: NDArray[np.float32] | None = None  # (N,)
+
+
+# The original detector on one prepared picture (1, 3, H, W) and raw texts, which its own tokenizer reads.
+DetectorReference = Callable[[NDArray[np.float32], Sequence[str]], Looks]
+
+
+# The original scorer on features of regions (R, V) and a raw text: logits (C,).
+ScorerReference = Callable[[NDArray[np.float32], str], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,16 +156,26 @@ class PolicyGraph(StageGraph):
     Attributes:
         reference: the ORIGINAL model on a whole window in one forward; the judge of the export. It must not be made
             from the stages, else a fault in the cut goes unseen.
+        embeddings: (V, H) float32 or float16, what a model reads for its ids that has no stage for them; else None.
+        own_choice: whether the adapter says what stays in floats (docs/decisions/0009); else it is measured.
     """
 
     tokenizer: Path | None
     contract: Contract
     reference: Reference
+    embeddings: NDArray[Any] | None = None
+    own_choice: bool = False
 
     @property
     def task(self) -> Task:
         """policy"""
         return "policy"
+
+    def write_files(self, root: Path) -> None:
+        """The tokenizer and the embeddings."""
+        super().write_files(root)
+        if self.embeddings is not None:
+            np.save(root / EMBEDDINGS, self.embeddings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,18 +193,59 @@ class RetrieverGraph(StageGraph):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatGraph(StageGraph):
-    """A chat, cut into a vision and a decoder stage.
+class DetectorGraph(StageGraph):
+    """A detector, cut into stages; `reference` is the ORIGINAL model in one forward, not made from the stages."""
+
+    tokenizer: Path | str
+    text: TextSpec
+    reference: DetectorReference
+
+    @property
+    def task(self) -> Task:
+        """detector"""
+        return "detector"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerGraph(StageGraph):
+    """A scorer of answers, as one stage over words and features of regions.
 
     Attributes:
-        embeddings: (V, H) float32 or float16, what the first layer reads.
-        template: the text of the chat template; None where the prompt is plain.
+        labels: of its columns.
+        width: V, of the features of one region.
+        reference: the ORIGINAL model in one forward, not made from the stage.
+    """
+
+    tokenizer: Path
+    text: TextSpec
+    labels: tuple[str, ...]
+    width: int
+    reference: ScorerReference
+
+    @property
+    def task(self) -> Task:
+        """scorer"""
+        return "scorer"
+
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """(fewest regions, most regions, V) that the stage takes."""
+        (stage,) = self.stages
+        (regions,) = (port.shape[1] for port in stage.inputs if port.kind == "features")
+        low, _, high = stage.dynamic[str(regions)]
+        return low, high, self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkGraph(StageGraph):
+    """A chat of any loop.
+
+    Attributes:
+        embeddings: (V, H) float32 or float16, what the decoder's first layer reads.
         reference: the ORIGINAL model, not made from the stages.
     """
 
     tokenizer: Path | str
-    prompt: PromptSpec
-    template: str | None
     embeddings: NDArray[Any]
     reference: ChatReference
 
@@ -182,18 +254,57 @@ class ChatGraph(StageGraph):
         """chat"""
         return "chat"
 
+    @property
+    @abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """What only this loop's manifest has."""
+
+    def write_files(self, root: Path) -> None:
+        """The tokenizer and the embeddings."""
+        super().write_files(root)
+        np.save(root / EMBEDDINGS, self.embeddings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatGraph(TalkGraph):
+    """A chat that reads words and pictures in one row, cut into a vision and a decoder stage.
+
+    Attributes:
+        template: the text of the chat template; None where the prompt is plain.
+    """
+
+    prompt: PromptSpec
+    template: str | None
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The rule for prompts."""
+        return {"prompt": self.prompt}
+
     def write_files(self, root: Path) -> None:
         """The tokenizer, the embeddings and the template."""
         super().write_files(root)
-        np.save(root / EMBEDDINGS, self.embeddings)
         if self.template is not None:
             (root / TEMPLATE).write_text(self.template, encoding="utf-8", newline="")
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuestionGraph(TalkGraph):
+    """A chat whose decoder looks at the picture, cut into vision, decoder and, for some, an encoder of questions."""
+
+    question: QuestionSpec
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The rule for questions."""
+        return {"question": self.question}
+
+
 def stage_outputs(stage: Stage, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The stage's module in PyTorch, on one thread: small models on a busy machine wait for several."""
+    """The stage's module in PyTorch; a small one on one thread, for on a busy machine it would wait for the others."""
     tensors = [torch.from_numpy(np.array(inputs[port.name])) for port in stage.inputs]
-    with one_thread(), torch.no_grad():
+    small = sum(weight.numel() for weight in stage.module.parameters()) < LARGE
+    with one_thread() if small else nullcontext(), torch.no_grad():
         results = stage.module(*tensors)
     results = results if isinstance(results, tuple) else (results,)
     return {port.name: value.numpy() for port, value in zip(stage.outputs, results, strict=True)}

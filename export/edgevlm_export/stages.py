@@ -25,13 +25,18 @@ from edgevlm_export.stage_graph import PolicyGraph, Stage
 
 @dataclass(frozen=True)
 class Made:
-    """A stage as it goes into the bundle: file name -> graph, form -> file name."""
+    """A stage as it goes into the bundle: file name -> graph, form -> file name.
+
+    Attributes:
+        kept: the worst cosine of an int8 stage with its fp32 form; None where it was not measured.
+    """
 
     files: Mapping[str, onnx.ModelProto]
     forms: Mapping[Form, str]
     precision: Precision
     reason: str = ""
     quantized_nodes: int = field(default=0)
+    kept: float | None = None
 
 
 def float_stage(stage: Stage, model: onnx.ModelProto, precision: Precision, reason: str = "") -> Made:

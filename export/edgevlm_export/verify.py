@@ -28,11 +28,13 @@ from edgevlm_calibration.sources import Data, Episode, make_up, open_log, open_w
 from edgevlm_export.bits import check_bits, differing_forms
 from edgevlm_export.controls import ControlFigures, control_figures, open_shuffled, twists
 from edgevlm_export.conversation import verify_chat
+from edgevlm_export.detection import verify_detector
 from edgevlm_export.families import build
 from edgevlm_export.figures import ActionMeter, StageMeter, rows
 from edgevlm_export.hub import resolve
 from edgevlm_export.judge import BundleJudge, Decision, Judge, OriginalJudge, decision
 from edgevlm_export.retrieval import verify_retriever
+from edgevlm_export.scoring import verify_scorer
 from edgevlm_export.stage_graph import PolicyGraph
 from edgevlm_export.tap import tapped
 
@@ -66,6 +68,10 @@ def verify(
     against = resolve(against, progress).path
     if opened.manifest.task == "retriever":
         return verify_retriever(opened, against, data, progress)
+    if opened.manifest.task == "scorer":
+        return verify_scorer(opened, against, data, progress)
+    if opened.manifest.task == "detector":
+        return verify_detector(opened, against, data, progress)
     if opened.manifest.task == "chat":
         return verify_chat(opened, against, data, progress)
     judge: Judge

@@ -43,6 +43,9 @@ def test_there_are_bundles_of_every_format() -> None:
     assert {root.name for root in BUNDLES if root.parent.name == "format_1_0"} == {"mono", "duo"}
     assert {root.name for root in BUNDLES if root.parent.name == "format_1_1"} == {"dual", "dual_masked"}
     assert {root.name for root in BUNDLES if root.parent.name == "format_1_2"} == {"chat", "chat_whole"}
+    assert {root.name for root in BUNDLES if root.parent.name == "format_1_3"} == {
+        *("cross", "denoise", "regions", "scorer", "seq2seq")
+    }
 
 
 def test_the_committed_bundles_stay_small() -> None:

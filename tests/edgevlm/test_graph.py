@@ -231,3 +231,15 @@ def test_a_stage_with_state_is_run_every_time_and_nothing_is_kept() -> None:
     with pytest.raises(BackendError):
         graph.run_state("step", {"frame": array(3.0)}, memory)
     assert memory.runs == {"step": 3}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_run_that_was_not_finite_is_given_and_not_kept(bad: float) -> None:
+    adder = Adder("a")
+    graph, memory, value = Graph({"add": adder}, Clock()), Memory({"add": 4}), Value("v", array(3.0))
+    adder.weight = bad
+    assert not np.isfinite(graph.run("add", {"a": value}, memory)["sum"].array).any()
+    adder.weight = 2.0
+    for _ in range(2):
+        assert graph.run("add", {"a": value}, memory)["sum"].array.tolist() == [6.0]
+    assert adder.runs == memory.runs["add"] == 2

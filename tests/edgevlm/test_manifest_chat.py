@@ -44,8 +44,8 @@ def test_a_chat_comes_back_the_same_and_gives_its_parts(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[str, Edit, str]] = [
-    ("no prompt", lambda d: d.update(prompt=None), "needs `prompt`"),
-    ("a text too", lambda d: d.update(text={"max_tokens": 6, "length": "own"}), "needs `prompt`"),
+    ("no prompt", lambda d: d.update(prompt=None), "needs \\['prompt'\\]"),
+    ("a text too", lambda d: d.update(text={"max_tokens": 6, "length": "own"}), "needs \\['prompt'\\]"),
     ("another driver", lambda d: d.update(task="retriever"), "needs a driver among"),
     ("cameras", lambda d: d.update(preprocess={"front": d["preprocess"]["image"]}), "needs `preprocess`"),
     ("template and pattern", lambda d: d["prompt"].update(plain="{images}{text}"), "exactly one of"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from support import chats, hub
+from support import captioners, chats, hub, lerobot_policies, owls, pairs
 from support.film import contract, write_checkpoint
 from support.film_log import write_log
 
@@ -43,6 +43,7 @@ def fp32(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return output, export(checkpoint, output)
 
 
+CHATS = ("llava", "smolvlm", "idefics3", "paligemma", "paligemma2")
 _TRACED: dict[str, bytes] = {}
 Exported = tuple[Path, ExportReport]
 
@@ -81,7 +82,7 @@ def hub_fp32(hub_source: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return output, once(hub_source, output)
 
 
-@pytest.fixture(scope="session", params=["llava", "smolvlm", "idefics3", "paligemma", "paligemma2"])
+@pytest.fixture(scope="session", params=[*CHATS, "blip2", "blip", "blip_vqa"])
 def chat_family(request: pytest.FixtureRequest) -> str:
     """Each family of chats in turn."""
     return str(request.param)
@@ -93,7 +94,8 @@ def chat_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
     @cache
     def get(name: str) -> Path:
-        return Path(getattr(chats, name)(tmp_path_factory.mktemp(name) / "checkpoint"))
+        maker = getattr(chats, name) if name in CHATS else getattr(captioners, name)
+        return Path(maker(tmp_path_factory.mktemp(name) / "checkpoint"))
 
     return get
 
@@ -124,6 +126,77 @@ def chat_fp32(chat_family: str, chat_bundle: Callable[[str, str], Exported]) -> 
     return chat_bundle(chat_family, "fp32")
 
 
+@pytest.fixture(scope="session", params=["owlvit", "owlv2"])
+def owl_family(request: pytest.FixtureRequest) -> str:
+    """Each family of detectors in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def owl_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The checkpoint directory of a family of detectors, saved with upstream code, once."""
+
+    @cache
+    def get(name: str) -> Path:
+        return Path(getattr(owls, name)(tmp_path_factory.mktemp(name) / "checkpoint"))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def owl_bundle(
+    owl_checkpoint: Callable[[str], Path], photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Exported]:
+    """A family of detectors in a precision, exported once."""
+
+    @cache
+    def get(name: str, precision: str) -> Exported:
+        output = tmp_path_factory.mktemp(f"{name}-{precision}") / "bundle"
+        more = {"calibration": photos} if precision == "int8" else {}
+        return output, once(owl_checkpoint(name), output, precision=precision, **more)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def owl_fp32(owl_family: str, owl_bundle: Callable[[str, str], Exported]) -> Exported:
+    return owl_bundle(owl_family, "fp32")
+
+
+@pytest.fixture(scope="session")
+def owl_source(owl_family: str, owl_checkpoint: Callable[[str], Path]) -> Path:
+    """A checkpoint directory saved with upstream code."""
+    return owl_checkpoint(owl_family)
+
+
+PAIRS: dict[str, Callable[[Path], Path]] = {
+    "visual_bert": pairs.visual_bert,
+    "visual_bert_reasoning": partial(pairs.visual_bert, reasoning=True),
+    "blip_matching": captioners.blip_matching,
+}
+
+
+@pytest.fixture(scope="session")
+def pair_bundle(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Exported]:
+    """A model of PAIRS in a precision, exported once; its checkpoint and its data lie beside the bundle."""
+    folder = pairs.regions_folder(tmp_path_factory.mktemp("regions") / "folder")
+
+    @cache
+    def source(name: str) -> Path:
+        return PAIRS[name](tmp_path_factory.mktemp(name) / "checkpoint")
+
+    @cache
+    def get(name: str, precision: str) -> Exported:
+        work = tmp_path_factory.mktemp(f"{name}-{precision}")
+        data = photos if name == "blip_matching" else folder
+        (work / "checkpoint").symlink_to(source(name))
+        (work / "data").symlink_to(data)
+        more = {"calibration": data} if precision == "int8" else {}
+        return work / "bundle", once(work / "checkpoint", work / "bundle", precision=precision, **more)
+
+    return get
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of real photographs."""
@@ -150,3 +223,23 @@ def traced() -> Callable[..., ExportReport]:
 def remembered_trace() -> Callable[[Stage], onnx.ModelProto]:
     """`trace` that traces nothing twice."""
     return remembered
+
+
+@pytest.fixture(scope="session")
+def smolvla_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LeRobot policy that takes words (`policy`), one with outlier channels (`outliers`), a robot file and a log."""
+    return lerobot_policies.write_smolvla(tmp_path_factory.mktemp("smolvla-files"))
+
+
+@pytest.fixture(scope="session")
+def smolvla_bundle(smolvla_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """That policy in a precision, exported once."""
+
+    @cache
+    def get(precision: str) -> Path:
+        output = tmp_path_factory.mktemp(f"smolvla-{precision}") / "bundle"
+        more = {"calibration": smolvla_files / "log.mcap"} if precision == "int8" else {}
+        once(smolvla_files / "policy", output, precision=precision, robot=smolvla_files / "robot.yaml", **more)
+        return output
+
+    return get

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,42 +14,33 @@ from safetensors.torch import load_file, save_file
 from support import lerobot_policies as policies
 from typer.testing import CliRunner
 
-from edgevlm.bags import LogWriter
-from edgevlm.bundle import Bundle
+from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.cli.app import app
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import ContractError, FidelityError
 from edgevlm_calibration.progress import silent
 from edgevlm_export.courses import Course, ExportOptions, PolicyCourse, open_course
+from edgevlm_export.courses.measured import COSINE, worst_cosine
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import build
 from edgevlm_export.judge import OriginalJudge
 from edgevlm_export.models.act import BLOCKS, Backbone
+from edgevlm_export.report import ExportReport
 from edgevlm_export.stage_graph import Stage
+from edgevlm_export.stages import outputs, quantized_stage
 from edgevlm_export.verify import _Run
 
-EPISODES, STEPS = 8, 6
+STEPS = policies.LOGGED
 CAMERAS = ("top_eye", "wrist_eye")
 BACKBONE = "model.backbone."
 MILD = {"in_proj_weight": 0.5, "bn2.weight": 0.2}  # random layers add up what int8 costs; trained ones do less of that
-
-
-def write_log(path: Path) -> Path:
-    """Coarse pictures that drift, joints that wander, and a start signal before each episode."""
-    random = np.random.default_rng(4)
-    with LogWriter(path) as log:
-        for episode in range(EPISODES):
-            start_ns = (1 + 10 * episode) * SECOND_NS
-            log.string("/instruction", start_ns, f"go {episode % 2}")
-            coarse = {name: random.integers(0, 256, (6, 8, 3), np.uint8) for name in CAMERAS}
-            for step in range(STEPS):
-                stamp_ns = start_ns + step * SECOND_NS // 10
-                joints = dict(zip(policies.JOINTS, random.uniform(-1.5, 1.5, 5), strict=True))
-                log.joints("/joint_states", stamp_ns, joints)
-                for name, blocks in coarse.items():
-                    whole = np.kron(blocks, np.ones((16, 16, 1), np.uint8))
-                    log.image(f"/{name}/image_raw", stamp_ns, np.roll(whole, 3 * step, 1), encoding="rgb8")
-    return path
+# As after training: the chunk looks where something is, not everywhere alike, and few layers change much at once.
+TRAINED = {
+    **{"in_proj_weight": 0.5, "multihead_attn.in_proj_weight": 2.5, "multihead_attn.out_proj.weight": 2.5},
+    **dict.fromkeys((f"encoder.layers.{i}.self_attn.out_proj.weight" for i in range(2)), 0.4),
+    **dict.fromkeys((f"encoder.layers.1.norm2.{kind}" for kind in ("weight", "bias")), 0.2),  # places weigh more
+    **{"linear2.weight": 0.3, "bn2.weight": 0.05},
+}
+INNER = {"bn2.weight": 0.2}  # in the copy with large channels: what lies behind them must count for something
 
 
 def settle(path: Path) -> None:
@@ -69,20 +61,46 @@ def settle(path: Path) -> None:
     save_file(weights, path)
 
 
+def enlarge(path: Path, by: float = 64.0) -> None:
+    """Channels `by` times as large behind the inner norm of each block, and convolutions that undo it.
+
+    The same function: only a ReLU lies between. The norms of the transformer are read by its sums, too, and nothing
+    could undo it there.
+    """
+    weights = load_file(path)
+    for name in [name for name in weights if name.startswith(f"{BACKBONE}layer") and name.endswith(".bn1.weight")]:
+        block = name.removesuffix("bn1.weight")
+        for kind in ("weight", "bias"):
+            weights[f"{block}bn1.{kind}"][::16] *= by
+        weights[f"{block}conv2.weight"][:, ::16] /= by
+    save_file(weights, path)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("act-int8")
     policies.write_policy(folder / "policy", scaled=MILD)
-    settle(folder / "policy" / "model.safetensors")
+    policies.write_policy(folder / "trained", scaled=TRAINED)
+    policies.write_policy(folder / "outliers", scaled=TRAINED | INNER)
+    for name in ("policy", "trained", "outliers"):
+        settle(folder / name / "model.safetensors")
+    shutil.copytree(folder / "outliers", folder / "even")
+    enlarge(folder / "outliers" / "model.safetensors")
     policies.write_robot(folder / "robot.yaml")
-    write_log(folder / "log.mcap")
+    policies.write_log(folder / "log.mcap", dict.fromkeys(CAMERAS, (96, 128)), ("go 0", "go 1"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def course(files: Path) -> Course:
+    return opened(files, "policy")
+
+
+def opened(files: Path, name: str) -> PolicyCourse:
     options = ExportOptions(precision="int8", calibration=files / "log.mcap", topics=None, texts=None, samples=256)
-    return open_course(build(files / "policy", robot=files / "robot.yaml"), options)
+    course = open_course(build(files / name, robot=files / "robot.yaml"), options)
+    assert isinstance(course, PolicyCourse)
+    return course
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +108,8 @@ def int8(course: Course, files: Path, remembered_trace: Callable[[Stage], onnx.M
     """As `export` makes it, before its judge has spoken."""
     job = Job(course, files / "int8", silent)
     job.work.mkdir()
-    models = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
+    traced = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
+    models = course.before_int8(traced, job.fp32_beside, silent)
     return job.write("int8", models, job.table(models))
 
 
@@ -118,9 +137,70 @@ def test_another_picture_moves_the_actions_by_far_more_than_int8_does(int8: Bund
 
 
 def test_the_judge_refuses_int8_that_costs_more_than_it_may(int8: Bundle, course: Course) -> None:
-    """Random layers hardly mind where things are, so the places of this model drown in what int8 costs."""
+    """Each stage keeps its cosine; the chunk is off by 0.027 all the same, and shuffled features move it by 0.065.
+
+    Of a spread of 1; the judge asks for five times. Another picture moves the chunk by 0.19.
+    """
     with pytest.raises(FidelityError, match="negative control 'shuffled-features'"):
         course.judge(int8, silent)
+
+
+def test_it_also_refuses_the_one_stage_that_is_left_in_int8(files: Path, traced: Callable[..., ExportReport]) -> None:
+    """Vision keeps less and goes back to fp32; the head alone costs 0.016, and 0.069 is not five times that."""
+    more = {"robot": files / "robot.yaml", "precision": "int8", "calibration": files / "log.mcap"}
+    with pytest.raises(FidelityError, match="negative control 'shuffled-features'"):
+        traced(files / "policy", files / "proven", **more)
+    assert not (files / "proven").exists()
+
+
+def proven(files: Path, name: str, traced: Callable[..., ExportReport]) -> Bundle:
+    """A bundle that its judge accepted on held-out episodes, with the same controls as a user's export."""
+    more = {"robot": files / "robot.yaml", "precision": "int8", "calibration": files / "log.mcap"}
+    traced(files / name, files / f"{name}-int8", **more)
+    bundle = open_bundle(files / f"{name}-int8")
+    told = bundle.records()["fidelity"]
+    assert told["data"]["steps"] == STEPS * len(told["data"]["held_out_episodes"]) > 0
+    controls = {control["control"]: control for control in told["controls"]}
+    assert set(controls) == {"other-picture", "shuffled-features"}
+    assert all(control["passed"] and 0 < control["error"] < 0.05 for control in controls.values())
+    assert all(control["moved"] > 0.2 for control in controls.values()), "of a spread of 1"
+    assert told["forms_bit_equal"]["outputs"] > 0
+    return bundle
+
+
+def test_int8_passes_its_judge_where_inputs_matter_as_after_training(
+    files: Path, traced: Callable[..., ExportReport]
+) -> None:
+    """Off by 0.04, of a spread of 1; another picture moves the chunk by 0.33, shuffled features by 0.26."""
+    stages = proven(files, "trained", traced).manifest.stages
+    assert {name: stage.precision for name, stage in stages.items()} == {"vision": "int8", "head": "int8"}
+
+
+def test_large_channels_break_plain_int8_and_the_manifest_says_what_became_of_it(
+    files: Path, traced: Callable[..., ExportReport], remembered_trace: Callable[[Stage], onnx.ModelProto]
+) -> None:
+    """Only channels that a matrix product reads are evened out: the convolutions stay in fp32, with the reason."""
+    stages = proven(files, "outliers", traced).manifest.stages
+    assert {name: stage.precision for name, stage in stages.items()} == {"vision": "fp32", "head": "int8"}
+    assert "worst cosine" in stages["vision"].reason
+    course = opened(files, "outliers")
+    models = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
+    job = Job(course, files / "plain", silent)
+    job.work.mkdir()
+    course.before_int8(models, job.fp32_beside, silent)
+    table = job.table(models)
+    plain = quantized_stage(course.graph.stage("vision"), models["vision"], table).model
+    assert min(worst_cosine(models["vision"], plain, course.feeds["vision"]).values()) < COSINE
+
+
+def test_the_large_channels_change_nothing_in_floats(
+    files: Path, remembered_trace: Callable[[Stage], onnx.ModelProto]
+) -> None:
+    models = [remembered_trace(opened(files, name).graph.stage("vision")) for name in ("even", "outliers")]
+    pixels = np.random.default_rng(3).standard_normal((1, 3, 96, 128)).astype(np.float32)
+    one, other = (outputs(model, [{model.graph.input[0].name: pixels}])[0] for model in models)
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5 * float(np.abs(one).max()))
+    assert models[0].SerializeToString() != models[1].SerializeToString()
 
 
 def test_the_verbs_of_the_command_line_take_it(files: Path) -> None:

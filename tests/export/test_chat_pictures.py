@@ -36,6 +36,7 @@ PROCESSORS: dict[str, tuple[Any, int]] = {
     ),
     "square": (transformers.LlavaImageProcessorPil(do_pad=True), 224),
     "plain": (transformers.SiglipImageProcessorPil(), 224),
+    "beside": (transformers.BlipImageProcessorPil(), 384),
 }
 
 

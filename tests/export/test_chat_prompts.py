@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,12 +13,15 @@ import transformers
 from PIL import Image
 from support import wording
 from support.prompts import PROMPTS
+from tokenizers import Tokenizer
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from edgevlm.errors import CheckpointError, FamilyError
+from edgevlm.errors import CheckpointError, FamilyError, InstructionError, PromptError
 from edgevlm.preprocess import PicturePreprocessor
-from edgevlm.text import PromptWriter, Turn
+from edgevlm.text import PromptWriter, QuestionWriter, Speech, Turn
+from edgevlm.wording import QuestionSpec
 from edgevlm_export.families.prompts import Words, read_words
+from edgevlm_export.families.upstream import load_tokenizer, tokenizer_json
 
 SIZES = ((40, 60), (60, 40), (30, 200), (16, 16), (1, 1), (90, 91), (200, 20))
 PICTURES = [np.random.default_rng(h).integers(0, 256, (h, w, 3), np.uint8) for h, w in SIZES]
@@ -117,6 +120,117 @@ def test_two_hundred_questions_without_a_template_become_the_ids_of_upstream(tmp
         if got != want:
             wrong.append((text, got, want))
     assert not wrong, wrong[:2]
+
+
+def test_two_hundred_questions_after_a_picture_become_the_ids_of_upstream(tmp_path: Path) -> None:
+    wording.queried(tmp_path)
+    words, writer, _ = opened(tmp_path, "Blip2Processor", 4)
+    prompt = words.prompt
+    assert prompt.needs_picture and prompt.most_pictures == 1 and not prompt.needs_text and not writer.knows_turns
+    upstream = transformers.Blip2Processor.from_pretrained(tmp_path)
+    picture, wrong = Image.fromarray(PICTURES[0]), []
+    for text in (*PROMPTS, "", " "):
+        want = upstream(text=text, images=picture)["input_ids"][0]
+        got = writer.ids([Turn("user", writer.check(text), 1)], [(0, 0)])
+        if got != want:
+            wrong.append((text, got, want))
+    assert not wrong, wrong[:2]
+
+
+@pytest.mark.parametrize(("reader", "special"), [("encoder", True), ("decoder", False)])
+def test_two_hundred_questions_beside_a_picture_become_the_ids_of_upstream(
+    reader: Literal["encoder", "decoder"], special: bool, tmp_path: Path
+) -> None:
+    upstream = wording.asked(tmp_path)
+    spec = QuestionSpec(reader=reader, max_tokens=512, special_tokens=special, needs_text=False)
+    begin = (upstream.tokenizer.convert_tokens_to_ids("[DEC]"),)
+    writer = QuestionWriter(spec, tmp_path / "tokenizer.json", begin)
+    picture, wrong = Image.fromarray(PICTURES[0]), []
+    for text in (*PROMPTS, ""):
+        want = upstream(text=[text], images=[picture])["input_ids"][0]
+        if reader == "decoder":  # upstream's model does this to its ids itself
+            want = [*begin, *want[1:-1]]
+        got = list(writer.ids(writer.check(text)))
+        if got != want:
+            wrong.append((text, got, want))
+    assert not wrong, wrong[:2]
+
+
+SPELT = ["dog", "key", "##board", "##s", "'", "s", "t", "n", "do", "re", "ve", "m", "it", ".", ",", "!", "?"]
+
+
+def spelling(root: Path, clean: bool) -> Any:
+    """A WordPiece whose words are SPELT, opened from its files."""
+    signs = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = {word: place for place, word in enumerate((*signs, *SPELT))}
+    transformers.BertTokenizer(vocab=words).save_pretrained(root)
+    change(root / "tokenizer_config.json", clean_up_tokenization_spaces=clean)
+    return load_tokenizer(root)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_answers_become_the_text_that_upstream_makes_of_them(clean: bool, tmp_path: Path) -> None:
+    upstream = spelling(tmp_path, clean)
+    (tmp_path / "carried.json").write_text(tokenizer_json(tmp_path, upstream))
+    spec = QuestionSpec(reader="decoder", max_tokens=512, special_tokens=False, needs_text=False)
+    writer, generator = QuestionWriter(spec, tmp_path / "carried.json", ()), np.random.default_rng(0)
+    for _ in range(300):
+        said = upstream.convert_tokens_to_ids([str(word) for word in generator.choice([*SPELT, "[SEP]"], 12)])
+        want = upstream.decode(said, skip_special_tokens=True)
+        assert writer.decode(said) == want
+        after = writer.answering("dog . key")
+        assert "dog. key" + after(said) == upstream.decode([*writer.ids("dog . key"), *said], skip_special_tokens=True)
+        speech = Speech(writer.decode, ())
+        pieces = [*(speech.add(token) for token in said), speech.finish()]
+        assert "".join(pieces) == want or "n't" in want  # a `do n` that is out is not taken back
+    own = upstream.convert_tokens_to_ids(["dog", "'", "s"])
+    assert writer.decode(own) == ("dog's" if clean else "dog ' s")
+
+
+def test_a_bpe_is_left_as_it_is_as_upstream_does(tmp_path: Path) -> None:
+    wording.queried(tmp_path)
+    change(tmp_path / "tokenizer_config.json", clean_up_tokenization_spaces=True)
+    upstream = load_tokenizer(tmp_path)
+    assert upstream.clean_up_tokenization_spaces
+    carried = Tokenizer.from_str(tokenizer_json(tmp_path, upstream))
+    ids = upstream.encode("what is this , or that ?", add_special_tokens=False)
+    assert carried.decode(ids) == upstream.decode(ids) == "what is this , or that ?"
+
+
+def test_spaces_that_nothing_can_take_away_are_refused(tmp_path: Path) -> None:
+    upstream = spelling(tmp_path, clean=True)
+    upstream.backend_tokenizer.decoder = None
+    with pytest.raises(FamilyError, match="clean_up_tokenization_spaces"):
+        tokenizer_json(tmp_path, upstream)
+
+
+def test_a_question_with_a_sign_of_the_models_own_or_too_many_tokens_is_refused(tmp_path: Path) -> None:
+    wording.asked(tmp_path)
+    spec = QuestionSpec(reader="encoder", max_tokens=12, special_tokens=True, needs_text=True)
+    writer = QuestionWriter(spec, tmp_path / "tokenizer.json", (3,))
+    assert len(writer.ids("a photo of a dog")) <= 12
+    with pytest.raises(PromptError, match=r"at most 12 tokens, got \d+; ask in fewer"):
+        writer.ids("a photo of a dog, and of a cat, and of a car, and of a cup")
+    for sign in ("[DEC]", "[SEP]", "[CLS]", "[ENC]"):
+        with pytest.raises(PromptError, match="sign of the model's own"):
+            writer.check(f"what is {sign} this")
+    with pytest.raises(InstructionError, match="expected words"):
+        writer.check(" ")
+
+
+def test_a_tokenizer_that_puts_a_sign_behind_a_text_is_refused(tmp_path: Path) -> None:
+    wording.queried(tmp_path)
+    file = json.loads((tmp_path / "tokenizer.json").read_text())
+    parts = file["post_processor"]
+    single = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}]
+    file["post_processor"] = {
+        **{"type": "TemplateProcessing", "single": single, "pair": parts.get("pair", single)},
+        "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    change(tmp_path / "tokenizer_config.json", add_bos_token=None)
+    with pytest.raises(FamilyError, match="expected them before a text"):
+        opened(tmp_path, "Blip2Processor", 4)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from numpy.typing import NDArray
-from support import chats, hub
+from support import chats, hub, natives
+from support.natives import Native
 from transformers.image_utils import load_image
 
 import edgevlm
 from edgevlm.bundle import open_bundle
+from edgevlm.loops import CachedArgs
 from edgevlm_calibration.chat import Question, Talk
 from edgevlm_calibration.sources import Photo
 from edgevlm_export.conversation import Engines
@@ -31,58 +30,11 @@ CONTROL = 100  # a wrong input must move the logits at least this many tolerance
 SAID = 40  # greedy tokens
 TEXT = "Is this a photo of a cat?"
 NAMES = ("coffee.png", "rocket.jpg", "astronaut.png")  # shrunk alike by every Pillow
-CLASSES = {  # model and processor of upstream's
-    "llava": ("LlavaForConditionalGeneration", "LlavaProcessor"),
-    "smolvlm": ("SmolVLMForConditionalGeneration", "Idefics3Processor"),
-    "idefics3": ("Idefics3ForConditionalGeneration", "Idefics3Processor"),
-    "paligemma": ("PaliGemmaForConditionalGeneration", "PaliGemmaProcessor"),
-    "paligemma2": ("PaliGemmaForConditionalGeneration", "PaliGemmaProcessor"),
-}
-
-
-@dataclass(frozen=True)
-class Native:
-    """The upstream model and the processor that reads its inputs."""
-
-    model: Any
-    processor: Any
-
-    def inputs(self, path: Path) -> dict[str, Any]:
-        picture = load_image(str(path))
-        if isinstance(self.processor, transformers.PaliGemmaProcessor):
-            found = dict(self.processor(text=[TEXT], images=[[picture]], return_tensors="np"))
-            return {name: torch.from_numpy(np.array(value)) for name, value in found.items() if name != "labels"}
-        parts = [{"type": "image", "image": picture}, {"type": "text", "text": TEXT}]
-        text = self.processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-        return dict(self.processor(text=[text], images=[picture], return_tensors="pt"))
-
-    def answer(self, path: Path) -> tuple[tuple[int, ...], NDArray[np.float32]]:
-        """(greedy tokens, the logits each was chosen from)."""
-        given = self.inputs(path)
-        with torch.no_grad():
-            out = self.model.generate(
-                **given, max_new_tokens=SAID, do_sample=False, return_dict_in_generate=True, output_logits=True
-            )
-        said = out.sequences[0, given["input_ids"].shape[1] :].tolist()
-        return tuple(said), torch.stack(out.logits)[:, 0].numpy()
-
-    def forward(self, path: Path, said: tuple[int, ...]) -> NDArray[np.float32]:
-        """The logits of `said` in one forward over prompt and answer, without a cache."""
-        given = self.inputs(path)
-        start = given["input_ids"].shape[1]
-        answer = torch.tensor([said[:-1]])
-        given["input_ids"] = torch.cat([given["input_ids"], answer], 1)
-        given["attention_mask"] = torch.ones_like(given["input_ids"])
-        if "token_type_ids" in given:  # 1: an answer, which looks back only
-            given["token_type_ids"] = torch.cat([given["token_type_ids"], torch.ones_like(answer)], 1)
-        with torch.no_grad():
-            return self.model(**given).logits[0, start - 1 :].numpy()
 
 
 @pytest.fixture(scope="module")
 def native(chat_family: str, chat_source: Path) -> Native:
-    model, processor = (getattr(transformers, name) for name in CLASSES[chat_family])
-    return Native(model.from_pretrained(chat_source).eval(), processor.from_pretrained(chat_source))
+    return natives.native(chat_family, chat_source, TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +45,7 @@ def paths() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def answers(native: Native, paths: list[Path]) -> list[tuple[tuple[int, ...], NDArray[np.float32]]]:
-    return [native.answer(path) for path in paths]
+    return [native.answer(path, SAID) for path in paths]
 
 
 def photo(path: Path) -> Photo:
@@ -119,7 +71,7 @@ def test_the_answer_is_word_by_word_upstreams(
         for path, (said, _) in zip(paths, answers, strict=True):
             got = chat.ask(path, TEXT, max_new_tokens=SAID)
             assert got.token_ids == tuple(
-                token for token in said if token not in chat.bundle.manifest.chat().args.stop_ids
+                token for token in said if token not in chat.bundle.manifest.loop(CachedArgs).stop_ids
             )
 
 
@@ -127,7 +79,7 @@ def test_prompt_and_pixels_are_upstreams(chat_fp32: Exported, native: Native, pa
     with edgevlm.load_chat(chat_fp32[0]) as chat:
         for path in paths:
             want, got = native.inputs(path), chat.prepare(path, TEXT)
-            assert list(got.ids) == want["input_ids"][0].tolist()
+            assert list(got.ids) == native.ids(path)
             pixels = want["pixel_values"].reshape(-1, *want["pixel_values"].shape[-3:]).numpy()
             np.testing.assert_array_equal(np.concatenate(got.pixels), pixels)
 
@@ -156,6 +108,29 @@ def test_a_wrong_input_moves_the_logits_by_a_hundred_tolerances(
         for i, (said, want) in enumerate(answers):
             _, got = talk.answer(wrong.question(asked, i), len(said), said)
             assert gap(got, want) > CONTROL * TOLERANCE, paths[i].name
+
+
+@pytest.mark.parametrize("family", ["blip", "blip2"])
+def test_a_picture_without_words_is_captioned_as_upstream_does_by_itself(
+    family: str, chat_checkpoint: Callable[[str], Path], chat_bundle: Callable[[str, str], Exported], paths: list[Path]
+) -> None:
+    judge = natives.native(family, chat_checkpoint(family), "")
+    bundle, captions = open_bundle(chat_bundle(family, "fp32")[0]), set()
+    with edgevlm.load_chat(bundle.root) as chat, Talk(bundle) as talk:
+        for path in paths:
+            said, want = judge.caption(path, SAID)
+            _, got = talk.answer(talk.question(photo(path), ""), len(said), said)
+            assert got.shape == want.shape and gap(got, want) < TOLERANCE
+            stops = bundle.manifest.loop(CachedArgs).stop_ids
+            answer = chat.ask(path, max_new_tokens=SAID)
+            assert answer.token_ids == tuple(token for token in said if token not in stops)
+            captions.add(said)
+    assert len(captions) == len(paths) and all(len(set(said)) >= 4 for said in captions)
+
+
+def test_the_export_judged_captions_without_words_where_none_are_needed(chat_family: str, chat_fp32: Exported) -> None:
+    texts = chat_fp32[1].fidelity["data"]["held_out_texts"]
+    assert len(texts) == 4 and texts.count("") == (2 if chat_family in ("blip", "blip2") else 0)
 
 
 def test_the_export_measured_the_same_and_ran_its_controls(chat_fp32: Exported) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
-from support import chats, hub
+from support import captioners, chats, hub
 
 from edgevlm.errors import CheckpointError, EdgevlmError, FamilyError
 from edgevlm_export.exporter import export
@@ -51,10 +51,27 @@ def refused(folder: Path, error: type[EdgevlmError], message: str, **options: An
         ("llava", "generation_config.json", "repetition_penalty", 1.2, "repetition_penalty"),
         ("llava", "generation_config.json", "suppress_tokens", [5], "suppress_tokens"),
         ("llava", "generation_config.json", "num_beams", 4, "num_beams"),
+        ("blip", "generation_config.json", "repetition_penalty", 1.5, "repetition_penalty"),
+        ("blip_vqa", "generation_config.json", "num_beams", 3, "num_beams"),
+        ("blip2", "generation_config.json", "min_length", 8, "min_length"),
         ("smolvlm", "config.json", "text_config.model_type", "qwen2", r"text_config\.model_type"),
         ("smolvlm", "config.json", "vision_config.num_channels", 4, r"vision_config\.num_channels"),
         ("paligemma", "config.json", "text_config.use_bidirectional_attention", False, "use_bidirectional_attention"),
         ("paligemma2", "config.json", "text_config.layer_types", ["chunked_attention"] * 3, "layer_types"),
+        ("blip2", "config.json", "text_config.model_type", "t5", r"text_config\.model_type"),
+        ("blip2", "config.json", "text_config.word_embed_proj_dim", 32, r"word_embed_proj_dim.*'hidden_size' 64"),
+        ("blip2", "config.json", "qformer_config.use_qformer_text_input", True, "use_qformer_text_input"),
+        ("blip2", "config.json", "image_token_index", None, "image_token_index"),
+        ("blip2", "config.json", "architectures", ["Blip2ForImageTextRetrieval"], "architectures"),
+        ("blip2", "processor_config.json", "num_query_tokens", 5, "writes 5 image tokens.* makes 4 features"),
+        ("blip", "config.json", "architectures", ["BlipModel"], "this part of the model is not supported"),
+        ("blip2", "config.json", "vision_config.image_size", [32, 32], r"vision_config\.image_size"),
+        ("blip", "config.json", "vision_config.image_size", [32, 32], r"vision_config\.image_size"),
+        ("blip", "config.json", "text_config.is_decoder", False, r"text_config\.is_decoder"),
+        ("blip", "config.json", "text_config.sep_token_id", None, r"text_config\.sep_token_id"),
+        ("blip", "config.json", "text_config.bos_token_id", 99999, r"text_config\.bos_token_id"),
+        ("blip_vqa", "config.json", "text_config.hidden_size", 48, r"text_config\.hidden_size.* 64, got 48"),
+        ("blip_vqa", "config.json", "auto_map", {"AutoModel": "x--y.Z"}, "trust_remote_code"),
     ],
 )
 def test_a_variant_that_is_not_supported_names_the_field(
@@ -71,8 +88,9 @@ def test_a_variant_that_is_not_supported_names_the_field(
     refused(copy, FamilyError, message)
 
 
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    source = chats.llava(tmp_path / "checkpoint", max_shard_size="200KB")
+@pytest.mark.parametrize("make", [chats.llava, captioners.blip, captioners.blip2])
+def test_a_missing_shard_is_named(make: Callable[..., Path], tmp_path: Path) -> None:
+    source = make(tmp_path / "checkpoint", max_shard_size="200KB")
     shards = sorted(source.glob("model-*.safetensors"))
     assert len(shards) > 2
     shards[1].unlink()
@@ -93,10 +111,22 @@ def test_weights_that_are_missing_or_not_finite_are_named(
     refused(copy, CheckpointError, r"lack.*layers\.1\.mlp\.down_proj")
 
 
-def test_a_tokenizer_of_another_model_is_refused(chat_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(chat_checkpoint("llava"), tmp_path / "copy"))
+@pytest.mark.parametrize("family", ["llava", "blip2", "blip_vqa"])
+def test_a_tokenizer_of_another_model_is_refused(
+    family: str, chat_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(chat_checkpoint(family), tmp_path / "copy"))
     edit(copy / "tokenizer.json", lambda data: data["model"]["vocab"].update({f"more{i}": 9000 + i for i in range(9)}))
     refused(copy, CheckpointError, "tokenizer and weights are of different models")
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2", "blip"])
+def test_a_checkpoint_without_a_tokenizer_is_refused(
+    family: str, chat_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(chat_checkpoint(family), tmp_path / "copy"))
+    (copy / "tokenizer.json").unlink()
+    refused(copy, CheckpointError, r"tokenizer\.json")
 
 
 def test_no_sign_of_an_end_is_refused(chat_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from support import hub
 
 import edgevlm
-from edgevlm.bundle import open_bundle
-from edgevlm.errors import CalibrationError
-from edgevlm_calibration.retrieval import calibrate_retriever
-from edgevlm_calibration.sources import open_pictures
+from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.errors import CalibrationError, FidelityError
+from edgevlm_calibration.progress import Progress
 from edgevlm_export.courses import RetrieverCourse
-from edgevlm_export.courses import retriever as course_module
-from edgevlm_export.exporter import Job, export
-from edgevlm_export.families import build
-from edgevlm_export.figures import cosine
-from edgevlm_export.passes.equalize import equalize, evened
-from edgevlm_export.passes.peaks import peaks as peaks_of
+from edgevlm_export.courses import measured as course_module
+from edgevlm_export.exporter import export
 from edgevlm_export.report import ExportReport
-from edgevlm_export.stage_graph import RetrieverGraph
-from edgevlm_export.stages import outputs, quantized_stage
 
 Exported = tuple[Path, ExportReport]
 
@@ -47,7 +39,7 @@ def check_stages(report: ExportReport) -> None:
         if stage.precision == "int8":
             assert stage.quantized_nodes > 10 and not stage.reason
         else:
-            found = re.search(r"worst cosine (0\.\d+) over 16 calibration inputs", stage.reason)
+            found = re.search(r"worst cosine (0\.\d+) over 16 runs of the calibration part", stage.reason)
             assert found and float(found[1]) < course_module.COSINE and stage.precision == "fp32"
     for row in report.fidelity["stages"]:
         assert row["cosine_mean"] > 0.99, row
@@ -81,57 +73,6 @@ def test_pictures_that_calibrated_do_not_judge(int8: Exported) -> None:
     assert len(judged) + len(split["calibration"]) == len(hub.photographs())
 
 
-@pytest.fixture(scope="module")
-def outlying(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(getattr(hub, family)(tmp_path_factory.mktemp("outliers") / "checkpoint", edit=hub.outliers))
-
-
-def test_outlier_channels_break_plain_int8_and_not_ours(
-    outlying: Path,
-    photos: Path,
-    traced: Callable[..., ExportReport],
-    remembered_trace: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    graph = build(outlying)
-    assert isinstance(graph, RetrieverGraph)
-    course = RetrieverCourse(graph, open_pictures(photos))
-    models = {stage.name: remembered_trace(stage) for stage in graph.stages}
-    naive = _worst(course, models, tmp_path / "naive")
-    assert all(worst < course_module.COSINE for worst in naive.values()), naive
-    check_stages(traced(outlying, tmp_path / "bundle", precision="int8", calibration=photos))
-
-
-def _worst(course: RetrieverCourse, models: Mapping[str, onnx.ModelProto], root: Path) -> dict[str, float]:
-    """Stage -> worst cosine of its plain int8 form with itself."""
-    table = calibrate_retriever(Job(course, root, lambda *_: None).fp32(models, root), course.data)
-    found = {}
-    for name, model in models.items():
-        stage = course.graph.stage(name)
-        feeds = course._feeds(stage)
-        pairs = zip(outputs(model, feeds), outputs(quantized_stage(stage, model, table).model, feeds), strict=True)
-        found[name] = min(cosine(one, other) for one, other in pairs)
-    return found
-
-
-def test_evening_out_changes_no_bit_of_the_output_and_removes_the_outliers(
-    outlying: Path, photos: Path, remembered_trace: Callable[..., Any]
-) -> None:
-    graph = build(outlying)
-    assert isinstance(graph, RetrieverGraph)
-    course = RetrieverCourse(graph, open_pictures(photos))
-    for stage in graph.stages:
-        model, feeds = remembered_trace(stage), course._feeds(stage)
-        peaks = peaks_of(model, evened(model), feeds)
-        even = equalize(model, peaks)
-        after = peaks_of(even, evened(even), feeds)
-        spread = {name: np.ptp(np.log2(peak)) for name, peak in peaks.items()}
-        assert set(peaks) == set(after) and sum(one > 5 for one in spread.values()) == 4
-        assert all(np.ptp(np.log2(peak)) < 5 for peak in after.values())
-        for one, other in zip(outputs(model, feeds), outputs(even, feeds), strict=True):
-            np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [("nowhere", "found nothing"), ("drive.mcap", "found a file"), ("few", "at least 6 pictures, found 2")],
@@ -146,3 +87,26 @@ def test_what_is_no_folder_of_pictures_is_refused(
     with pytest.raises(CalibrationError, match=message):
         export(hub_source, tmp_path / "bundle", precision="int8", calibration=tmp_path / name)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_while_the_judge_refuses_the_stage_that_keeps_least_goes_back_to_fp32(
+    hub_source: Path, photos: Path, traced: Callable[..., ExportReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, seen = RetrieverCourse.judge, []
+
+    def strict(course: RetrieverCourse, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+        seen.append({name: stage.precision for name, stage in bundle.manifest.stages.items()})
+        if len(seen) == 1:
+            raise FidelityError("not good enough")
+        return judge(course, bundle, progress)
+
+    monkeypatch.setattr(RetrieverCourse, "judge", strict)
+    report = traced(hub_source, tmp_path / "bundle", precision="int8", calibration=photos)
+    small = [name for name, precision in seen[0].items() if precision == "int8"]
+    assert len(small) == 2 and len(seen) == 2
+    (back,) = [stage for stage in report.stages if stage.precision == "fp32"]
+    assert re.search(r"keeps a cosine of 0\.99\d\d, and the judge refused the whole: not good enough", back.reason)
+    files = {path.name for path in (tmp_path / "bundle" / "stages").iterdir()}
+    (other,) = set(small) - {back.stage}
+    assert files == {f"{back.stage}.onnx", f"{other}.cpu.onnx", f"{other}.tensorrt.onnx"}
+    open_bundle(tmp_path / "bundle")

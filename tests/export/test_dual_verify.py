@@ -48,6 +48,13 @@ def test_a_bundle_with_another_scale_is_refused(hub_fp32: Exported, hub_source: 
         verify(tmp_path / "spoilt", against=hub_source)
 
 
+def test_embeddings_of_another_width_are_not_compared(
+    hub_fp32: Exported, pair_bundle: Callable[[str, str], Exported]
+) -> None:
+    with pytest.raises(FidelityError, match="logits and embeddings: expected those of the judge"):
+        verify(hub_fp32[0], against=pair_bundle("blip_matching", "fp32")[0])
+
+
 def test_a_policy_is_no_judge_of_a_retriever(hub_fp32: Exported, hub_source: Path, tmp_path: Path) -> None:
     policy = tiny.mono(tmp_path / "mono")
     with pytest.raises(TaskError):

@@ -23,6 +23,8 @@ class Said:
 class ColourChat:
     """Names the strongest channel, with as many words as it may; "crash" raises, "slowly" takes half a second."""
 
+    needs_text = True
+
     def ask(self, *, image: NDArray[np.uint8], text: str, max_new_tokens: int) -> Said:
         if "crash" in text:
             raise RuntimeError("the model broke")

@@ -39,6 +39,8 @@ class Asker:
         self.client = self.node.create_client(Ask, "ask")
         self.camera = self.node.create_publisher(Image, "image_raw", 5)
         self.decisions: list[str] = []
+        self.answers: list[str] = []
+        self.node.create_subscription(String, "answer", lambda message: self.answers.append(message.data), 10)
         self.node.create_subscription(String, "decision", lambda message: self.decisions.append(message.data), 10)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -154,6 +156,33 @@ def test_a_real_bundle_says_what_it_says_without_ros(tmp_path: Path) -> None:
             assert (answer.text, tuple(answer.token_ids)) == (wanted.text, wanted.token_ids) and answer.success
             refused = asker.ask("What is <image>?", buffer.getvalue())
             assert not refused.success and "PromptError" in refused.message
+        finally:
+            asker.close()
+
+
+def test_a_model_that_captions_pictures_needs_no_text(tmp_path: Path) -> None:
+    from support import asker as makers
+
+    domain, bundle = free_domain(), makers.chat(tmp_path / "bundle")
+    with load_chat(bundle) as chat:
+        picture = np.asarray(Picture.open(io.BytesIO(png((9, 200, 90)))))
+        wanted = chat.ask(image=picture, max_new_tokens=6)
+        seen = chat.ask(image=np.full((6, 8, 3), (250, 3, 3), np.uint8), max_new_tokens=6)
+    parameters = {"autostart": True, "bundle": str(bundle), "period_s": 0.1, "max_new_tokens": 6}
+    with Processes(tmp_path / "logs", environment(domain)) as processes:
+        processes.start("vlm", "edgevlm_ros.vlm_node", parameters=parameters)
+        asker = Asker(domain)
+        try:
+            wait_until(lambda: asker.ask("", png((9, 200, 90)), tokens=1).success, 20)
+            answer = asker.ask("", png((9, 200, 90)), tokens=6)
+            assert tuple(answer.token_ids) == wanted.token_ids
+
+            def captioned() -> bool:
+                asker.show((250, 3, 3))
+                return bool(asker.answers)
+
+            wait_until(captioned)
+            assert set(asker.answers) == {seen.text}
         finally:
             asker.close()
 

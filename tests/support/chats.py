@@ -175,3 +175,27 @@ def large(root: Path) -> Path:
         tie_word_embeddings=True,
     )
     return _saved(root, SmolVLMForConditionalGeneration, config, 0, None, {})
+
+
+def heavy(root: Path) -> Path:
+    """A checkpoint whose decoder has more weights than one ONNX file can hold (2 GB), at random; little else."""
+    tokenizer = wording.patched(root, side=SIDE, patch=PATCH).tokenizer
+    text = LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=9,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        max_position_embeddings=512,
+        vocab_size=len(tokenizer),
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**SEEN).to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+    )
+    return _saved(root, LlavaForConditionalGeneration, config, 0, None, {})

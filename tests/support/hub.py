@@ -33,7 +33,7 @@ TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "n
 
 def clip(root: Path, *, seed: int = 0, edit: Callable[[Any], None] | None = None, **save: Any) -> Path:
     """A CLIP checkpoint directory; `edit` may change the model before it is saved."""
-    tokenizer = _clip_tokenizer()
+    tokenizer = clip_tokenizer()
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "projection_dim": 48, **TOWER}
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
     vision = {"image_size": IMAGE, "patch_size": 8, "projection_dim": 48, **TOWER}
@@ -85,8 +85,8 @@ def _sharpen(model: Any) -> None:
             weight.mul_(3.0 if looks else factors.get(name.removesuffix(".weight"), 1.0))
 
 
-def _clip_tokenizer() -> Any:
-    """Byte-level BPE over the built-in texts."""
+def clip_tokenizer(**more: Any) -> Any:
+    """Byte-level BPE over the built-in texts; `more` for the tokenizer's class."""
     bare = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bare.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)])
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -97,7 +97,7 @@ def _clip_tokenizer() -> Any:
     merges = [tuple(pair) for pair in json.loads(bare.to_str())["model"]["merges"]]
     words = [*bytes_, *(f"{one}</w>" for one in bytes_), *("".join(pair) for pair in merges), BEGIN, END]
     vocabulary = {word: place for place, word in enumerate(dict.fromkeys(words))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=32)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, **{"model_max_length": 32, **more})
 
 
 def _siglip_tokenizer(root: Path, masked: bool) -> Any:

@@ -223,15 +223,19 @@ def _attention(layer: int) -> list[NodeProto]:
     ]
 
 
-def chat_decoder() -> None:
-    """A decoder of two layers, as `DecoderArgs` describes it; what it says depends on places, masks and the past."""
+def chat_decoder(name: str = "chat_decoder", told: str = "", length: int | str = 4) -> None:
+    """A decoder of two layers, as `CachedArgs` describes it; what it says depends on places, masks and the past.
+
+    And, where it is `told` something (1, length, CHAT_WIDTH), on that, whose order it does not see.
+    """
     width, size = CHAT_WIDTH, CHAT_WIDTH // CHAT_HEADS
     nodes = [
         helper.make_node("Cast", ["positions"], ["place"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["place", "last"], ["column"]),
         helper.make_node("Mul", ["column", "pace"], ["angle"]),
         helper.make_node("Sin", ["angle"], ["wave"]),
-        helper.make_node("Add", ["embeds", "wave"], ["x0"]),
+        helper.make_node("Add", ["embeds", "wave"], ["placed" if told else "x0"]),
+        *(_told(told, "placed", "x0") if told else ()),
         *(node for layer in range(CHAT_LAYERS) for node in _attention(layer)),
         helper.make_node("Gather", [f"x{CHAT_LAYERS}", "index"], ["wanted"], axis=1),
         helper.make_node("Reshape", ["wanted", "row"], ["one"]),
@@ -247,14 +251,39 @@ def chat_decoder() -> None:
     }
     inputs: dict[str, Sequence[int | str]] = {"embeds": (1, "query", width), "positions": (1, "query")}
     inputs |= dict.fromkeys(("far", "near"), (1, 1, "query", "keys")) | {"index": (1,)}
+    if told:
+        inputs[told], weights["told_w"] = (1, length, width), _weights(width, width)
     outputs: dict[str, Sequence[int | str]] = {"logits": (1, CHAT_WORDS)}
     for layer in range(CHAT_LAYERS):
         weights |= {f"{part}_w{layer}": _weights(width, width) for part in ("query", "key", "value", "out")}
         for part in ("key", "value"):
             inputs[f"past_{part}_{layer}"] = (1, "past", CHAT_HEADS, size)
             outputs[f"new_{part}_{layer}"] = (1, "query", CHAT_HEADS, size)
-    _model("chat_decoder", nodes, inputs, outputs, weights)
-    np.save(STAGES / "chat_embeddings.npy", _weights(CHAT_WORDS, width))
+    _model(name, nodes, inputs, outputs, weights)
+    if not told:
+        np.save(STAGES / "chat_embeddings.npy", _weights(CHAT_WORDS, width))
+
+
+def _told(told: str, before: str, after: str) -> list[NodeProto]:
+    """`before` (1, Q, H), each moved by what is told (1, N, H)."""
+    return [
+        helper.make_node("ReduceMean", [told], [f"{told}_mean"], axes=[1], keepdims=1),
+        helper.make_node("MatMul", [f"{told}_mean", "told_w"], [f"{told}_line"]),
+        helper.make_node("Tanh", [f"{told}_line"], [f"{told}_bent"]),
+        helper.make_node("Add", [before, f"{told}_bent"], [after]),
+    ]
+
+
+def asked_encoder() -> None:
+    """ids (1, asked), features (1, 4, CHAT_WIDTH) -> read (1, asked, CHAT_WIDTH): words, each moved by the picture."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["words"], axis=0),
+        *_told("features", "words", "both"),
+        helper.make_node("Tanh", ["both"], ["read"]),
+    ]
+    inputs: dict[str, Sequence[int | str]] = {"ids": (1, "asked"), "features": (1, 4, CHAT_WIDTH)}
+    weights = {"table": _weights(CHAT_WORDS, CHAT_WIDTH), "told_w": _weights(CHAT_WIDTH, CHAT_WIDTH)}
+    _model("asked_encoder", nodes, inputs, {"read": (1, "asked", CHAT_WIDTH)}, weights)
 
 
 def main() -> None:
@@ -278,6 +307,9 @@ def main() -> None:
     chat_vision()
     chat_decoder()
     head_alone()
+    chat_decoder("shown_decoder", "features")
+    asked_encoder()
+    chat_decoder("asked_decoder", "read", "asked")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as TURNS
 
 from edgevlm_calibration.sources.pictures import TEXTS
@@ -109,3 +109,39 @@ def pieces(special: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     bare.train_from_iterator([*TEXTS, "\n", "USER: ASSISTANT: ▁▁"], trainer)
     model = json.loads(bare.to_str())["model"]
     return model["vocab"], [tuple(pair) for pair in model["merges"]]
+
+
+BERT_IDS = {"bos_token_id": "[DEC]", "sep_token_id": "[SEP]", "pad_token_id": "[PAD]", "eos_token_id": "[SEP]"}
+
+
+def asked(root: Path, *, side: int = 32, **more: Any) -> Any:
+    """A processor whose questions stand beside the picture. WordPiece in small letters, signs at both ends."""
+    split, lower = pre_tokenizers.BertPreTokenizer(), normalizers.BertNormalizer(lowercase=True)
+    known = sorted({word for text in TEXTS for word, _ in split.pre_tokenize_str(lower.normalize_str(text))})
+    letters = sorted({*"abcdefghijklmnopqrstuvwxyz0123456789", *(letter for word in known for letter in word)})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    # Every third word is not known as a whole: it is spelt.
+    words = dict.fromkeys([*special, *letters, *(f"##{one}" for one in letters), *known[::3], *known[1::3]])
+    tokenizer = transformers.BertTokenizer(vocab={word: place for place, word in enumerate(words)}, do_lower_case=True)
+    tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
+    pictures = transformers.BlipImageProcessorPil(size={"height": side, "width": side}, **more)
+    return saved(root, transformers.BlipProcessor(pictures, tokenizer))
+
+
+def queried(root: Path, *, side: int = 32, tokens: int = 4, **more: Any) -> Any:
+    """A processor that writes `tokens` image tokens before the sign a text begins with. Byte-level BPE."""
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bare.train_from_iterator([*TEXTS, "Question: Answer:\n"], trainer)
+    model = json.loads(bare.to_str())["model"]
+    signs = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    tokenizer = transformers.GPT2Tokenizer(
+        vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], add_bos_token=True, **signs
+    )
+    pictures = transformers.BlipImageProcessorPil(size={"height": side, "width": side}, **more)
+    return saved(root, transformers.Blip2Processor(pictures, tokenizer, num_query_tokens=tokens))

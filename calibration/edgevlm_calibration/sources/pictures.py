@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,10 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Photo:
-    """One picture: `load` gives uint8 RGB (H, W, 3)."""
+    """One picture: `load` gives uint8 RGB (H, W, 3), or for a scorer the features of its regions, float32 (R, V)."""
 
     name: str
-    load: Callable[[], NDArray[np.uint8]]
+    load: Callable[[], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PictureData:
         sha256: over the picture files and the texts; empty for made-up pictures.
     """
 
-    kind: Literal["pictures", "synthetic"]
+    kind: Literal["pictures", "regions", "synthetic"]
     sha256: str
     calibration: tuple[Photo, ...]
     held_out: tuple[Photo, ...]
@@ -74,19 +74,18 @@ def open_pictures(folder: Path, texts: Path | None = None, limit: int | None = N
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if len(files) < FEWEST:
         raise CalibrationError(f"{folder}: expected at least {FEWEST} pictures, found {len(files)}; add some")
-    if limit is not None and len(files) > limit:
-        files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, max(limit, FEWEST)).round().astype(int))]
+    files = thinned(files, limit)
     said = read_texts(texts)
     digest = hashlib.sha256("".join(f"{file_sha256(path)}\n" for path in files).encode())
     digest.update("\n".join(said).encode())
     photos = [Photo(path.name, partial(open_photo, path)) for path in files]
-    return PictureData("pictures", digest.hexdigest(), *_split(photos), *_split(said))
+    return PictureData("pictures", digest.hexdigest(), *split(photos), *split(said))
 
 
 def make_up_pictures(texts: Path | None = None, seed: int = 0) -> PictureData:
     """Seeded blocks and noise; they show that the graphs agree, and nothing about real pictures."""
     photos = [Photo(f"made-up-{i}", partial(_picture, seed + i)) for i in range(MADE_UP)]
-    return PictureData("synthetic", "", *_split(photos), *_split(read_texts(texts)))
+    return PictureData("synthetic", "", *split(photos), *split(read_texts(texts)))
 
 
 def read_texts(path: Path | None) -> tuple[str, ...]:
@@ -107,7 +106,14 @@ def read_texts(path: Path | None) -> tuple[str, ...]:
     return found
 
 
-def _split(items: list[T] | tuple[T, ...]) -> tuple[tuple[T, ...], tuple[T, ...]]:
+def thinned(files: list[Path], limit: int | None) -> list[Path]:
+    """At most `limit` of them, evenly apart, first and last among them."""
+    if limit is None or len(files) <= limit:
+        return files
+    return [files[i] for i in np.unique(np.linspace(0, len(files) - 1, max(limit, FEWEST)).round().astype(int))]
+
+
+def split(items: list[T] | tuple[T, ...]) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """(calibration, held out)."""
     return (
         tuple(item for i, item in enumerate(items) if (i + 1) % HELD_OUT_EVERY),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from edgevlm_export.courses.base import Beside, Course, ExportOptions, Models
 from edgevlm_export.courses.chat import ChatCourse
+from edgevlm_export.courses.detector import DetectorCourse
 from edgevlm_export.courses.policy import PolicyCourse
 from edgevlm_export.courses.retriever import RetrieverCourse
-from edgevlm_export.stage_graph import ChatGraph, PolicyGraph, RetrieverGraph, StageGraph
+from edgevlm_export.courses.scorer import ScorerCourse
+from edgevlm_export.stage_graph import DetectorGraph, PolicyGraph, RetrieverGraph, ScorerGraph, StageGraph, TalkGraph
 
 __all__ = [
     "Beside",
     "ChatCourse",
     "Course",
+    "DetectorCourse",
     "ExportOptions",
     "Models",
     "PolicyCourse",
     "RetrieverCourse",
+    "ScorerCourse",
     "open_course",
 ]
 
@@ -28,7 +32,11 @@ def open_course(graph: StageGraph, options: ExportOptions) -> Course:
     """
     if isinstance(graph, PolicyGraph):
         return PolicyCourse.open(graph, options)
-    if isinstance(graph, ChatGraph):
+    if isinstance(graph, TalkGraph):
         return ChatCourse.open(graph, options)
+    if isinstance(graph, ScorerGraph):
+        return ScorerCourse.open(graph, options)
+    if isinstance(graph, DetectorGraph):
+        return DetectorCourse.open(graph, options)
     assert isinstance(graph, RetrieverGraph)
     return RetrieverCourse.open(graph, options)

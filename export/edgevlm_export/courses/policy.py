@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
 
 from edgevlm.bundle import Bundle
 from edgevlm.errors import CalibrationError
-from edgevlm_calibration.calibrate import calibrate_on, check_samples
+from edgevlm_calibration.calibrate import calibrate_on, check_samples, record_steps
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.sources import Data, make_up, open_log
 from edgevlm_calibration.table import Table, load_table
 from edgevlm_export.courses.base import Beside, ExportOptions, Models
+from edgevlm_export.courses.measured import Feeds, even_channels, measured_int8
 from edgevlm_export.judge import OriginalJudge
 from edgevlm_export.stage_graph import PolicyGraph, Stage
 from edgevlm_export.stages import Made, policy_int8_stage
 from edgevlm_export.verify import compare
 
 TABLE_SUFFIX = ".json"
+PROBE = 8  # steps on which int8 is measured
 
 
 @dataclass(frozen=True)
 class PolicyCourse:
-    """See `Course`; `given` is a table made before by `edgevlm calibrate`."""
+    """See `Course`.
+
+    Attributes:
+        given: a table made before by `edgevlm calibrate`, of the stages as they are.
+        feeds: what the stages were given in fp32, which evening out does not change.
+    """
 
     graph: PolicyGraph
     data: Data
     samples: int = 256
     given: Table | None = None
+    feeds: dict[str, Feeds] = field(default_factory=dict)
 
     @classmethod
     def open(cls, graph: PolicyGraph, options: ExportOptions) -> PolicyCourse:
@@ -52,8 +60,13 @@ class PolicyCourse:
         return {"contract": self.graph.contract}
 
     def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
-        """As they are: what stays in floats is the adapter's choice (docs/decisions/0009)."""
-        return models
+        """Evened out; as they are where the adapter chooses (docs/decisions/0009), or a table of them is at hand."""
+        if self.graph.own_choice:
+            return models
+        with fp32(models) as bundle:
+            # Beside a table that was made before there is no recording at hand, only made-up episodes.
+            self.feeds.update(record_steps(bundle, self.data.calibration or self.data.held_out, PROBE))
+        return models if self.given else even_channels(models, self.feeds, progress)
 
     def table(self, bundle: Bundle, progress: Progress) -> Table:
         """The table at hand if it is of this model, else a new one."""
@@ -68,7 +81,9 @@ class PolicyCourse:
         return self.given
 
     def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
-        """All but what runs once per instruction."""
+        """Where it keeps what the stage puts out; by the adapter's choice all but what runs once per instruction."""
+        if not self.graph.own_choice:
+            return measured_int8(stage, model, table, self.feeds[stage.name])
         return policy_int8_stage(self.graph, stage, model, table)
 
     def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:

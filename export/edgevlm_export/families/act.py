@@ -18,20 +18,20 @@ from torch import Tensor
 
 from edgevlm.bundle import file_sha256
 from edgevlm.contract import Contract
-from edgevlm.errors import CheckpointError, ContractError, FamilyError
+from edgevlm.errors import CheckpointError, FamilyError
 from edgevlm.loops import FuseArgs, FuseSpec
 from edgevlm.operations import ImageOp, Normalize
 from edgevlm.ports import Port
 from edgevlm_export.families.checkpoint import CONFIG, WEIGHTS, read_config, read_weights
 from edgevlm_export.families.lerobot import (
-    OLD,
     STATE,
     Features,
     Normalization,
+    is_statistic,
     read_features,
     read_normalization,
 )
-from edgevlm_export.families.robot_file import contract_of, read_robot, template
+from edgevlm_export.families.robot_file import contract_of, missing, read_robot
 from edgevlm_export.models.act import (
     ACTIVATIONS,
     BLOCKS,
@@ -71,11 +71,7 @@ def build(checkpoint: Path, robot: Path | None) -> PolicyGraph:
     features = read_features(where, config)
     shape, used = _shape(where, config, features)
     if robot is None:
-        raise ContractError(
-            f"{checkpoint}: a LeRobot policy does not say how fast the robot's cameras are, what its columns are and "
-            "how far they may go; fill this in, save it, and give it with --robot FILE:\n\n"
-            f"{template(checkpoint, features, used)}"
-        )
+        raise missing(checkpoint, features, used)
     described = read_robot(robot)
     weights = read_weights(checkpoint)
     normalization = read_normalization(checkpoint, config, weights)
@@ -148,7 +144,7 @@ def _shape(where: Path, config: Mapping[str, Any], features: Features) -> tuple[
 
 def _load(checkpoint: Path, shape: ActConfig, weights: Mapping[str, Tensor]) -> Act:
     model = Act(shape)
-    kept = own_names({name: value for name, value in weights.items() if not name.startswith(OLD)})
+    kept = own_names({name: value for name, value in weights.items() if not is_statistic(name)})
     kept = {name: value for name, value in kept.items() if not name.startswith(TRAINING)}
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     try:

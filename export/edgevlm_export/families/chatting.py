@@ -18,7 +18,7 @@ from edgevlm.manifest import PICTURE, DecoderArgs, DecoderSpec, Port
 from edgevlm_export.families.checkpoint import CONFIG
 from edgevlm_export.families.decoding import CHUNK, MASKS, STEP, Language, decoder_stage
 from edgevlm_export.families.prompts import Words
-from edgevlm_export.families.upstream import directory_sha256, stop_ids
+from edgevlm_export.families.upstream import check_search, directory_sha256, stop_ids
 from edgevlm_export.pieces import Chain, Piece
 from edgevlm_export.stage_graph import EMBEDDINGS, ChatGraph, Logits, Said, Stage
 
@@ -55,24 +55,39 @@ class EncoderLayer(nn.Module):
 
 def vision_stage(before: nn.Module, layers: Sequence[nn.Module], after: nn.Module, image_size: int) -> Stage:
     """pixels (1, 3, S, S) -> features (1, T, H): one tile of a picture."""
+    pieces = tower_pieces(before, [EncoderLayer(layer) for layer in layers])
+    pieces.append(Piece("after", "after", after, pieces[-1].outputs, ("features",)))
+    return picture_stage(pieces, image_size)
+
+
+def tower_pieces(before: nn.Module, layers: Sequence[nn.Module]) -> list[Piece]:
+    """pixels -> what the last of `layers`, all of one kind, makes of them."""
     pieces = [Piece("before", "before", before, ("pixels",), ("hidden",))]
-    hidden = "hidden"
     for i, layer in enumerate(layers):
-        pieces.append(Piece(f"layer_{i}", "layer", EncoderLayer(layer), (hidden,), (f"hidden_{i}",)))
-        hidden = f"hidden_{i}"
-    pieces.append(Piece("after", "after", after, (hidden,), ("features",)))
+        pieces.append(Piece(f"layer_{i}", "layer", layer, pieces[-1].outputs, (f"hidden_{i}",)))
+    return pieces
+
+
+def picture_stage(pieces: Sequence[Piece], image_size: int, outputs: tuple[Port, ...] = ()) -> Stage:
+    """The stage `vision`, of pieces that begin with pixels (1, 3, S, S); one output `features` where none are named."""
     example = (torch.zeros(1, 3, image_size, image_size),)
-    chain = Chain(pieces, ("pixels",), ("features",), (example, example)).eval()
-    with torch.no_grad():
-        shape = tuple(chain(*example)[0].shape)
+    names = tuple(port.name for port in outputs) or ("features",)
+    chain = Chain(pieces, ("pixels",), names, (example, example)).eval()
+    if not outputs:
+        with torch.no_grad():
+            shape = tuple(chain(*example)[0].shape)
+        outputs = (Port(name="features", dtype="float32", shape=shape, kind="features"),)
+    first = pieces[0]
     return Stage(
         name="vision",
         module=chain,
         inputs=(Port(name="pixels", dtype="float32", shape=(1, 3, image_size, image_size), kind="pixels"),),
-        outputs=(Port(name="features", dtype="float32", shape=shape, kind="features"),),
+        outputs=outputs,
         example=example,
         # The convolution of raw pixels: a hundredth of the work, and most of what int8 would lose.
-        quant_exclude=tuple(f"before/{name}" for name, weight in before.state_dict().items() if weight.ndim == 4),
+        quant_exclude=tuple(
+            f"{first.name}/{name}" for name, weight in first.module.state_dict().items() if weight.ndim == 4
+        ),
     )
 
 
@@ -101,7 +116,7 @@ def cache_spec(checkpoint: Path, text: Any, context: int | None) -> CacheSpec:
             f"{checkpoint / CONFIG}: expected a context of 1 to {most} tokens (whole steps of {step}, within "
             f"'text_config.max_position_embeddings' {limit}), got {asked}; give another --context"
         )
-    heads = text.num_key_value_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return CacheSpec(layers=text.num_hidden_layers, heads=heads, head_dim=head_dim, slots=slots, step=step)
 
@@ -115,11 +130,15 @@ class Original:
     def __call__(self, ids: Sequence[int], pixels: NDArray[np.float32] | None, most: int) -> tuple[Said, Logits]:
         """Greedy, with the checkpoint's own rules of when to stop."""
         seen = None if pixels is None else torch.from_numpy(np.ascontiguousarray(pixels))
-        given = self._inputs(seen, torch.tensor([list(ids)]))
-        plain = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-        with torch.no_grad():
-            out = self._model.generate(**given, max_new_tokens=most, **plain)
-        return tuple(out.sequences[0, len(ids) :].tolist()), torch.stack(out.logits)[:, 0].float().numpy()
+        return greedy(self._model, self._inputs(seen, torch.tensor([list(ids)])), len(ids), most)
+
+
+def greedy(model: Any, given: Mapping[str, Tensor], begun: int, most: int) -> tuple[Said, Logits]:
+    """At most `most` tokens by upstream's own search, after the `begun` first ones of its row; their logits (n, V)."""
+    plain = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    with torch.no_grad():
+        out = model.generate(**given, max_new_tokens=most, **plain)
+    return tuple(out.sequences[0, begun:].tolist()), torch.stack(out.logits)[:, 0].float().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +147,7 @@ class Parts:
 
     Attributes:
         windows: of each kind of attention, how far it looks back; null for all the way.
+        speaker: the part of the model whose settings say when an answer ends; None for the model itself.
     """
 
     family: str
@@ -139,6 +159,7 @@ class Parts:
     windows: Mapping[str, int | None]
     bidirectional: bool = False
     first_position: int = 0
+    speaker: Any = None
 
 
 def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
@@ -148,6 +169,7 @@ def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
         FamilyError: generation settings that change what the model says and that we do not know.
     """
     language = parts.language
+    check_search(checkpoint, parts.model.generation_config)  # the file, also where `speaker` has settings of its own
     args = DecoderArgs(
         vision="vision",
         decoder="decoder",
@@ -157,7 +179,7 @@ def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
         prefix="bidirectional" if parts.bidirectional else "causal",
         chunk=min(CHUNK, language.cache.slots),
         first_position=parts.first_position,
-        stop_ids=stop_ids(checkpoint, parts.model),
+        stop_ids=stop_ids(checkpoint, parts.speaker or parts.model),
     )
     return ChatGraph(
         family=parts.family,

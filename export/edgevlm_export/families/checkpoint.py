@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: expected an object, got {type(config).__name__}; {AGAIN}")
     return config
+
+
+def architectures(checkpoint: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that config.json names; none where it names none.
+
+    Raises:
+        CheckpointError: something else than a list of names.
+    """
+    said = config.get("architectures")
+    if said is None:
+        return ()
+    if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
+        raise CheckpointError(
+            f"{checkpoint / CONFIG}: 'architectures': expected a list of class names, got {said!r:.80}; {AGAIN}"
+        )
+    return tuple(said)
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:

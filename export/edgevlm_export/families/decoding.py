@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgevlm.loops import CacheSpec
+from edgevlm.loops import KEYS, PAST, QUERY, CacheSpec
 from edgevlm.manifest import Port
 from edgevlm_export.pieces import Chain, Piece
 from edgevlm_export.stage_graph import Stage
@@ -24,7 +24,7 @@ EXAMPLES = ((3, 4), (5, 8))  # (query, past) of the two traced sizes: no two of 
 MASKS = {"full_attention": "mask", "sliding_attention": "sliding_mask"}
 
 
-class _Joined:
+class Joined:
     """The cache of one layer, as the library's attention asks for it: past and new side by side."""
 
     def __init__(self, past_key: Tensor, past_value: Tensor) -> None:
@@ -62,7 +62,7 @@ class Layer(nn.Module):
         self, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past_key: Tensor, past_value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """hidden, and the new key and value (1, Q, heads, head_dim)."""
-        cache = _Joined(past_key, past_value)
+        cache = Joined(past_key, past_value)
         out = self.layer(hidden, attention_mask=mask, position_embeddings=(cos, sin), past_key_values=cache)
         assert cache.new is not None
         key, value = cache.new
@@ -109,61 +109,97 @@ class Language:
         """The mask ports, in their order."""
         return tuple(MASKS[kind] for kind in dict.fromkeys(self.kinds))
 
+    def pieces(self) -> list[Piece]:
+        """Layers that turn their keys by the place of each token."""
+        found = [Piece("angles", "angles", Angles(self.model.rotary_emb), ("positions",), ("cos", "sin"))]
+        hidden = "embeds"
+        for i, (layer, kind) in enumerate(zip(self.model.layers, self.kinds, strict=True)):
+            reads = (hidden, "cos", "sin", MASKS[kind], f"past_key_{i}", f"past_value_{i}")
+            hidden = f"hidden_{i}"
+            found.append(Piece(f"layer_{i}", kind, Layer(layer), reads, (hidden, f"new_key_{i}", f"new_value_{i}")))
+        head = Head(self.model.norm, self.head, self.softcap)
+        found.append(Piece("head", "head", head, (hidden, "index"), ("logits",)))
+        return found
+
 
 def decoder_stage(language: Language) -> Stage:
     """The stage `decoder`; see `edgevlm.manifest.DecoderArgs` for its ports."""
     config = language.model.config
-    inputs, outputs = _ports(language, config.hidden_size, config.vocab_size)
-    examples = tuple(_example(inputs, query, past) for query, past in EXAMPLES)
-    chain = Chain(_pieces(language), _names(inputs), _names(outputs), (examples[0], examples[1]))
-    query = (1, min(CHUNK, language.longest), language.longest)
-    past = (language.cache.step, max(language.cache.step, language.cache.slots // 2), language.cache.slots)
+    sizes = Sizes(language.cache, config.hidden_size, config.vocab_size, language.longest)
+    return cached_stage(language.pieces(), sizes, language.masks)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the tensors of a stage `decoder` are.
+
+    Attributes:
+        width: of the vectors it reads.
+        words: that it may say.
+        longest: tokens of one run.
+    """
+
+    cache: CacheSpec
+    width: int
+    words: int
+    longest: int
+
+
+def cached_stage(
+    pieces: Sequence[Piece],
+    sizes: Sizes,
+    masks: Sequence[str],
+    looked_at: Sequence[Port] = (),
+    lengths: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Stage:
+    """The stage `decoder` of any loop; see `edgevlm.loops.CachedArgs` for its ports.
+
+    Args:
+        looked_at: inputs besides, such as the keys and values of a picture.
+        lengths: symbol -> (min, opt, max), of the dimensions that only those have.
+    """
+    inputs, outputs = _ports(sizes, masks, looked_at)
+    more = {name: (7 + i, 11 + i) for i, name in enumerate(lengths or {})}
+    examples = tuple(
+        _example(inputs, {QUERY: query, PAST: past, KEYS: query + past, **{name: two[i] for name, two in more.items()}})
+        for i, (query, past) in enumerate(EXAMPLES)
+    )
+    chain = Chain(pieces, _names(inputs), _names(outputs), (examples[0], examples[1]))
+    query = (1, min(CHUNK, sizes.longest), sizes.longest)
+    past = (sizes.cache.step, max(sizes.cache.step, sizes.cache.slots // 2), sizes.cache.slots)
+    keys = (query[0] + past[0], query[1] + past[1], query[2] + past[2])
     return Stage(
         name="decoder",
         module=chain.eval(),
         inputs=inputs,
         outputs=outputs,
         example=examples[1],
-        dynamic={"query": query, "past": past, "keys": tuple(q + p for q, p in zip(query, past, strict=True))},  # type: ignore[dict-item]
+        dynamic={QUERY: query, PAST: past, KEYS: keys, **(lengths or {})},
     )
 
 
-def _pieces(language: Language) -> list[Piece]:
-    found = [Piece("angles", "angles", Angles(language.model.rotary_emb), ("positions",), ("cos", "sin"))]
-    hidden = "embeds"
-    for i, (layer, kind) in enumerate(zip(language.model.layers, language.kinds, strict=True)):
-        reads = (hidden, "cos", "sin", MASKS[kind], f"past_key_{i}", f"past_value_{i}")
-        hidden = f"hidden_{i}"
-        found.append(Piece(f"layer_{i}", kind, Layer(layer), reads, (hidden, f"new_key_{i}", f"new_value_{i}")))
-    head = Head(language.model.norm, language.head, language.softcap)
-    found.append(Piece("head", "head", head, (hidden, "index"), ("logits",)))
-    return found
-
-
-def _ports(language: Language, width: int, words: int) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    cache = language.cache
-    slot = (cache.heads, cache.head_dim)
+def _ports(sizes: Sizes, masks: Sequence[str], looked_at: Sequence[Port]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    slot = (sizes.cache.heads, sizes.cache.head_dim)
     inputs = [
-        Port(name="embeds", dtype="float32", shape=(1, "query", width), kind="embeds"),
-        Port(name="positions", dtype="int64", shape=(1, "query"), kind="positions"),
-        *(Port(name=name, dtype="float32", shape=(1, 1, "query", "keys"), kind="mask") for name in language.masks),
+        Port(name="embeds", dtype="float32", shape=(1, QUERY, sizes.width), kind="embeds"),
+        Port(name="positions", dtype="int64", shape=(1, QUERY), kind="positions"),
+        *(Port(name=name, dtype="float32", shape=(1, 1, QUERY, KEYS), kind="mask") for name in masks),
         Port(name="index", dtype="int64", shape=(1,), kind="index"),
     ]
-    outputs = [Port(name="logits", dtype="float32", shape=(1, words), kind="logits")]
-    for i in range(cache.layers):
+    outputs = [Port(name="logits", dtype="float32", shape=(1, sizes.words), kind="logits")]
+    for i in range(sizes.cache.layers):
         inputs += [
-            Port(name=f"past_key_{i}", dtype="float32", shape=(1, "past", *slot), kind="past_key"),
-            Port(name=f"past_value_{i}", dtype="float32", shape=(1, "past", *slot), kind="past_value"),
+            Port(name=f"past_key_{i}", dtype="float32", shape=(1, PAST, *slot), kind="past_key"),
+            Port(name=f"past_value_{i}", dtype="float32", shape=(1, PAST, *slot), kind="past_value"),
         ]
         outputs += [
-            Port(name=f"new_key_{i}", dtype="float32", shape=(1, "query", *slot), kind="new_key"),
-            Port(name=f"new_value_{i}", dtype="float32", shape=(1, "query", *slot), kind="new_value"),
+            Port(name=f"new_key_{i}", dtype="float32", shape=(1, QUERY, *slot), kind="new_key"),
+            Port(name=f"new_value_{i}", dtype="float32", shape=(1, QUERY, *slot), kind="new_value"),
         ]
-    return tuple(inputs), tuple(outputs)
+    return (*inputs, *looked_at), tuple(outputs)
 
 
-def _example(ports: Sequence[Port], query: int, past: int) -> tuple[Tensor, ...]:
-    sizes: Mapping[str, int] = {"query": query, "past": past, "keys": query + past}
+def _example(ports: Sequence[Port], sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
     types = {"float32": torch.float32, "int64": torch.int64}
     return tuple(
         torch.zeros([dim if isinstance(dim, int) else sizes[dim] for dim in port.shape], dtype=types[port.dtype])

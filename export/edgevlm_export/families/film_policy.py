@@ -73,6 +73,7 @@ def build(checkpoint: Path) -> PolicyGraph:
             _head(model, shape),
         ),
         driver=FuseSpec(args=FuseArgs(vision=vision, text="text", pool="pool", head="head")),
+        own_choice=True,
         preprocess=preprocess,
         tokenizer=tokenizer,
         contract=contract,

@@ -10,7 +10,8 @@ by `x * std + mean` or `(x + 1) / 2 * (max - min) + min`. Source: src/lerobot/pr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ EPS = 1e-8
 HARMLESS = {"rename_observations_processor", "to_batch_processor", "device_processor"}
 # Where directories without the two files keep their statistics among the weights.
 OLD = ("normalize_inputs.buffer_", "unnormalize_outputs.buffer_", "normalize_targets.buffer_")
+# Some were trained on the data of several robots, and say in a name whose statistics these are.
+ROBOTS = re.compile(r"\.so\d+(?:-\w+)?_buffer_")
 
 Numbers = NDArray[np.float32]
 
@@ -73,6 +76,10 @@ class Normalization:
     way_out: _Way
     files: tuple[str, ...]  # of the directory, beside config and weights
 
+    def mode(self, kind: str) -> str:
+        """How numbers of a kind are normalised on the way in."""
+        return _mode(self.way_in, kind)
+
     def observed(self, feature: str, kind: str, size: int) -> Shift:
         """Of a state or a camera, for the way in. Raises CheckpointError and FamilyError."""
         shift = _shift(self.way_in, feature, kind, size)
@@ -90,8 +97,13 @@ class Normalization:
         return _shift(self.way_out, ACTION, "ACTION", size)
 
 
-def read_features(where: Path, config: Mapping[str, Any]) -> Features:
-    """From config.json.
+def is_statistic(name: str) -> bool:
+    """Whether a tensor among the weights is no weight."""
+    return ROBOTS.sub(".buffer_", name).startswith(OLD)
+
+
+def read_features(where: Path, config: Mapping[str, Any], without: Collection[str] = ()) -> Features:
+    """From config.json; features of the names `without` are passed over.
 
     Raises:
         CheckpointError: it is not complete.
@@ -100,6 +112,8 @@ def read_features(where: Path, config: Mapping[str, Any]) -> Features:
     cameras: dict[str, tuple[int, int]] = {}
     state = 0
     for name, kind, shape in _listed(where, config, "input_features"):
+        if name in without:
+            continue
         if kind == "VISUAL" and len(shape) == 3 and shape[0] == 3:
             cameras[name] = (shape[1], shape[2])
         elif kind == "STATE" and name == STATE and len(shape) == 1:
@@ -134,24 +148,36 @@ def _shape(given: Any) -> tuple[int, ...]:
     return shape
 
 
-def read_normalization(checkpoint: Path, config: Mapping[str, Any], weights: Mapping[str, Any]) -> Normalization:
+def read_normalization(
+    checkpoint: Path, config: Mapping[str, Any], weights: Mapping[str, Any], also: Collection[str] = ()
+) -> Normalization:
     """From the two processor files, or from the weights where there are none.
+
+    Args:
+        also: steps on the way in that somebody else reads.
 
     Raises:
         CheckpointError: a file is missing or damaged.
         FamilyError: a step that this version does not know.
     """
     if (checkpoint / BEFORE).is_file() or (checkpoint / AFTER).is_file():
-        way_in, first = _processor(checkpoint, BEFORE, "normalizer_processor")
-        way_out, second = _processor(checkpoint, AFTER, "unnormalizer_processor")
+        way_in, first = _processor(checkpoint, BEFORE, {"normalizer_processor", *also})
+        way_out, second = _processor(checkpoint, AFTER, {"unnormalizer_processor"})
         return Normalization(way_in, way_out, (BEFORE, first, AFTER, second))
     statistics: dict[str, dict[str, Numbers]] = {}
     names = {name.replace(".", "_"): name for key in ("input_features", "output_features") for name in config[key]}
     for full, value in weights.items():
-        prefix = next((prefix for prefix in OLD if full.startswith(prefix)), None)
-        if prefix is not None:
-            flat, _, which = full.removeprefix(prefix).rpartition(".")
-            statistics.setdefault(names.get(flat, flat), {})[which] = value.numpy().astype(np.float32)
+        plain = ROBOTS.sub(".buffer_", full)
+        prefix = next((prefix for prefix in OLD if plain.startswith(prefix)), None)
+        if prefix is None:
+            continue
+        if plain != full and sum(ROBOTS.sub(".buffer_", other) == plain for other in weights) > 1:
+            raise CheckpointError(
+                f"{checkpoint / WEIGHTS}: expected the statistics of one robot, got several of {plain!r}; train the "
+                "policy on the data of yours"
+            )
+        flat, _, which = plain.removeprefix(prefix).rpartition(".")
+        statistics.setdefault(names.get(flat, flat), {})[which] = value.float().numpy()
     if not statistics:
         raise CheckpointError(
             f"{checkpoint}: expected statistics of the training data in {BEFORE} and {AFTER}, or in {WEIGHTS} as "
@@ -162,16 +188,17 @@ def read_normalization(checkpoint: Path, config: Mapping[str, Any], weights: Map
     return Normalization(way, way, ())
 
 
-def _processor(checkpoint: Path, name: str, wanted: str) -> tuple[_Way, str]:
-    """(the normalising step of one file, the file of its statistics)."""
+def _processor(checkpoint: Path, name: str, known: Collection[str]) -> tuple[_Way, str]:
+    """(the normalising step of one file, the file of its statistics); other steps of `known` are let pass."""
+    wanted = next(step for step in known if step.endswith("normalizer_processor"))
     where = checkpoint / name
     try:
         steps = [(str(one.get("registry_name") or one.get("class")), one) for one in _json(where)["steps"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where}: expected a list of steps, got none that can be read; {AGAIN}") from error
-    if unknown := [kind for kind, _ in steps if kind not in {*HARMLESS, wanted}]:
+    if unknown := [kind for kind, _ in steps if kind not in {*HARMLESS, *known}]:
         raise FamilyError(
-            f"{where}: expected no steps but {sorted({*HARMLESS, wanted})}, got {unknown}; this version does not know "
+            f"{where}: expected no steps but {sorted({*HARMLESS, *known})}, got {unknown}; this version does not know "
             "what they do to a robot's numbers"
         )
     found = [one for kind, one in steps if kind == wanted]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from edgevlm.text.template import ChatTemplate
 from edgevlm.wording import IMAGE, PictureText, PromptSpec
 from edgevlm_export.families.checkpoint import AGAIN, CONFIG, read_config
 from edgevlm_export.families.picture_ops import picture_ops
-from edgevlm_export.families.upstream import load_part, reading
+from edgevlm_export.families.upstream import load_part, load_tokenizer, reading, tokenizer_json
 
 TEMPLATE = "chat_template.jinja"  # the name of the template's file in a bundle
 # (file, where in it) of the picture part's settings: newer checkpoints have the first
@@ -61,7 +61,10 @@ class _Kind(NamedTuple):
     text: Callable[[_Parts], PictureText]
     tokens: Callable[[_Parts, int], Any]  # of one tile, by the processor's own count; the tile's side
     settings: tuple[str, ...] = ()  # of processor_config.json, which the class takes
-    plain: str | None = None
+    plain: str | None = None  # with {bos}, or {begin} for what the tokenizer puts before a text
+    special_tokens: bool = True
+    needs_text: bool = True
+    most_pictures: int | None = None
 
 
 def read_words(checkpoint: Path, processor: str, features: int, image_size: int) -> Words:
@@ -85,13 +88,16 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
     bos = parts.tokenizer.bos_token or ""
     prompt = PromptSpec(
         template=None if template is None else TEMPLATE,
-        plain=None if kind.plain is None else kind.plain.replace("{bos}", bos),
+        plain=None if kind.plain is None else kind.plain.replace("{bos}", bos).replace("{begin}", _begin(parts)),
         variables=parts.tokenizer.special_tokens_map,
         placeholder=parts.image_token,
         image_id=_image_id(parts),
         picture_tokens=features,
         picture=kind.text(parts),
         needs_picture=kind.plain is not None,  # upstream refuses words alone there
+        most_pictures=kind.most_pictures,
+        needs_text=kind.needs_text,
+        special_tokens=kind.special_tokens,
         unless_begins="" if template is None else bos,  # upstream's rule for templates
     )
     _check_text(parts, prompt, image_size)
@@ -99,39 +105,42 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
         _check_template(checkpoint, prompt, template)
     backend = parts.tokenizer.backend_tokenizer
     ids = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-    return Words(prompt, template, backend.to_str(), operations, ids)
+    return Words(prompt, template, tokenizer_json(checkpoint, parts.tokenizer), operations, ids)
 
 
 def _open(checkpoint: Path, processor: str, kind: _Kind) -> _Parts:
-    pictures = load_part(checkpoint, f"{_picture_class(checkpoint, kind)}Pil")
+    pictures = load_part(checkpoint, f"{picture_class(checkpoint, kind.pictures)}Pil")
     library = require("transformers", extra="export")
     with reading(checkpoint, library):
         settings, _ = library.ProcessorMixin.get_processor_dict(checkpoint, local_files_only=True)
     if processor == "SmolVLMProcessor":  # asks for a video part and torchvision, which pictures do not need
-        tokenizer = load_part(checkpoint, "AutoTokenizer")
+        tokenizer = load_tokenizer(checkpoint)
         return _Parts(checkpoint, pictures, tokenizer, settings, _named(tokenizer, "image_token", "<image>"), None)
-    tokenizer = load_part(checkpoint, "AutoTokenizer")
+    tokenizer = load_tokenizer(checkpoint)
     with reading(checkpoint, library):
         known = {key: settings[key] for key in kind.settings if key in settings}
         whole = getattr(library, processor)(image_processor=pictures, tokenizer=tokenizer, **known)
-    return _Parts(checkpoint, pictures, whole.tokenizer, settings, whole.image_token, whole)
+    return _Parts(checkpoint, pictures, whole.tokenizer, settings, str(whole.image_token), whole)
 
 
-def _picture_class(checkpoint: Path, kind: _Kind) -> str:
+def picture_class(checkpoint: Path, known: Sequence[str]) -> str:
+    """The image processor's class of a checkpoint, the first of `known` where none is said. Raises FamilyError."""
     for name, inside in IMAGE_SETTINGS:
         if not (checkpoint / name).is_file():
             continue
         found = _read(checkpoint / name)
         found = found.get(inside) or {} if inside else found
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{checkpoint / name}: '{inside}': expected an object, got {found!r:.80}; {AGAIN}")
         if said := found.get("image_processor_type"):
             plain = str(said).removesuffix("Fast").removesuffix("Pil")
-            if plain not in kind.pictures:
+            if plain not in known:
                 raise FamilyError(
-                    f"{checkpoint / name}: 'image_processor_type': expected one of {list(kind.pictures)}, got "
+                    f"{checkpoint / name}: 'image_processor_type': expected one of {list(known)}, got "
                     f"{said!r:.80}; this variant is not supported"
                 )
             return plain
-    return kind.pictures[0]
+    return known[0]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -154,6 +163,19 @@ def _template(parts: _Parts) -> str:
             "found none: how a question is put to this model is not known; add the template it was trained with"
         )
     return found
+
+
+def _begin(parts: _Parts) -> str:
+    """What the tokenizer itself puts before a text. Raises FamilyError where it puts something behind one."""
+    begin, tokenizer = parts.tokenizer("").input_ids, parts.tokenizer
+    text = "What is this?"
+    own, bare = tokenizer(text).input_ids, tokenizer(text, add_special_tokens=False).input_ids
+    if own != [*begin, *bare]:
+        raise FamilyError(
+            f"{parts.checkpoint}: the tokenizer's special tokens: expected them before a text, as {begin}, got {own} "
+            f"for {text!r}; this variant is not supported"
+        )
+    return "".join(tokenizer.convert_ids_to_tokens(begin))
 
 
 def _image_id(parts: _Parts) -> int:
@@ -195,7 +217,8 @@ def _check_template(checkpoint: Path, prompt: PromptSpec, template: str) -> None
 
 def _check_text(parts: _Parts, prompt: PromptSpec, image_size: int) -> None:
     """Refuse a processor that writes another text for a picture than the manifest would."""
-    if parts.whole is None:
+    writes = "replace_image_token"
+    if parts.whole is None or writes not in vars(type(parts.whole)):  # the latter writes the tokens itself, as a row
         return
     for rows, columns in GRIDS if prompt.picture.tile else GRIDS[:1]:
         pixels = np.zeros((1, 3, image_size, image_size), np.float32)
@@ -268,6 +291,16 @@ KINDS: Mapping[str, _Kind] = {
         text=_one_tile,
         tokens=_by_patches,
         settings=("patch_size", "vision_feature_select_strategy", "image_token", "num_additional_image_tokens"),
+    ),
+    "Blip2Processor": _Kind(
+        pictures=("BlipImageProcessor",),
+        text=_one_tile,
+        tokens=lambda parts, side: parts.whole.num_query_tokens,
+        settings=("num_query_tokens",),
+        plain="{images}{begin}{text}",
+        special_tokens=False,
+        needs_text=False,
+        most_pictures=1,
     ),
     "PaliGemmaProcessor": _Kind(("SiglipImageProcessor",), _one_tile, _by_pictures, plain="{images}{bos}{text}\n"),
 }

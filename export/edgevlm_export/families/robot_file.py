@@ -20,6 +20,7 @@ from edgevlm.contract import (
     Contract,
     Duration,
     Encoding,
+    InstructionSpec,
     Spec,
     StateField,
     StateSpec,
@@ -79,12 +80,14 @@ class RobotFile(Spec):
 
     Attributes:
         cameras: name in the contract -> camera.
+        instructions: some that the policy was trained on, for a first try; of a policy that takes words.
         tolerance_s: how far apart frames of one observation may be; half a period of the slowest camera unless said.
     """
 
     cameras: Mapping[str, RobotCamera] = Field(min_length=1)
     state: RobotState | None = None
     action: RobotAction
+    instructions: tuple[str, ...] = ()
     tolerance_s: Duration | None = None
     reset_after_s: Duration = 1.0
 
@@ -123,6 +126,15 @@ def _unfilled(data: Any, where: str = "") -> str | None:
     return next((one for one in found if one is not None), None)
 
 
+def missing(checkpoint: Path, features: Features, execute_steps: int) -> ContractError:
+    """The error of an export without a robot file, with one to fill in."""
+    return ContractError(
+        f"{checkpoint}: a LeRobot policy does not say how fast the robot's cameras are, what its columns are and "
+        "how far they may go; fill this in, save it, and give it with --robot FILE:\n\n"
+        f"{template(checkpoint, features, execute_steps)}"
+    )
+
+
 def template(checkpoint: Path, features: Features, execute_steps: int) -> str:
     """A robot file for these features, with FILL wherever only somebody who knows the robot can say."""
     info = _info(checkpoint)
@@ -156,12 +168,18 @@ def template(checkpoint: Path, features: Features, execute_steps: int) -> str:
 
 
 def contract_of(
-    where: Path, robot: RobotFile, features: Features, state: Shift | None, action: tuple[Shift, int, int]
+    where: Path,
+    robot: RobotFile,
+    features: Features,
+    state: Shift | None,
+    action: tuple[Shift, int, int],
+    instruction: InstructionSpec | None = None,
 ) -> Contract:
     """The contract that the file and the policy make together.
 
     Args:
         action: normalisation of the action, steps of the chunk, how many of them the policy uses.
+        instruction: null for a policy that takes no words.
 
     Raises:
         ContractError: the two do not fit; the message names both sides.
@@ -173,7 +191,7 @@ def contract_of(
         return Contract(
             cameras=tuple(_camera(*named[feature], size) for feature, size in features.cameras.items()),
             state=_state(robot.state, state),
-            instruction=None,
+            instruction=_instruction(where, robot, instruction),
             window=WindowSpec(
                 offsets_s=(0.0,),
                 tolerance_s=robot.tolerance_s or 0.5 / slowest,
@@ -186,6 +204,14 @@ def contract_of(
         raise ContractError(f"robot file {where}: {first['msg'].removeprefix('Value error, ')}") from error
     except ZeroDivisionError as error:
         raise ContractError(f"robot file {where}: rate_hz: expected rates over 0, got 0") from error
+
+
+def _instruction(where: Path, robot: RobotFile, instruction: InstructionSpec | None) -> InstructionSpec | None:
+    if instruction is None:
+        if robot.instructions:
+            raise ContractError(f"robot file {where}: instructions: this policy takes no words; leave them out")
+        return None
+    return instruction.model_copy(update={"examples": robot.instructions})
 
 
 def _camera(name: str, camera: RobotCamera, size: tuple[int, int]) -> CameraSpec:

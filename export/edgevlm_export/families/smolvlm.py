@@ -41,7 +41,8 @@ def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
     model = load_model(checkpoint, architecture, attn_implementation="eager")
     config = model.config
     cache = cache_spec(checkpoint, config.text_config, context)
-    vision = _vision(model)
+    inside = model.model
+    vision = tower_stage(inside.vision_model, inside.connector, model.config.vision_config.image_size)
     words = read_words(checkpoint, processor, int(vision.outputs[0].shape[1]), config.vision_config.image_size)
     check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
 
@@ -68,14 +69,13 @@ def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
     )
 
 
-def _vision(model: Any) -> Stage:
-    tower, connector = model.model.vision_model, model.model.connector
-    parts, size = tower.embeddings, model.config.vision_config.image_size
-    side = size // tower.patch_size
+def tower_stage(tower: Any, connector: Any, side: int, scale: float = 1.0) -> Stage:
+    """The vision stage of whole pictures (1, 3, side, side), its features times `scale`."""
+    parts, patches = tower.embeddings, side // tower.patch_size
     seen: list[Tensor] = []
     watch = parts.position_embedding.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     with torch.no_grad():
-        parts(torch.zeros(1, 3, size, size), torch.ones(1, side, side, dtype=torch.bool))
+        parts(torch.zeros(1, 3, side, side), torch.ones(1, patches, patches, dtype=torch.bool))
     watch.remove()
     places = seen[0]
 
@@ -84,7 +84,8 @@ def _vision(model: Any) -> Stage:
         return patches + parts.position_embedding(places)  # type: ignore[no-any-return]
 
     def after(hidden: Tensor) -> Tensor:
-        return connector(tower.post_layernorm(hidden))  # type: ignore[no-any-return]
+        features: Tensor = connector(tower.post_layernorm(hidden))
+        return features if scale == 1.0 else features * scale
 
     entering = Step(before, parts.patch_embedding, parts.position_embedding)
-    return vision_stage(entering, tower.encoder.layers, Step(after, tower.post_layernorm, connector), size)
+    return vision_stage(entering, tower.encoder.layers, Step(after, tower.post_layernorm, connector), side)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models
 
 from edgevlm.bundle import file_sha256
 from edgevlm.errors import CheckpointError, FamilyError, require
-from edgevlm_export.families.checkpoint import AGAIN, CONFIG, WEIGHTS, read_config
+from edgevlm_export.families.checkpoint import AGAIN, CONFIG, WEIGHTS, architectures, read_config
 
 INDEX = "model.safetensors.index.json"
 SIDE_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
@@ -25,6 +26,19 @@ PLAIN_SEARCH: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "sequence_bias"), ()),
     **dict.fromkeys(("exponential_decay_length_penalty", "penalty_alpha", "dola_layers", "watermarking_config"), ()),
 }
+PARTS = ("vision_config", "text_config", "qformer_config")  # objects within config.json
+# Whole numbers above 0, of the model or of a part of it; what is not said there has upstream's own default.
+SIZES = (
+    *("image_size", "patch_size", "hidden_size", "intermediate_size", "projection_dim", "vocab_size"),
+    *("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings"),
+    *("image_text_hidden_size", "num_query_tokens", "visual_embedding_dim"),
+)
+# What `clean_up_tokenization_spaces` does to a text, in this order.
+SPACES = (
+    *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't")),
+    *((f" '{end}", f"'{end}") for end in ("m", "s", "ve", "re")),
+)
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 DESCRIBING = (
     *(CONFIG, *SIDE_FILES, "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "spiece.model"),
@@ -36,8 +50,9 @@ def open_config(checkpoint: Path, architecture: str) -> dict[str, Any]:
     """config.json of a checkpoint that holds `architecture` and no code of its own.
 
     Raises:
-        CheckpointError: a file that should be JSON is none.
-        FamilyError: code that would have to be trusted, quantized weights, or another architecture; with the field.
+        CheckpointError: a file that should be JSON is none, or a part of config.json is no object.
+        FamilyError: code that would have to be trusted, quantized weights, another architecture, or a size that is
+            no whole number above 0; with the field.
     """
     config = read_config(checkpoint)
     for name in (CONFIG, *SIDE_FILES):
@@ -47,13 +62,29 @@ def open_config(checkpoint: Path, architecture: str) -> dict[str, Any]:
                 "never runs: a model is data; export a checkpoint of the library's own classes"
             )
     unsupported(checkpoint, config, {"quantization_config": (None,)})
-    said = config.get("architectures") or [architecture]
-    if said != [architecture]:
+    said = architectures(checkpoint, config) or (architecture,)
+    if said != (architecture,):
         raise FamilyError(
-            f"{checkpoint / CONFIG}: 'architectures': expected [{architecture!r}], got {said}; "
+            f"{checkpoint / CONFIG}: 'architectures': expected [{architecture!r}], got {list(said)!s:.200}; "
             "this is a part of the model, or one with another head: export the whole model"
         )
+    _check_sizes(checkpoint, config, "")
+    for name in PARTS:
+        part = config.get(name)
+        if part is not None and not isinstance(part, dict):
+            raise CheckpointError(f"{checkpoint / CONFIG}: '{name}': expected an object, got {part!r:.80}; {AGAIN}")
+        _check_sizes(checkpoint, part or {}, f"{name}.")
     return config
+
+
+def _check_sizes(checkpoint: Path, part: Mapping[str, Any], place: str) -> None:
+    for name in SIZES:
+        value = part.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise FamilyError(
+                f"{checkpoint / CONFIG}: '{place}{name}': expected a whole number above 0, got {value!r:.80}; "
+                "this variant is not supported"
+            )
 
 
 def unsupported(checkpoint: Path, config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
@@ -102,6 +133,33 @@ def load_part(checkpoint: Path, name: str, **more: Any) -> Any:
         return getattr(library, name).from_pretrained(checkpoint, local_files_only=True, **more)
 
 
+def load_tokenizer(checkpoint: Path) -> Any:
+    """The tokenizer of the directory, which the library would otherwise make up. Raises as `load_part` does."""
+    if not any((checkpoint / name).is_file() for name in VOCABULARIES):
+        raise CheckpointError(f"{checkpoint}: expected one of {VOCABULARIES}, found none of them; {AGAIN}")
+    return load_part(checkpoint, "AutoTokenizer")
+
+
+def tokenizer_json(checkpoint: Path, tokenizer: Any) -> str:
+    """tokenizer.json of one of upstream's, with what its `decode` does behind the file's own decoder.
+
+    Raises:
+        FamilyError: there is no decoder to put it behind.
+    """
+    fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    forced = tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
+    if tokenizer.clean_up_tokenization_spaces and (forced or not isinstance(fast.model, models.BPE)):
+        if fast.decoder is None:
+            raise FamilyError(
+                f"{checkpoint / 'tokenizer_config.json'}: 'clean_up_tokenization_spaces': expected false for a "
+                "tokenizer.json without a decoder, got true; this variant is not supported"
+            )
+        cleaning = (decoders.Replace(found, put) for found, put in SPACES)
+        fast.decoder = decoders.Sequence([fast.decoder, decoders.Fuse(), *cleaning])
+    text: str = fast.to_str()
+    return text
+
+
 @contextmanager
 def reading(checkpoint: Path, library: Any) -> Iterator[None]:
     """The library's failures on a directory as one error of ours; its progress bars and notes stay silent."""
@@ -116,9 +174,10 @@ def reading(checkpoint: Path, library: Any) -> Iterator[None]:
         OSError,
         ValueError,
         RuntimeError,
-        KeyError,
+        LookupError,
         TypeError,
         AttributeError,
+        ArithmeticError,
         broken,
         hub.StrictDataclassError,
     ) as e:
@@ -150,13 +209,7 @@ def stop_ids(checkpoint: Path, model: Any) -> tuple[int, ...]:
         FamilyError: none is named, or a setting there changes what is said in a way that the runtime does not know.
     """
     settings = model.generation_config
-    for field, plain in PLAIN_SEARCH.items():
-        value = getattr(settings, field, None)
-        if value is not None and value not in plain:
-            raise FamilyError(
-                f"{checkpoint / 'generation_config.json'}: {field!r}: expected one of {[*plain, None]}, got "
-                f"{value!r:.80}; this variant is not supported"
-            )
+    check_search(checkpoint, settings)
     for said in (settings, model.config, model.config.get_text_config()):
         ids = getattr(said, "eos_token_id", None)
         if ids is not None:
@@ -165,6 +218,17 @@ def stop_ids(checkpoint: Path, model: Any) -> tuple[int, ...]:
         f"{checkpoint / 'generation_config.json'}: expected 'eos_token_id', found none there or in {CONFIG}; an answer "
         "would never end"
     )
+
+
+def check_search(checkpoint: Path, settings: Any) -> None:
+    """Refuse settings of a search that change what is said. Raises FamilyError."""
+    for field, plain in PLAIN_SEARCH.items():
+        value = getattr(settings, field, None)
+        if value is not None and value not in plain:
+            raise FamilyError(
+                f"{checkpoint / 'generation_config.json'}: {field!r}: expected one of {[*plain, None]}, got "
+                f"{value!r:.80}; this variant is not supported"
+            )
 
 
 def directory_sha256(checkpoint: Path) -> str:

@@ -195,6 +195,8 @@ def test_inspect_and_profile_know_retrievers(retriever: Path, tmp_path: Path) ->
         (("--labels", "a,b"), 2),
         (("--image", "PICTURE"), 2),
         (("--image", "PICTURE", "--labels", "cup", "--text", "cup"), 2),
+        (("--image", "PICTURE", "--labels", "cup", "--threshold", "0.1"), 2),
+        (("--image", "PICTURE", "--text", "cup", "--max-new-tokens", "3"), 2),
         (("--image", "PICTURE", "--labels", "cup,"), errors.InstructionError.exit_code),
         (("--image", "nowhere.png", "--labels", "cup"), errors.PictureError.exit_code),
         (("--sim",), errors.TaskError.exit_code),
@@ -205,5 +207,13 @@ def test_faults_of_asking_a_retriever(retriever: Path, picture: Path, arguments:
     assert done.returncode == code and "Traceback" not in done.stderr
 
 
-def test_labels_are_not_for_policies(bundle: Path, picture: Path) -> None:
-    assert process("run", bundle, "--image", picture, "--labels", "a,b").returncode == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [("--image", "PICTURE", "--labels", "a,b"), ("--image", "PICTURE", "--threshold", "0.1"),
+     ("--image", "PICTURE", "--seed", "1"), ("--sim", "--state", "1,2"), ("--sim", "--temperature", "0")],
+)  # fmt: skip
+def test_what_means_nothing_to_a_policy_is_a_usage_fault(
+    bundle: Path, picture: Path, arguments: tuple[str, ...]
+) -> None:
+    done = process("run", bundle, *(str(picture) if one == "PICTURE" else one for one in arguments))
+    assert done.returncode == 2 and "means nothing" in done.stderr

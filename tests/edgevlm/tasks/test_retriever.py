@@ -78,12 +78,36 @@ def test_logits_are_scale_times_cosine_plus_bias(tmp_path: Path) -> None:
             assert logits[i, t] == pytest.approx(10.0 * float(seen @ said) - 2.0, abs=1e-5)
 
 
-def test_a_text_is_encoded_once_and_a_picture_each_time(opened: tuple[Retriever, tiny.Counted]) -> None:
+def test_a_text_and_a_picture_are_encoded_once(opened: tuple[Retriever, tiny.Counted]) -> None:
     retriever, counted = opened
     for seed in range(3):
         retriever.classify(picture(seed), WORDS)
     retriever.embed_text(WORDS[0])
     assert counted.runs == {"text": 3, "vision": 3} == dict(retriever.stage_runs)
+    want = retriever.match([picture(2)], WORDS[:1]).logits
+    retriever.match([picture(2).copy(order="F")], WORDS[1:])
+    retriever.embed_image(picture(2))
+    assert counted.runs == {"text": 3, "vision": 3} and "vision" not in retriever.last_times_ns
+    np.testing.assert_array_equal(retriever.match([picture(2), picture(3)], WORDS[:1]).logits[:1], want)
+    assert counted.runs["vision"] == 4
+
+
+def test_only_a_few_pictures_are_kept(opened: tuple[Retriever, tiny.Counted]) -> None:
+    for seed in (*range(8), *range(8)):
+        opened[0].embed_image(picture(seed))
+    assert opened[1].runs == {"vision": 16}
+
+
+def test_a_buffer_that_is_written_again_is_another_picture(opened: tuple[Retriever, tiny.Counted]) -> None:
+    buffer = picture(1)
+    before = opened[0].embed_image(buffer)
+    kept = before.copy()
+    buffer[:] = picture(2)
+    after = opened[0].embed_image(buffer)
+    np.testing.assert_array_equal(after, opened[0].embed_image(picture(2)))
+    assert not np.allclose(before, after, atol=1e-2)
+    before[:] = 7
+    np.testing.assert_array_equal(opened[0].embed_image(picture(1)), kept)
 
 
 def test_a_picture_and_its_file_give_the_same_vector(opened: tuple[Retriever, tiny.Counted], tmp_path: Path) -> None:
@@ -120,19 +144,27 @@ def test_what_is_no_picture_is_refused_and_nothing_breaks(
     ("labels", "error"),
     [((), ContractError), ("cat", ContractError), (("",), InstructionError), (("  ",), InstructionError),
      ((7,), InstructionError), ((["a"],), InstructionError), (("\ud800",), InstructionError),
-     (("the cup " * 9,), InstructionError)],
+     (("the cup " * 9,), InstructionError), (None, ContractError), ({"a cup"}, ContractError),
+     ({"a cup": 1}, ContractError), ((one for one in WORDS), ContractError), (b"cup", ContractError),
+     (np.array(WORDS), ContractError), (7, ContractError), (("a cup", None), InstructionError)],
 )  # fmt: skip
 def test_labels_that_say_nothing_are_refused(
     opened: tuple[Retriever, tiny.Counted], labels: Any, error: type[Exception]
 ) -> None:
-    with pytest.raises(error):
-        opened[0].classify(picture(1), labels)
+    for ask in (
+        lambda: opened[0].classify(picture(1), labels),
+        lambda: opened[0].match([picture(1)], labels),
+    ):
+        with pytest.raises(error):
+            ask()
+    assert "vision" not in opened[1].runs
 
 
 def test_match_wants_a_list_of_pictures(opened: tuple[Retriever, tiny.Counted]) -> None:
-    for images in ([], "a.png", picture(1)):
+    several: tuple[Any, ...] = ([], "a.png", b"a.png", picture(1), None, 7, {"a.png"}, {"a.png": 1}, iter([picture(1)]))
+    for images in several:
         with pytest.raises(ContractError, match="list of at least one picture"):
-            opened[0].match(images, WORDS)  # type: ignore[arg-type]
+            opened[0].match(images, WORDS)
 
 
 def test_threads_share_one_retriever(opened: tuple[Retriever, tiny.Counted]) -> None:
@@ -178,7 +210,7 @@ def _swap_driver(data: dict[str, Any]) -> None:
         (lambda data: data["driver"]["args"].update(text="vision"), "dual driver expected inputs"),
         (lambda data: data["driver"]["args"].update(vision="nowhere"), "stages that do not exist"),
         (lambda data: data["driver"]["args"].update(scores="argmax"), "scores"),
-        (lambda data: data.update(text=None), "needs `text`"),
+        (lambda data: data.update(text=None), r"needs \['text'\]"),
         (lambda data: data.update(task="policy"), "needs a driver among"),
         (lambda data: data["preprocess"].update(front=data["preprocess"]["image"]), "needs `preprocess`"),
         (lambda data: data["preprocess"]["image"][1].update(width=6), "expected pixels"),

@@ -37,7 +37,7 @@ ITEMS = (
     *AUTOSTART,
     Item("bundle", "", "directory of a bundle that answers in text"),
     Item("transport", "raw", "raw (image_raw) or compressed (image_raw/compressed)"),
-    Item("question", "", "what is asked every period_s; empty: only the service asks", always=True),
+    Item("question", "", "what is asked every period_s; empty: a caption, of a model that needs no words", always=True),
     Item("period_s", 0.0, "how often the question is asked; 0: never", 0.0, 86_400.0),
     Item("choices", [""], "when given, `decision` gets the one of them that the answer names", always=True),
     Item("max_new_tokens", 32, "longest answer", 1, 4096, always=True),
@@ -160,7 +160,7 @@ class VlmNode(ShellNode):
         """
         if not self.active:
             raise ContractError("ask: the node is not active; activate it first")
-        if not text.strip():
+        if not text.strip() and (self._chat is None or self._chat.needs_text):
             raise ContractError("ask: expected a question, got an empty text")
         self._counts["asked"] += 1
         try:
@@ -197,8 +197,10 @@ class VlmNode(ShellNode):
 
     def _ask_again(self) -> None:
         question = self._given["question"]
-        if not question or not self._questions.empty():
+        if not self._questions.empty():
             return  # the last one has not been answered yet
+        if not question and (self._chat is None or self._chat.needs_text):
+            return
         try:
             self._put(question, CompressedImage(), self._given["max_new_tokens"], self._publish)
         except EdgevlmError as error:

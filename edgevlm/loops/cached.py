@@ -1,9 +1,9 @@
-"""What a manifest says of the loop around its stages: which driver, and which stage plays which part in it."""
+"""What loops that say one token after the other share: the keys and values they keep, and the ports of the stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -12,65 +12,7 @@ from edgevlm.ports import Dimension, Port, PortKind, StageSpec
 
 QUERY, PAST, KEYS = "query", "past", "keys"  # the dynamic dimensions of a decoder: new tokens, slots, both together
 
-
-class FuseArgs(Spec):
-    """Which stage plays which part in the `fuse` driver of a policy.
-
-    Attributes:
-        vision: camera name -> image-only stage (pixels -> one feature map), run once per sampled frame.
-        text: stage (ids, mask -> one vector), run once per instruction; null for a model that takes no words.
-        pool: stage over the window; inputs `<camera>_<slot>`, slot 0 the oldest; one output per camera. Null where the
-            head has these inputs itself.
-        head: stage (pooled maps, text, state -> chunk[, waypoints, step_logits]).
-
-    `text` and `pool` may be null since 1.2.
-    """
-
-    vision: Mapping[str, str] = Field(min_length=1)
-    text: str | None
-    pool: str | None
-    head: str
-
-
-class FuseSpec(Spec):
-    """Frames, an instruction and the state -> one head: the loop of a policy."""
-
-    name: Literal["fuse"] = "fuse"
-    args: FuseArgs
-
-    @property
-    def stages(self) -> set[str]:
-        """The stages it names."""
-        args = self.args
-        return {*args.vision.values(), args.head, *(name for name in (args.text, args.pool) if name is not None)}
-
-
-class DualArgs(Spec):
-    """Two encoders into one space: `logits = scale * cosine(image, text) + bias`. Since 1.1.
-
-    Attributes:
-        vision: stage (pixels -> one embedding), run once per picture.
-        text: stage (ids[, mask] -> one embedding), run once per text.
-        scores: what makes probabilities of one picture's logits: `softmax` over the texts, or `sigmoid` of each.
-    """
-
-    vision: str
-    text: str
-    scale: float
-    bias: float = 0.0
-    scores: Literal["softmax", "sigmoid"]
-
-
-class DualSpec(Spec):
-    """A picture and texts, encoded apart and compared: the loop of a retriever. Since 1.1."""
-
-    name: Literal["dual"] = "dual"
-    args: DualArgs
-
-    @property
-    def stages(self) -> set[str]:
-        """The stages it names."""
-        return {self.args.vision, self.args.text}
+Wanted = Mapping[PortKind, tuple[int, tuple[Dimension, ...]]]  # kind -> how many ports, of which shape
 
 
 class CacheSpec(Spec):
@@ -95,21 +37,19 @@ class CacheSpec(Spec):
         return self
 
 
-class DecoderArgs(Spec):
-    """A picture's features among the vectors of words, and a decoder that says the next word. Since 1.2.
+class CachedArgs(Spec):
+    """A stage `decoder` that says the next token, and what surrounds it.
 
-    With Q new tokens and P slots of the past, the stage `decoder` has the inputs embeds (1, Q, H), positions (1, Q),
-    one mask (1, 1, Q, P + Q) for each of `masks` (added to the scores: 0 or far below it), index (1,), which of the Q
-    the logits are wanted of, and a past key and a past value (1, P, heads, head_dim) of each layer; the outputs logits
-    (1, V) and a new key and a new value (1, Q, heads, head_dim) of each layer, all in the order of the layers.
+    With Q new tokens and P slots of the past, that stage has the inputs embeds (1, Q, H), positions (1, Q), one mask
+    (1, 1, Q, P + Q) for each of `masks` (added to the scores: 0 or far below it), index (1,), which of the Q the logits
+    are wanted of, and a past key and a past value (1, P, heads, head_dim) of each layer; the outputs logits (1, V) and
+    a new key and a new value (1, Q, heads, head_dim) of each layer, all in the order of the layers.
 
     Attributes:
-        vision: stage pixels (1, 3, S, S) -> features (1, T, H) of one tile.
+        vision: stage pixels (1, 3, S, S) -> features (1, T, H).
         decoder: the stage above.
         embeddings: file, .npy float32 or float16 (V, H): what the first layer reads, by token id.
         masks: port -> how many of the last positions it lets a token see, itself among them; null for all of them.
-        prefix: `causal` is the usual case; in a `bidirectional` one the tokens of the prompt see each other whole, so
-            the prompt is fed in one run.
         chunk: the longest Q of a causal prompt's runs.
         first_position: the position of the first token.
         stop_ids: tokens that end an answer.
@@ -120,7 +60,6 @@ class DecoderArgs(Spec):
     embeddings: str
     cache: CacheSpec
     masks: Mapping[str, Annotated[int, Field(gt=0)] | None] = Field(min_length=1)
-    prefix: Literal["causal", "bidirectional"] = "causal"
     chunk: int = Field(gt=0)
     first_position: int = Field(default=0, ge=0)
     stop_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
@@ -128,32 +67,20 @@ class DecoderArgs(Spec):
     @property
     def longest_run(self) -> int:
         """The most new tokens that one run of the decoder gets."""
-        return self.cache.slots if self.prefix == "bidirectional" else min(self.chunk, self.cache.slots)
+        return min(self.chunk, self.cache.slots)
 
 
-class DecoderSpec(Spec):
-    """A prompt of words and pictures, continued token by token: the loop of a chat. Since 1.2."""
+def check_cached(stages: Mapping[str, StageSpec], args: CachedArgs, width: int, more: Wanted | None = None) -> None:
+    """Whether the stage `decoder` is what `CachedArgs` says.
 
-    name: Literal["decoder"] = "decoder"
-    args: DecoderArgs
-
-    @property
-    def stages(self) -> set[str]:
-        """The stages it names."""
-        return {self.args.vision, self.args.decoder}
-
-
-DriverSpec = Annotated[FuseSpec | DualSpec | DecoderSpec, Field(discriminator="name")]
-
-
-def check_decoder(stages: Mapping[str, StageSpec], args: DecoderArgs) -> None:
-    """Whether the stages are what `DecoderArgs` says.
+    Args:
+        width: H, of the vectors it reads.
+        more: what inputs it has besides.
 
     Raises:
         ValueError: naming the stage and what does not fit.
     """
     stage, cache = stages[args.decoder], args.cache
-    width = _vision_width(stages[args.vision], args.vision)
     slot: tuple[Dimension, ...] = (cache.heads, cache.head_dim)
     wanted: dict[PortKind, tuple[int, tuple[Dimension, ...]]] = {
         "embeds": (1, (1, QUERY, width)),
@@ -162,8 +89,9 @@ def check_decoder(stages: Mapping[str, StageSpec], args: DecoderArgs) -> None:
         "index": (1, (1,)),
         "past_key": (cache.layers, (1, PAST, *slot)),
         "past_value": (cache.layers, (1, PAST, *slot)),
+        **(more or {}),
     }
-    _check_side(args.decoder, stage.inputs, wanted)
+    check_side(args.decoder, stage.inputs, wanted)
     made: dict[PortKind, tuple[int, tuple[Dimension, ...]]] = {
         "new_key": (cache.layers, (1, QUERY, *slot)),
         "new_value": (cache.layers, (1, QUERY, *slot)),
@@ -176,23 +104,23 @@ def check_decoder(stages: Mapping[str, StageSpec], args: DecoderArgs) -> None:
         or not isinstance(logits[0].shape[1], int)
     ):
         raise ValueError(f"stage {args.decoder!r}: expected one output of the kind 'logits' and the shape (1, V)")
-    _check_side(args.decoder, [port for port in stage.outputs if port not in logits], made)
+    check_side(args.decoder, [port for port in stage.outputs if port not in logits], made)
     if masks := {port.name for port in stage.inputs if port.kind == "mask"} ^ set(args.masks):
         raise ValueError(f"stage {args.decoder!r}: driver.args.masks and the ports of the kind 'mask' differ: {masks}")
     _check_ranges(args, stage)
 
 
-def _vision_width(stage: StageSpec, name: str) -> int:
+def vision_shape(stage: StageSpec, name: str) -> tuple[Dimension, int]:
+    """(T, H) of the features that a stage makes of one tile. Raises ValueError."""
     kinds = [port.kind for port in (*stage.inputs, *stage.outputs)]
     shape = stage.outputs[0].shape
     if kinds != ["pixels", "features"] or len(shape) != 3 or shape[0] != 1 or not isinstance(shape[2], int):
         raise ValueError(f"stage {name!r}: expected pixels -> features (1, T, H), got {kinds} and {shape}")
-    return shape[2]
+    return shape[1], shape[2]
 
 
-def _check_side(
-    stage: str, ports: Sequence[Port], wanted: Mapping[PortKind, tuple[int, tuple[Dimension, ...]]]
-) -> None:
+def check_side(stage: str, ports: Sequence[Port], wanted: Wanted) -> None:
+    """Whether a stage has exactly the wanted ports on one side. Raises ValueError."""
     if others := [port.name for port in ports if port.kind not in wanted]:
         raise ValueError(f"stage {stage!r}: a decoder has no such ports: {others}")
     for kind, (count, shape) in wanted.items():
@@ -204,7 +132,7 @@ def _check_side(
             )
 
 
-def _check_ranges(args: DecoderArgs, stage: StageSpec) -> None:
+def _check_ranges(args: CachedArgs, stage: StageSpec) -> None:
     query, past, keys = (stage.dynamic[symbol] for symbol in (QUERY, PAST, KEYS))
     if keys != (query[0] + past[0], query[1] + past[1], query[2] + past[2]):
         raise ValueError(

@@ -1,0 +1,95 @@
+"""An fp32 model of pictures and words -> activation ranges, and what its stages were given on the way.
+
+Whatever the task, the model is opened as the runtime opens it and shown pictures and texts as a user would: the inputs
+of each stage are what it will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from numpy.typing import NDArray
+
+from edgevlm.backends import Backend, BackendFactory, open_backend
+from edgevlm.bundle import Bundle
+from edgevlm.options import RuntimeOptions
+from edgevlm_calibration.calibrate import OBSERVER, OPTIONS, ObservingBackend, Recording, Seen, table_stages
+from edgevlm_calibration.observers import OBSERVERS
+from edgevlm_calibration.progress import Progress, silent
+from edgevlm_calibration.sources import Photo, PictureData
+from edgevlm_calibration.table import PictureSplit, Table
+
+Arrays = dict[str, NDArray[Any]]
+Model = TypeVar("Model")
+Visit = Any  # a picture, a text, or both: what the tour's `show` takes
+
+
+@dataclass(frozen=True)
+class Tour(Generic[Model]):
+    """How the models of one task are shown pictures and texts.
+
+    Attributes:
+        open: a bundle, with these engines, as a model.
+        visits: what of the calibration part is shown, in turn; `most` is a bound where a few are enough.
+        show: one visit; how much of an answer is looked at is the task's own choice.
+        runs: stage -> engine runs so far.
+    """
+
+    open: Callable[[Bundle, RuntimeOptions, BackendFactory], AbstractContextManager[Model]]
+    visits: Callable[[PictureData, int | None], Sequence[Visit]]
+    show: Callable[[Model, Visit], None]
+    runs: Callable[[Model], Mapping[str, int]]
+
+
+def calibrate_pictures(bundle: Bundle, data: PictureData, tour: Tour[Model], progress: Progress = silent) -> Table:
+    """A table for an fp32 bundle from the calibration pictures and texts of `data`."""
+    seen: Seen = {}
+
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
+        return ObservingBackend(opened, stage, options, seen.setdefault(stage, {}))
+
+    visits = tour.visits(data, None)
+    with tour.open(bundle, OPTIONS, factory) as model:
+        for done, visit in enumerate(visits):
+            progress("calibrate", done, len(visits))
+            tour.show(model, visit)
+        runs = dict(tour.runs(model))
+    progress("calibrate", len(visits), len(visits))
+    return Table(
+        bundle_sha256=bundle.sha256,
+        log_sha256=data.sha256,
+        observer=OBSERVER,
+        requested=len(visits),
+        samples=len(visits),
+        stage_runs=runs,
+        stages=table_stages(seen, OBSERVERS[OBSERVER]),
+        split=PictureSplit(
+            calibration=tuple(photo.name for photo in data.calibration),
+            held_out=tuple(photo.name for photo in data.held_out),
+            calibration_texts=data.calibration_texts,
+            held_out_texts=data.held_out_texts,
+        ),
+    )
+
+
+def record(bundle: Bundle, data: PictureData, tour: Tour[Model], most: int) -> dict[str, list[Arrays]]:
+    """stage -> what it was given in at most so many visits of the calibration part."""
+    feeds: dict[str, list[Arrays]] = {}
+
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
+        # Copies: the past of a decoder is a view of buffers that are written on.
+        return Recording(open_backend(opened, stage, options), feeds.setdefault(stage, []), copies=True)
+
+    with tour.open(bundle, OPTIONS, factory) as model:
+        for visit in tour.visits(data, most):
+            tour.show(model, visit)
+    return feeds
+
+
+def questions(photos: Sequence[Photo], texts: Sequence[str], most: int) -> list[tuple[Photo, str]]:
+    """Up to `most` pairs; every picture and every text comes once before one comes again."""
+    pairs = min(most, max(len(photos), len(texts)))
+    return [(photos[i % len(photos)], texts[i % len(texts)]) for i in range(pairs)]

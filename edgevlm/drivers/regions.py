@@ -1,0 +1,126 @@
+"""The `regions` driver: a picture's regions and texts, encoded apart, each region compared with each text.
+
+Stages (see `manifest.RegionsArgs`): vision per picture, text per text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.errors import BundleError, NonFiniteError
+from edgevlm.graph import Graph, Memory, Value
+from edgevlm.manifest import Manifest, PortKind, RegionsArgs, StageSpec
+
+TEXTS_KEPT = 4096  # embeddings of a few kilobytes each: every label set that people use, and a bounded memory
+PICTURES_KEPT = 4  # regions of some megabytes each: the cameras of a robot, asked in turn
+
+Array = NDArray[np.float32]
+NEEDED: tuple[PortKind, ...] = ("regions", "boxes", "shift", "scale")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the vision stage says of one picture with N regions; read-only by convention."""
+
+    regions: Array  # (N, D), each of length 1
+    boxes: Array  # (N, 4), centre x, centre y, width, height in 0..1
+    shift: Array  # (N,)
+    scale: Array  # (N,)
+    objectness: Array | None  # (N,), a logit; None where the model has none
+
+
+class RegionsDriver:
+    """Host code around the stages of one bundle; shared, holds no state."""
+
+    def __init__(self, manifest: Manifest, graph: Graph) -> None:
+        """Raises BundleError when the ports of the stages do not fit the driver."""
+        self._args = manifest.loop(RegionsArgs)
+        self._graph = graph
+        vision, text = manifest.stages[self._args.vision], manifest.stages[self._args.text]
+        self._pixels, self._outputs = _vision_ports(vision, self._args.vision)
+        self._text, self._embedding = _text_ports(text, self._args.text)
+        _check_shapes(vision, text, self._args)
+
+    def memory(self) -> Memory:
+        """What one detector keeps: many texts, a few pictures."""
+        return Memory({self._args.text: TEXTS_KEPT, self._args.vision: PICTURES_KEPT})
+
+    def look(self, pixels: Value, memory: Memory) -> Looked:
+        """The regions of one prepared picture; a picture seen lately is not run again."""
+        outputs = self._graph.run(self._args.vision, {self._pixels: pixels}, memory)
+        found = {kind: outputs[name].array[0] for kind, name in self._outputs.items()}
+        return Looked(
+            found["regions"], found["boxes"], found["shift"], found["scale"], objectness=found.get("objectness")
+        )
+
+    def embed_text(self, ids: Value, mask: Value, memory: Memory) -> Array:
+        """The vector (D,) of one text; a text seen lately is not run again."""
+        given = {"ids": ids, "mask": mask}
+        outputs = self._graph.run(self._args.text, {port: given[kind] for kind, port in self._text.items()}, memory)
+        vector: Array = outputs[self._embedding].array[0]
+        return vector
+
+    def logits(self, looked: Looked, texts: Sequence[Array]) -> Array:
+        """`(region . text + shift) * scale` for every region and every text: (N, T). Raises NonFiniteError."""
+        with np.errstate(all="ignore"):  # what is not finite is told below
+            alike = looked.regions @ np.stack(texts).T
+            result: Array = (alike + looked.shift[:, None]) * looked.scale[:, None]
+        if not np.isfinite(result).all() or not np.isfinite(looked.boxes).all():
+            raise NonFiniteError(
+                f"stages {self._args.vision!r} and {self._args.text!r}: expected finite logits and boxes, got NaN or "
+                "infinity; the picture or the text makes the model overflow: try an fp32 bundle"
+            )
+        return result
+
+    def corners(self, looked: Looked, height: int, width: int) -> Array:
+        """The boxes (N, 4) as left, top, right, bottom in pixels of a picture of (height, width).
+
+        They are what the model says: a box may reach beyond the picture.
+        """
+        centre, half = looked.boxes[:, :2], np.float32(0.5) * looked.boxes[:, 2:]
+        across, down = (max(height, width),) * 2 if self._args.frame == "square" else (width, height)
+        size = np.array([across, down, across, down], np.float32)
+        result: Array = np.concatenate([centre - half, centre + half], axis=1) * size
+        return result
+
+
+def _vision_ports(stage: StageSpec, name: str) -> tuple[str, dict[PortKind, str]]:
+    """(the port of the pixels, kind -> output)."""
+    kinds = Counter(port.kind for port in stage.outputs)
+    known = set(NEEDED) | {"objectness"}
+    fits = set(NEEDED) <= set(kinds) <= known and max(kinds.values()) == 1
+    if not fits or [port.kind for port in stage.inputs] != ["pixels"]:
+        raise _unfit(stage, name, f"pixels alone as input and {list(NEEDED)}, perhaps 'objectness', as outputs")
+    return stage.inputs[0].name, {port.kind: port.name for port in stage.outputs}
+
+
+def _text_ports(stage: StageSpec, name: str) -> tuple[dict[PortKind, str], str]:
+    """(kind -> input, the port of the embedding)."""
+    kinds = [port.kind for port in stage.inputs]
+    if kinds not in (["ids"], ["ids", "mask"]) or [port.kind for port in stage.outputs] != ["embedding"]:
+        raise _unfit(stage, name, "inputs of the kinds ['ids'] or ['ids', 'mask'] and one embedding as output")
+    return {port.kind: port.name for port in stage.inputs}, stage.outputs[0].name
+
+
+def _check_shapes(vision: StageSpec, text: StageSpec, args: RegionsArgs) -> None:
+    """As many boxes, shifts and scales as regions, and texts as wide as these."""
+    shapes = {port.kind: port.shape for port in vision.outputs}
+    regions = shapes["regions"]
+    if len(regions) != 3 or not all(isinstance(side, int) for side in regions):
+        raise _unfit(vision, args.vision, "regions (1, N, D) in numbers")
+    one, count, width = regions
+    wanted = {"boxes": (1, count, 4), "shift": (1, count), "scale": (1, count), "objectness": (1, count)}
+    if one != 1 or any(shape != wanted.get(kind, shape) for kind, shape in shapes.items()):
+        raise _unfit(vision, args.vision, f"regions (1, N, D) and, for N = {count}, {wanted}")
+    if text.outputs[0].shape != (1, width):
+        raise _unfit(text, args.text, f"an embedding (1, {width}), as wide as a region")
+
+
+def _unfit(stage: StageSpec, name: str, expected: str) -> BundleError:
+    ports = [f"{port.name}: {port.kind} {list(port.shape)}" for port in (*stage.inputs, *stage.outputs)]
+    return BundleError(f"stage {name!r}: the regions driver expected {expected}, got {ports}; export the bundle again")

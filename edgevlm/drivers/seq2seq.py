@@ -1,0 +1,104 @@
+"""The `seq2seq` driver: a picture, and a question or the beginning of an answer -> the answer, token by token.
+
+Stages (see `loops.Seq2SeqArgs`): vision per picture, encoder (if there is one) per picture and question, decoder per
+chunk of what is begun with and per new token. What was read before is read on only under the same picture and question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.drivers.cached import CachedStage, check_finite
+from edgevlm.drivers.kv import Beside, KeyValues
+from edgevlm.drivers.prompt import Feature, Logits, Prompt
+from edgevlm.errors import BundleError
+from edgevlm.graph import Graph, Memory, Value
+from edgevlm.loops import Seq2SeqArgs
+from edgevlm.manifest import Manifest, StageSpec
+
+KEPT_BYTES = 64 << 20  # of what was made for the pictures, and for the questions, met last ..
+KEPT = 4  # .. but of so many at least: the cameras of a robot, asked in turn
+
+
+class Seq2SeqDriver:
+    """Host code around the stages of one bundle; shared, holds no state."""
+
+    def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
+        """Raises BundleError when the embeddings (V, H) do not fit the stages."""
+        self._args, self._graph = manifest.loop(Seq2SeqArgs), graph
+        self._decoder, self._stages = CachedStage(manifest, graph, embeddings), manifest.stages
+        self._pixels = manifest.stages[self._args.vision].inputs[0].name
+        if max(self._args.begin) >= len(embeddings):
+            raise BundleError(
+                f"embeddings: expected a row for each of the ids that an answer begins with, {self._args.begin}, got "
+                f"{len(embeddings)}; export the bundle again"
+            )
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids a prompt may use."""
+        return len(self._decoder.embeddings)
+
+    def memory(self) -> Memory:
+        """What one session keeps beside the keys and values: what it made of the pictures and questions it met last."""
+        names = [name for name in (self._args.vision, self._args.encoder) if name is not None]
+        return Memory({name: max(KEPT, KEPT_BYTES // _bytes(self._stages[name])) for name in names})
+
+    def cache(self) -> KeyValues:
+        """The empty state of one session."""
+        return KeyValues(self._args.cache)
+
+    def read(
+        self, prompt: Prompt, cache: KeyValues, memory: Memory, before_run: Callable[[], None] = lambda: None
+    ) -> tuple[Logits, int]:
+        """(what is likely to follow `prompt`, how many of its tokens were read already); see `ChatDriver`."""
+        beside, known = self._looked_at(prompt, memory, before_run)
+        ids = [symbol for symbol in prompt.symbols if not isinstance(symbol, Feature)]  # a picture is not in the row
+        symbols = [(beside.version, token) for token in ids]
+        reused, cache.beside = cache.reuse(symbols, whole=False), beside
+        longest = self._args.longest_run
+        logits: Logits | None = None
+        for begin in range(reused, len(ids), longest):
+            before_run()
+            run = slice(begin, begin + longest)
+            logits = self._decoder.run(symbols[run], self._decoder.vectors(ids[run]), cache, memory)
+        assert logits is not None  # `reuse` leaves one token at least
+        return logits, reused + known
+
+    def step(self, token: int, cache: KeyValues, memory: Memory) -> Logits:
+        """What is likely to follow `token`, said after all that `cache` holds. Raises as `read` does."""
+        return self._decoder.run([(cache.beside.version, token)], self._decoder.vectors([token]), cache, memory)
+
+    def _looked_at(self, prompt: Prompt, memory: Memory, before_run: Callable[[], None]) -> tuple[Beside, int]:
+        """(what the decoder looks at, how many tokens of the question were not read for it again)."""
+        (pixels,) = prompt.tiles.values()
+        made = self._run(self._args.vision, {self._pixels: pixels}, memory, before_run)
+        known = 0
+        if self._args.encoder is not None:
+            runs = memory.runs.get(self._args.encoder, 0)
+            ids = Value(prompt.question, np.array([prompt.question], np.int64))
+            ports = self._stages[self._args.encoder].inputs
+            given = {port.name: ids if port.kind == "ids" else made[port.name] for port in ports}
+            made = self._run(self._args.encoder, given, memory, before_run)
+            known = len(prompt.question) if memory.runs[self._args.encoder] == runs else 0
+        version = (pixels.version, prompt.question)
+        return Beside(version, {name: value.array for name, value in made.items()}), known
+
+    def _run(
+        self, stage: str, given: Mapping[str, Value], memory: Memory, before_run: Callable[[], None]
+    ) -> dict[str, Value]:
+        """What a stage makes; of what it met lately, it is not run again."""
+        before_run()
+        made = self._graph.run(stage, given, memory)
+        check_finite(stage, "outputs", [value.array for value in made.values()])
+        return made
+
+
+def _bytes(stage: StageSpec) -> int:
+    """Of all that a stage makes in one run, at most."""
+    sizes = [[stage.dynamic[d][2] if isinstance(d, str) else d for d in port.shape] for port in stage.outputs]
+    return 4 * sum(int(np.prod(size)) for size in sizes)

@@ -1,0 +1,80 @@
+"""What the courses of models of pictures and words share: the data, evened channels, and what int8 may cost a stage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import onnx
+
+from edgevlm.bundle import Bundle
+from edgevlm.errors import CalibrationError
+from edgevlm_calibration.pictures import Tour, calibrate_pictures, record
+from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.sources import PictureData, make_up_pictures, open_pictures
+from edgevlm_calibration.table import Table
+from edgevlm_export.courses.base import Beside, ExportOptions, Models
+from edgevlm_export.courses.measured import Feeds, even_channels, measured_int8
+from edgevlm_export.stage_graph import Stage, StageGraph
+from edgevlm_export.stages import Made
+
+Graph = TypeVar("Graph", bound=StageGraph)
+
+
+@dataclass(frozen=True)
+class PictureCourse(ABC, Generic[Graph]):
+    """See `Course`; `feeds` is what the stages were given in fp32, which evening out does not change."""
+
+    graph: Graph
+    data: PictureData
+    feeds: dict[str, Feeds] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, graph: Graph, options: ExportOptions) -> PictureCourse[Graph]:
+        """Raises CalibrationError."""
+        if options.topics is not None:
+            raise CalibrationError(
+                "--topics belongs to a robot's recording; this model takes --calib FOLDER-OF-PICTURES"
+            )
+        if options.calibration is None:
+            return cls(graph, make_up_pictures(options.texts))
+        return cls(graph, open_pictures(options.calibration, options.texts, options.samples))
+
+    @property
+    @abstractmethod
+    def tour(self) -> Tour[Any]:
+        """How the model is shown what calibrates it."""
+
+    @property
+    @abstractmethod
+    def probe(self) -> tuple[Tour[Any], int]:
+        """The same for what int8 is measured on, and how many visits that takes."""
+
+    @abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """What only this task's manifest has."""
+
+    @abstractmethod
+    def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+        """The figures of a bundle against the original on held-out pictures."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A picture that cannot be read stops the export, so none."""
+        return ()
+
+    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
+        """Every stage with the outlier channels of its normalizations evened out."""
+        tour, visits = self.probe
+        with fp32(models) as bundle:
+            self.feeds.update(record(bundle, self.data, tour, visits))
+        return even_channels(models, self.feeds, progress)
+
+    def table(self, bundle: Bundle, progress: Progress) -> Table:
+        """Ranges from the calibration pictures and texts."""
+        return calibrate_pictures(bundle, self.data, self.tour, progress)
+
+    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+        """int8 where it keeps all that the stage puts out, else fp32 with what int8 would have cost."""
+        return measured_int8(stage, model, table, self.feeds[stage.name])

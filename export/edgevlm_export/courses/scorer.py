@@ -1,0 +1,50 @@
+"""A scorer: calibrated on features of regions and texts, judged by its logits on held-out ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgevlm.bundle import Bundle
+from edgevlm.errors import CalibrationError
+from edgevlm.tasks import Scorer
+from edgevlm_calibration.pictures import Tour
+from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.scoring import SCORER
+from edgevlm_calibration.sources import make_up_regions, open_regions
+from edgevlm_export.courses.base import ExportOptions
+from edgevlm_export.courses.pictures import PictureCourse
+from edgevlm_export.scoring import OriginalScorer, compare_scorer
+from edgevlm_export.stage_graph import ScorerGraph
+
+
+class ScorerCourse(PictureCourse[ScorerGraph]):
+    """See `Course`; where other courses have pictures, this one has features of their regions."""
+
+    @classmethod
+    def open(cls, graph: ScorerGraph, options: ExportOptions) -> ScorerCourse:
+        """Raises CalibrationError."""
+        if options.topics is not None:
+            raise CalibrationError(
+                "--topics belongs to a robot's recording; this model takes --calib FOLDER of .npy files"
+            )
+        if options.calibration is None:
+            return cls(graph, make_up_regions(graph.width, options.texts))
+        return cls(graph, open_regions(options.calibration, graph.limits, options.texts, options.samples))
+
+    @property
+    def tour(self) -> Tour[Scorer]:
+        """Each text and the features of each picture, in pairs."""
+        return SCORER
+
+    @property
+    def probe(self) -> tuple[Tour[Scorer], int]:
+        """So many pairs."""
+        return SCORER, 16
+
+    def parts(self) -> dict[str, Any]:
+        """The rule for texts, and what the columns are called."""
+        return {"text": self.graph.text, "labels": self.graph.labels}
+
+    def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+        """Logits beside the original's."""
+        return compare_scorer(bundle, OriginalScorer(self.graph), self.data, progress)

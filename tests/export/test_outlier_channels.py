@@ -1,0 +1,102 @@
+"""Copies of checkpoints with channels 64 times as large behind their norms, undone by the next weights.
+
+Trained models have such channels. The function is the same; integers with one scale for a whole tensor lose the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from support import captioners, chats, hub, owls, pairs
+
+from edgevlm_calibration.pictures import calibrate_pictures, record
+from edgevlm_calibration.progress import silent
+from edgevlm_export.courses import ExportOptions, open_course
+from edgevlm_export.courses.measured import COSINE, worst_cosine
+from edgevlm_export.courses.pictures import PictureCourse
+from edgevlm_export.exporter import Job
+from edgevlm_export.families import build
+from edgevlm_export.passes.equalize import equalize, evened
+from edgevlm_export.passes.peaks import peaks
+from edgevlm_export.stages import outputs, quantized_stage
+
+# family -> (its small checkpoint, what enlarges channels of it, stage -> how many norms it enlarges there)
+FAMILIES: dict[str, tuple[Any, Callable[[Any], None], dict[str, int]]] = {
+    "clip": (hub.clip, hub.outliers, {"vision": 4, "text": 4}),
+    "siglip": (hub.siglip, hub.outliers, {"vision": 4, "text": 4}),
+    "owlvit": (owls.owlvit, owls.outliers, {"vision": 4, "text": 4}),
+    "owlv2": (owls.owlv2, owls.outliers, {"vision": 4, "text": 4}),
+    # The layers of BLIP's texts put what their norms make into the sum as well: there is nothing to undo it.
+    "blip": (captioners.blip, captioners.outliers, {"vision": 6}),
+    "blip_vqa": (captioners.blip_vqa, captioners.outliers, {"vision": 6}),
+    "blip2": (captioners.blip2, captioners.outliers, {"vision": 6, "decoder": 6}),
+    "blip_matching": (captioners.blip_matching, captioners.outliers, {"vision": 6}),
+    "visual_bert": (pairs.visual_bert, pairs.visual_bert_outliers, {"head": 1}),  # see there for why not more
+    "llava": (chats.llava, chats.outliers, {"vision": 4, "decoder": 6}),  # it leaves its last vision layer out
+    "smolvlm": (chats.smolvlm, chats.outliers, {"vision": 6, "decoder": 6}),
+    "idefics3": (chats.idefics3, chats.outliers, {"vision": 6, "decoder": 6}),
+    "paligemma": (chats.paligemma, chats.outliers, {"vision": 6, "decoder": 6}),
+    "paligemma2": (chats.paligemma2, chats.outliers, {"vision": 6, "decoder": 6}),
+}
+
+Course = PictureCourse[Any]
+Models = dict[str, onnx.ModelProto]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def course(name: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
+    make, enlarge, _ = FAMILIES[name]
+    work = tmp_path_factory.mktemp("outliers")
+    source = make(work / "checkpoint", edit=enlarge)
+    data = pairs.regions_folder(work / "regions") if make is pairs.visual_bert else photos
+    asked = ExportOptions(precision="int8", calibration=data, topics=None, texts=None, samples=256)
+    opened = open_course(build(source), asked)
+    assert isinstance(opened, PictureCourse)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def models(course: Course, remembered_trace: Callable[..., Any]) -> Models:
+    return {stage.name: remembered_trace(stage) for stage in course.graph.stages}
+
+
+def test_they_break_plain_int8_and_not_ours(course: Course, models: Models, name: str, tmp_path: Path) -> None:
+    job = Job(course, tmp_path, silent)
+    even = course.before_int8(models, job.fp32_beside, silent)
+    with job.fp32_beside(models) as bundle:
+        table = calibrate_pictures(bundle, course.data, course.tour)
+    for stage in FAMILIES[name][2]:
+        plain = quantized_stage(course.graph.stage(stage), models[stage], table).model
+        assert min(worst_cosine(models[stage], plain, course.feeds[stage]).values()) < COSINE, stage
+    ours = job.table(even)
+    made = [course.int8(stage, even[stage.name], ours) for stage in course.graph.stages]
+    assert "int8" in {one.precision for one in made}
+    assert all(one.precision == "int8" or "worst cosine" in one.reason for one in made)
+
+
+def test_evening_out_changes_nothing_and_removes_them(
+    course: Course, models: Models, name: str, tmp_path: Path
+) -> None:
+    tour, _ = course.probe
+    with Job(course, tmp_path, silent).fp32_beside(models) as bundle:
+        feeds = record(bundle, course.data, tour, 4)
+    for stage, norms in FAMILIES[name][2].items():
+        model = models[stage]
+        before = peaks(model, evened(model), feeds[stage])
+        even = equalize(model, before)
+        after = peaks(even, evened(even), feeds[stage])
+        spread = [np.ptp(np.log2(peak)) for peak in before.values()]
+        assert set(before) == set(after) and sum(one > 5 for one in spread) == norms
+        assert all(np.ptp(np.log2(peak)) < 5 for peak in after.values())
+        for one, other in zip(outputs(model, feeds[stage]), outputs(even, feeds[stage]), strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5 * max(1.0, float(np.abs(one).max())))

@@ -1,0 +1,148 @@
+"""Upstream's own models and processors, as judges of a chat bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from transformers.image_utils import load_image
+
+Said = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Native:
+    """A model and the processor that reads its inputs, of a dialogue.
+
+    Attributes:
+        text: what is asked.
+    """
+
+    model: Any
+    processor: Any
+    text: str
+
+    def inputs(self, path: Path) -> dict[str, Any]:
+        """What the model takes."""
+        picture = load_image(str(path))
+        parts = [{"type": "image", "image": picture}, {"type": "text", "text": self.text}]
+        text = self.processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+        return dict(self.processor(text=[text], images=[picture], return_tensors="pt"))
+
+    def ids(self, path: Path) -> list[int]:
+        """What is read of the words, as the bundle's own reader should write it."""
+        found: list[int] = self.inputs(path)["input_ids"][0].tolist()
+        return found
+
+    def answer(self, path: Path, count: int) -> tuple[Said, NDArray[np.float32]]:
+        """(greedy tokens, the logits each was chosen from)."""
+        return self._search(self.inputs(path), count)
+
+    def caption(self, path: Path, count: int) -> tuple[Said, NDArray[np.float32]]:
+        """The same of a picture alone, the words left to upstream."""
+        pixels = self.processor.image_processor(load_image(str(path)), return_tensors="pt")["pixel_values"]
+        return self._search({"pixel_values": pixels}, count)
+
+    def _search(self, given: dict[str, Any], count: int) -> tuple[Said, NDArray[np.float32]]:
+        with torch.no_grad():
+            out = self.model.generate(
+                **given,
+                max_new_tokens=count,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        said = out.sequences[0].tolist()[-len(out.logits) :]
+        return tuple(said), torch.stack(out.logits)[:, 0].numpy()
+
+    def forward(self, path: Path, said: Said) -> NDArray[np.float32]:
+        """The logits of `said` in one forward over prompt and answer, without a cache."""
+        given = self.inputs(path)
+        start = given["input_ids"].shape[1]
+        answer = torch.tensor([said[:-1]])
+        given["input_ids"] = torch.cat([given["input_ids"], answer], 1)
+        given["attention_mask"] = torch.ones_like(given["input_ids"])
+        if "token_type_ids" in given:  # 1: an answer, which looks back only
+            given["token_type_ids"] = torch.cat([given["token_type_ids"], torch.ones_like(answer)], 1)
+        with torch.no_grad():
+            logits: NDArray[np.float32] = self.model(**given).logits[0, start - 1 :].numpy()
+        return logits
+
+
+class Prefixed(Native):
+    """A model that knows no dialogue, and words after its pictures."""
+
+    def inputs(self, path: Path) -> dict[str, Any]:
+        """What the model takes."""
+        found = dict(self.processor(text=[self.text], images=[[load_image(str(path))]], return_tensors="np"))
+        return {name: torch.from_numpy(np.array(value)) for name, value in found.items() if name != "labels"}
+
+
+class Plain(Native):
+    """A model that takes one picture and a text."""
+
+    def inputs(self, path: Path) -> dict[str, Any]:
+        """What the model takes."""
+        return dict(self.processor(images=load_image(str(path)), text=self.text, return_tensors="pt"))
+
+
+class Captioner(Plain):
+    """A model that goes on from the beginning of a caption, with its own sign before that and none behind it."""
+
+    def inputs(self, path: Path) -> dict[str, Any]:
+        """What the model takes; its search wants the last sign, too."""
+        given = super().inputs(path)
+        given["input_ids"][:, 0] = self.model.config.text_config.bos_token_id
+        return given
+
+    def ids(self, path: Path) -> list[int]:
+        """What the decoder begins with."""
+        return super().ids(path)[:-1]
+
+    def forward(self, path: Path, said: Said) -> NDArray[np.float32]:
+        """As `Native`."""
+        row = torch.tensor([[*self.ids(path), *said[:-1]]])
+        with torch.no_grad():
+            logits = self.model(pixel_values=self.inputs(path)["pixel_values"], input_ids=row).logits
+        return np.asarray(logits[0, -len(said) :])
+
+
+class Answerer(Plain):
+    """A model whose encoder reads the question."""
+
+    def forward(self, path: Path, said: Said) -> NDArray[np.float32]:
+        """Through the parts of the model, whose own forward gives no logits."""
+        given = self.inputs(path)
+        row = torch.tensor([[self.model.decoder_start_token_id, *said[:-1]]])
+        with torch.no_grad():
+            seen = self.model.vision_model(pixel_values=given["pixel_values"]).last_hidden_state
+            read = self.model.text_encoder(input_ids=given["input_ids"], encoder_hidden_states=seen).last_hidden_state
+            logits = self.model.text_decoder(input_ids=row, encoder_hidden_states=read).logits
+        return np.asarray(logits[0])
+
+
+KINDS: dict[str, tuple[type[Native], str, str]] = {  # how it is asked, upstream's model and processor
+    "llava": (Native, "LlavaForConditionalGeneration", "LlavaProcessor"),
+    "smolvlm": (Native, "SmolVLMForConditionalGeneration", "Idefics3Processor"),
+    "idefics3": (Native, "Idefics3ForConditionalGeneration", "Idefics3Processor"),
+    "paligemma": (Prefixed, "PaliGemmaForConditionalGeneration", "PaliGemmaProcessor"),
+    "paligemma2": (Prefixed, "PaliGemmaForConditionalGeneration", "PaliGemmaProcessor"),
+    "blip2": (Plain, "Blip2ForConditionalGeneration", "Blip2Processor"),
+    "blip": (Captioner, "BlipForConditionalGeneration", "BlipProcessor"),
+    "blip_vqa": (Answerer, "BlipForQuestionAnswering", "BlipProcessor"),
+}
+
+
+def native(family: str, checkpoint: Path, text: str) -> Native:
+    """The judge of a checkpoint."""
+    kind, model, processor = KINDS[family]
+    return kind(
+        getattr(transformers, model).from_pretrained(checkpoint).eval(),
+        getattr(transformers, processor).from_pretrained(checkpoint),
+        text,
+    )
