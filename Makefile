@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench chat-gate families floor clean
+.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench attack chat-gate families floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -107,6 +107,9 @@ gate: both ## fp32 against int8 over 915 paired episodes, the controls and the p
 
 bench: both ## the whole step: PyTorch, fp32 and int8, interleaved
 	$(BIN)/python benchmarks/step.py --checkpoint $(CHECKPOINT) --fp32 $(FP32) --int8 $(BUNDLE) --json build/step.json
+
+attack: setup ## hostile and broken inputs of every kind, SECONDS (30) of each: counts and findings (docs/reliability.md)
+	PYTHONPATH=tests $(BIN)/python benchmarks/attack.py --seconds $(or $(SECONDS),30) --json build/attack.json
 
 chat-gate: setup ## export of a 256 M chat, then one with a stage of over 2 GB (needs 16 GB of memory; ten minutes, on a machine that does nothing else)
 	PYTHONPATH=tests $(BIN)/python benchmarks/chat_export.py --json build/chat-256m.json

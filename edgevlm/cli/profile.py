@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +25,8 @@ STEPS, WARMUP = 300, 30
 QUESTIONS, WARMUP_QUESTIONS = 10, 1  # of a chat, whose steps are hundreds of times longer
 ANSWER_TOKENS = 16
 REGIONS = 36  # of a scorer, made up
+
+Asked = Retriever | Detector | Scorer
 
 
 def command(
@@ -78,12 +82,8 @@ def measure(
     steps, warmup = usual[0] if steps is None else steps, usual[1] if warmup is None else warmup
     if isinstance(model, Chat):
         return _measure_chat(model, options, (steps, warmup, instruction), opened - opening, report)
-    if isinstance(model, Retriever):
-        return _measure_retriever(model, options, steps, warmup, opened - opening, report)
-    if isinstance(model, Detector):
-        return _measure_detector(model, options, steps, warmup, opened - opening, report)
-    if isinstance(model, Scorer):
-        return _measure_scorer(model, options, (steps, warmup, instruction), opened - opening, report)
+    if isinstance(model, (Retriever, Detector, Scorer)):
+        return _measure_asked(model, options, (steps, warmup, instruction), opened - opening, report)
     return _measure_policy(model, options, (steps, warmup, instruction), opened - opening, report)
 
 
@@ -111,56 +111,35 @@ def _measure_policy(
     return {**figures, "encodes_per_frame": session.encodes_per_frame}
 
 
-def _measure_retriever(
-    model: Retriever, options: RuntimeOptions, steps: int, warmup: int, open_ns: int, report: Any
+def _measure_asked(
+    model: Asked, options: RuntimeOptions, plan: tuple[int, int, str | None], open_ns: int, report: Any
 ) -> dict[str, Any]:
-    """One picture against one known text in each step; a new text every TEXT_EVERY steps."""
-    random = np.random.default_rng(0)
-    recorder, cold_ns = StepRecorder(), open_ns
-    for step in range(warmup + steps):
-        picture = random.integers(0, 256, PICTURE_SIZE, np.uint8)
-        begin = time.perf_counter_ns()
-        model.match([picture], [f"a picture of the number {step // TEXT_EVERY}"])
-        cold_ns += time.perf_counter_ns() - begin if step == 0 else 0
-        if step >= warmup:
-            recorder.add(model.last_times_ns)
-            report("profile", step - warmup + 1, steps)
-    return _figures(model, recorder, options, warmup, (open_ns, cold_ns))
-
-
-def _measure_detector(
-    model: Detector, options: RuntimeOptions, steps: int, warmup: int, open_ns: int, report: Any
-) -> dict[str, Any]:
-    """One label in one new picture in each step; a new label every TEXT_EVERY steps."""
-    random = np.random.default_rng(0)
-    recorder, cold_ns = StepRecorder(), open_ns
-    for step in range(warmup + steps):
-        picture = random.integers(0, 256, PICTURE_SIZE, np.uint8)
-        begin = time.perf_counter_ns()
-        model.detect(picture, [f"the thing number {step // TEXT_EVERY}"])
-        cold_ns += time.perf_counter_ns() - begin if step == 0 else 0
-        if step >= warmup:
-            recorder.add(model.last_times_ns)
-            report("profile", step - warmup + 1, steps)
-    return _figures(model, recorder, options, warmup, (open_ns, cold_ns))
-
-
-def _measure_scorer(
-    model: Scorer, options: RuntimeOptions, plan: tuple[int, int, str | None], open_ns: int, report: Any
-) -> dict[str, Any]:
-    """One question about new regions in each step."""
+    """One question in each step, about something new."""
     steps, warmup, question = plan
     random = np.random.default_rng(0)
     recorder, cold_ns = StepRecorder(), open_ns
     for step in range(warmup + steps):
-        features = random.standard_normal((min(REGIONS, model.most_regions), model.width), np.float32)
+        ask = _question(model, step, random, question)
         begin = time.perf_counter_ns()
-        model.score(features, question or "What can be seen here?")
+        ask()
         cold_ns += time.perf_counter_ns() - begin if step == 0 else 0
         if step >= warmup:
             recorder.add(model.last_times_ns)
             report("profile", step - warmup + 1, steps)
     return _figures(model, recorder, options, warmup, (open_ns, cold_ns))
+
+
+def _question(model: Asked, step: int, random: np.random.Generator, said: str | None) -> Callable[[], object]:
+    """A new picture and a text that is new every TEXT_EVERY steps; or new regions and what was said."""
+    if isinstance(model, Scorer):
+        features = random.standard_normal((min(REGIONS, model.most_regions), model.width), np.float32)
+        return partial(model.score, features, said or "What can be seen here?")
+    picture, text = random.integers(0, 256, PICTURE_SIZE, np.uint8), f"a picture of the number {step // TEXT_EVERY}"
+    return (
+        partial(model.match, [picture], [text])
+        if isinstance(model, Retriever)
+        else partial(model.detect, picture, [text])
+    )
 
 
 def _measure_chat(
