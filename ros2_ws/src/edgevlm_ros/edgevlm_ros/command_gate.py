@@ -24,7 +24,6 @@ from typing import Any
 from edgevlm_msgs.msg import ActionChunk as ChunkMessage
 from edgevlm_msgs.msg import GateStatus
 from edgevlm_msgs.msg import Heartbeat as HeartbeatMessage
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.publisher import Publisher
 from rclpy.service import Service
 from rclpy.subscription import Subscription
@@ -39,6 +38,7 @@ from edgevlm.loop.bypass import Bypass
 from edgevlm.loop.gate import Gate
 from edgevlm.loop.limits import GateLimits
 from edgevlm_ros.command_messages import Setpoint, setpoints
+from edgevlm_ros.compat import SubscriptionEventCallbacks
 from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits, make_executor
 from edgevlm_ros.gate_work import Work
 from edgevlm_ros.listener import Listener

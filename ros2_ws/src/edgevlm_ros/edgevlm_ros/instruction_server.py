@@ -11,13 +11,13 @@ import numpy as np
 from edgevlm_msgs.action import ExecuteInstruction
 from edgevlm_msgs.srv import SetInstruction
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.task import Future
 from std_msgs.msg import Bool, String
 
 from edgevlm.contract import SECOND_NS
 from edgevlm.errors import InstructionError
 from edgevlm.loop.instructions import Instructions
+from edgevlm_ros.compat import SubscriptionEventCallbacks
 from edgevlm_ros.outputs import Newest
 from edgevlm_ros.qos import LATCHED, RELIABLE, listen
 from edgevlm_ros.shell import Report, ShellNode
@@ -65,7 +65,8 @@ class InstructionServer:
         self._said: str | None = None
         self._ticks = 0
         self.instructions = Instructions(_nothing_is_known)
-        self._timer = node.create_timer(_TICK_S, self._tick, clock=node.steady, autostart=False)
+        self._timer = node.create_timer(_TICK_S, self._tick, clock=node.steady)
+        self._timer.cancel()  # Humble has no timer that begins cancelled
         node.create_service(SetInstruction, "set_instruction", self._serve)
         self._action = ActionServer(
             node,
