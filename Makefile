@@ -109,7 +109,7 @@ bench: both ## the whole step: PyTorch, fp32 and int8, interleaved
 	$(BIN)/python benchmarks/step.py --checkpoint $(CHECKPOINT) --fp32 $(FP32) --int8 $(BUNDLE) --json build/step.json
 
 attack: setup ## hostile and broken inputs of every kind, SECONDS (30) of each: counts and findings (docs/reliability.md)
-	PYTHONPATH=tests $(BIN)/python benchmarks/attack.py --seconds $(or $(SECONDS),30) --json build/attack.json
+	PYTHONPATH=tests $(BIN)/python benchmarks/attacks.py --seconds $(or $(SECONDS),30) --json build/attack.json
 
 chat-gate: setup ## export of a 256 M chat, then one with a stage of over 2 GB (needs 16 GB of memory; ten minutes, on a machine that does nothing else)
 	PYTHONPATH=tests $(BIN)/python benchmarks/chat_export.py --json build/chat-256m.json

@@ -1,6 +1,6 @@
 """Seeded attacks on everything that takes input from outside: how many cases ran, and what came of them.
 
-    PYTHONPATH=tests python benchmarks/attack.py [--seconds 30] [--seed N] [--only NAME,..] [--json F]
+    PYTHONPATH=tests python benchmarks/attacks.py [--seconds 30] [--seed N] [--only NAME,..] [--json F]
 
 Each attack runs in a process of its own for its share of the time. A case that raises anything but what it may, breaks
 a promise, takes too much memory or does not end is a finding: it is printed with its seed, and the exit code is 1.
