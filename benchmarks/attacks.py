@@ -30,6 +30,7 @@ from rich.table import Table
 from edgevlm.profiler import machine
 
 ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the table
+    "bundles": "attack.bundles:Bundles",
 }
 _FINDINGS_SHOWN = 5
 
@@ -136,7 +137,9 @@ def main() -> int:
     _show(outcomes)
     if given.json:
         record = {name: asdict(outcome) for name, outcome in outcomes.items()}
-        given.json.write_text(json.dumps({"machine": machine(), "seed": given.seed, "attacks": record}, indent=2) + "\n")
+        given.json.write_text(
+            json.dumps({"machine": machine(), "seed": given.seed, "attacks": record}, indent=2) + "\n"
+        )
     return int(any(outcome.findings for outcome in outcomes.values()))
 
 

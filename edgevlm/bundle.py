@@ -1,8 +1,9 @@
 """A model on disk: a directory with manifest.json and its hash, the files it lists, and records/ beside them.
 
-A bundle is immutable. `new_directory` writes beside the destination and renames, so the directory appears only when
-it is complete. manifest.sha256 holds `bundle_sha256`, in the form that `sha256sum -c` reads; the manifest holds the
-hash of every other file. records/*.json hold what was measured and are not part of `bundle_sha256`.
+A bundle is immutable, and `bundle_sha256` names all of it: what the manifest does not list is refused, and so are
+weights that a stage reads from elsewhere. `new_directory` writes beside the destination and renames, so the directory
+appears only when it is complete. manifest.sha256 holds `bundle_sha256`, in the form that `sha256sum -c` reads; the
+manifest holds the hash of every other file. records/*.json hold what was measured and are not part of `bundle_sha256`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgevlm.bounded import MB, read_bounded
 from edgevlm.errors import BundleError, OutputError, TamperedError, UnsafePathError
-from edgevlm.manifest import FORMAT_NAME, FileEntry, Manifest
+from edgevlm.manifest import FORMAT_NAME, FileEntry, Manifest, StageSpec
+from edgevlm.onnx_file import read_onnx
 
 MANIFEST = "manifest.json"
 DIGEST = "manifest.sha256"
 RECORDS = "records"
+MANIFEST_BYTES = 16 * MB
+RECORD_BYTES = 16 * MB
+MOST_RECORDS = 256
+_DIGEST_BYTES = 256
+_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -62,29 +70,36 @@ class Bundle:
         return self.path(self.manifest.tokenizer)
 
     def records(self) -> dict[str, Any]:
-        """Every record beside the manifest, by its name without the suffix.
+        """Every record beside the manifest, by its name without the suffix; measurements, which prove nothing.
 
         Raises:
-            BundleError: a record cannot be read, or is no JSON.
+            BundleError: over MOST_RECORDS of them, or one over RECORD_BYTES, that is no regular file or no JSON.
         """
-        found = {}
-        for path in sorted((self.root / RECORDS).glob("*.json")):
+        place = self.root / RECORDS
+        if place.is_symlink():
+            raise BundleError(f"{place}: expected a directory of the bundle's own, got a link; remove it")
+        paths = sorted(place.glob("*.json"))
+        if len(paths) > MOST_RECORDS:
+            raise BundleError(f"{place}: expected at most {MOST_RECORDS} records, got {len(paths)}; remove some")
+        records = {}
+        for path in paths:
             try:
-                found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+                records[path.stem] = json.loads(read_bounded(path, RECORD_BYTES))
             except (OSError, ValueError, RecursionError) as error:
                 raise BundleError(
                     f"{path}: expected a JSON record, got: {error}; measure again or remove it"
                 ) from error
-        return found
+        return records
 
 
 def open_bundle(root: str | os.PathLike[str], *, verify_files: bool = True) -> Bundle:
-    """Parse and check a bundle.
+    """Parse and check a bundle. Nothing of it is run, and no more is read than the manifest may list.
 
     Raises:
-        BundleError: no such directory, no manifest, or a manifest that does not parse.
-        TamperedError: a file is missing, cannot be read, has another size or another hash.
-        UnsafePathError: a listed file is a link that leads out of the bundle.
+        BundleError: no such directory, no manifest, one that does not parse or is too large, or a stage whose graph has
+            what no stage may have (see `edgevlm.onnx_file`).
+        TamperedError: a file is missing, cannot be read, has another size or another hash, or is not listed.
+        UnsafePathError: a link that leads out of the bundle, or a stage that reads weights which are not listed.
     """
     root = Path(root)
     manifest = root / MANIFEST
@@ -93,21 +108,23 @@ def open_bundle(root: str | os.PathLike[str], *, verify_files: bool = True) -> B
             f"{root}: expected a bundle directory with {MANIFEST}, found "
             f"{'none there' if root.is_dir() else 'no directory'}; make one with: edgevlm export CHECKPOINT -o {root}"
         )
-    text = _read(manifest)
+    text = _read(manifest, MANIFEST_BYTES)
     bundle = Bundle(root, Manifest.parse(text), hashlib.sha256(text).hexdigest())
     _check_digest(root, bundle.sha256)
-    for relative, entry in bundle.manifest.files.items():
-        path = root / relative
-        try:
-            _check_file(root, path, entry, hashed=verify_files)
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, up to Python 3.12
-            raise TamperedError(f"{path}: cannot be read ({error}); export or copy the bundle again") from error
+    try:
+        _check_nothing_else(root, bundle.manifest)
+        for relative, entry in bundle.manifest.files.items():
+            _check_file(root / relative, entry, hashed=verify_files)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, up to Python 3.12
+        raise TamperedError(f"{root}: cannot be read ({error}); export or copy the bundle again") from error
+    for name, stage in bundle.manifest.stages.items():
+        _check_graphs(root, name, stage)
     return bundle
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most_bytes: int) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, most_bytes)
     except OSError as error:
         raise TamperedError(f"{path}: cannot be read ({error}); export or copy the bundle again") from error
 
@@ -118,9 +135,9 @@ def _check_digest(root: Path, got: str) -> None:
         raise TamperedError(
             f"{path}: expected the hash of {MANIFEST}, found no such file; export or copy the bundle again"
         )
-    if (kept := _read(path)) != _digest_line(got):
+    if (recorded := _read(path, _DIGEST_BYTES)) != _digest_line(got):
         raise TamperedError(
-            f"{root / MANIFEST}: expected sha256 {kept[:64]!r}, got {got}; export or copy the bundle again"
+            f"{root / MANIFEST}: expected sha256 {recorded[:64]!r}, got {got}; export or copy the bundle again"
         )
 
 
@@ -128,9 +145,47 @@ def _digest_line(sha256: str) -> bytes:
     return f"{sha256}  {MANIFEST}\n".encode()
 
 
-def _check_file(root: Path, path: Path, entry: FileEntry, *, hashed: bool) -> None:
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise UnsafePathError(f"{path}: this link leads out of the bundle; do not use it")
+def _check_nothing_else(root: Path, manifest: Manifest) -> None:
+    """Every entry below `root` is a listed file, the folder of one, the manifest and its hash, or records/.
+
+    A link is taken for what it leads to, where that is a listed file of this bundle.
+    """
+    files = {MANIFEST, DIGEST, *manifest.files}
+    folders = {"", *(str(parent) for path in manifest.files for parent in Path(path).parents)} - {"."}
+    foreign: list[str] = []
+    waiting = [""]
+    while waiting and len(foreign) <= _NAMES_SHOWN:
+        folder = waiting.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                relative = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_symlink():
+                    _check_link(root, relative, manifest)
+                elif relative == RECORDS and entry.is_dir():
+                    continue
+                elif entry.is_dir() and relative in folders:
+                    waiting.append(relative)
+                elif not entry.is_file() or relative not in files:
+                    foreign.append(relative)
+    if foreign:
+        raise TamperedError(
+            f"{root}: expected what the manifest lists and nothing else, got {sorted(foreign)[:_NAMES_SHOWN]!r}, which "
+            "bundle_sha256 does not cover; remove it, or export or copy the bundle again"
+        )
+
+
+def _check_link(root: Path, relative: str, manifest: Manifest) -> None:
+    target = (root / relative).resolve()
+    if not target.is_relative_to(root.resolve()):
+        raise UnsafePathError(f"{root / relative}: this link leads out of the bundle; do not use it")
+    if relative not in manifest.files or target not in {root.resolve() / path for path in manifest.files}:
+        raise TamperedError(
+            f"{root / relative}: expected a file that the manifest lists, got a link to {target.name!r}; "
+            "copy the bundle again with links followed (cp -rL)"
+        )
+
+
+def _check_file(path: Path, entry: FileEntry, *, hashed: bool) -> None:
     if not path.is_file():
         raise TamperedError(
             f"{path}: the manifest lists this file and it is not there; export or copy the bundle again"
@@ -140,6 +195,19 @@ def _check_file(root: Path, path: Path, entry: FileEntry, *, hashed: bool) -> No
         raise TamperedError(f"{path}: expected {entry.bytes} bytes, got {size}; export or copy the bundle again")
     if hashed and (got := file_sha256(path)) != entry.sha256:
         raise TamperedError(f"{path}: expected sha256 {entry.sha256}, got {got}; export or copy the bundle again")
+
+
+def _check_graphs(root: Path, name: str, stage: StageSpec) -> None:
+    """Whether each form is a plain graph that reads weights from listed files of this stage alone."""
+    for form in dict.fromkeys(stage.forms.values()):
+        folder = Path(form).parent
+        for location in read_onnx(root / form).external:
+            # An engine takes this name relative to the graph's folder, and may know names of its own with a star.
+            if "*" in location or (folder / location).as_posix() not in stage.data:
+                raise UnsafePathError(
+                    f"{root / form}: expected weights in {list(stage.data)}, which the manifest lists for the stage "
+                    f"{name!r}, got {location!r}; do not use this bundle"
+                )
 
 
 def file_sha256(path: Path) -> str:

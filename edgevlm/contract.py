@@ -26,6 +26,9 @@ CHANNELS: Mapping[str, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mo
 
 LONGEST_S = 1e6  # no duration of a contract is longer: all of them fit an int64 of nanoseconds
 Duration = Annotated[float, Field(gt=0, le=LONGEST_S)]
+MOST_NAMES = 4096  # of a state, of a chunk, of a plan, of a window's frames
+MOST_TOKENS = 1 << 20  # of a text, a prompt or a dialogue
+Side = Annotated[int, Field(gt=0, le=1 << 14)]  # of a picture, in pixels
 Offset = Annotated[float, Field(ge=-LONGEST_S, le=LONGEST_S)]
 
 
@@ -40,8 +43,8 @@ class CameraSpec(Spec):
     """One camera as the robot delivers it: uint8 (height, width, channels) in `encoding`, rows may be padded."""
 
     name: str = Field(min_length=1)
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Side
+    height: Side
     encoding: Encoding = "rgb8"
     rate_hz: tuple[float, float]  # slowest and fastest rate the model was trained for
     frame_id: str = ""
@@ -74,7 +77,7 @@ class StateField(Spec):
 class StateSpec(Spec):
     """The robot's state as one float vector, in this order and these units."""
 
-    fields: tuple[StateField, ...] = Field(min_length=1)
+    fields: tuple[StateField, ...] = Field(min_length=1, max_length=MOST_NAMES)
     frame_id: str = ""
 
     @model_validator(mode="after")
@@ -112,7 +115,7 @@ class StateSpec(Spec):
 class WindowSpec(Spec):
     """Which past frames the model sees: one slot per offset, oldest first, the last is 0 (now)."""
 
-    offsets_s: tuple[Offset, ...] = Field(min_length=1)
+    offsets_s: tuple[Offset, ...] = Field(min_length=1, max_length=MOST_NAMES)
     tolerance_s: Duration
     pad: Literal["repeat", "mask", "wait"] = "repeat"
     reset_after_s: Duration = 1.0
@@ -128,7 +131,7 @@ class ActionGroup(Spec):
     """Some columns of a chunk that go to one controller; physical value = normalised * scale + offset."""
 
     kind: Literal["joint_position", "joint_delta", "joint_velocity", "ee_pose", "ee_delta", "twist", "gripper"]
-    names: tuple[str, ...] = Field(min_length=1)
+    names: tuple[str, ...] = Field(min_length=1, max_length=MOST_NAMES)
     units: tuple[str, ...]
     scale: tuple[float, ...]
     offset: tuple[float, ...]
@@ -152,8 +155,8 @@ class ActionGroup(Spec):
 class ActionSpec(Spec):
     """A chunk: `steps` rows, `step_s` apart, the first row meant for the instant of the observation."""
 
-    groups: tuple[ActionGroup, ...] = Field(min_length=1)
-    steps: int = Field(gt=0)
+    groups: tuple[ActionGroup, ...] = Field(min_length=1, max_length=256)
+    steps: int = Field(gt=0, le=1 << 16)
     step_s: Duration
     execute_steps: int = Field(gt=0)  # rows to use before a fresh chunk is expected
 
@@ -187,8 +190,8 @@ class PlanSpec(Spec):
     """
 
     steps: tuple[str, ...] = Field(min_length=1)
-    waypoint_offsets_s: tuple[Offset, ...] = Field(min_length=1)
-    names: tuple[str, ...] = Field(min_length=1)
+    waypoint_offsets_s: tuple[Offset, ...] = Field(min_length=1, max_length=MOST_NAMES)
+    names: tuple[str, ...] = Field(min_length=1, max_length=MOST_NAMES)
     units: tuple[str, ...]
     scale: tuple[float, ...]
     offset: tuple[float, ...]
@@ -210,7 +213,7 @@ class InstructionSpec(Spec):
         ending: what is put behind every instruction that does not end with it. Since 1.3.
     """
 
-    max_tokens: int = Field(gt=0)
+    max_tokens: int = Field(gt=0, le=MOST_TOKENS)
     unknown: Literal["refuse", "allow"] = "refuse"
     examples: tuple[str, ...] = ()  # sentences the model was trained on, for a first try
     ending: str = ""
@@ -224,7 +227,7 @@ class Contract(Spec):
             Null since 1.2.
     """
 
-    cameras: tuple[CameraSpec, ...] = Field(min_length=1)
+    cameras: tuple[CameraSpec, ...] = Field(min_length=1, max_length=64)
     state: StateSpec | None
     instruction: InstructionSpec | None
     window: WindowSpec

@@ -10,11 +10,37 @@ import importlib
 from types import ModuleType
 from typing import Any, ClassVar
 
+# What a terminal obeys instead of showing: C0 and C1 controls, and the marks that turn the direction of writing.
+CONTROL_CHARACTERS = frozenset(
+    chr(code)
+    for code in (
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        0x61C,
+        0x200E,
+        0x200F,
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+)
+_ESCAPES = {ord(c): ascii(c)[1:-1] for c in CONTROL_CHARACTERS - {"\n", "\t"}}
+
+
+def printable(text: str) -> str:
+    """`text` with control characters written out, such as \\x1b; line feeds and tabs stay.
+
+    What came from a file, a message or a model goes through this on its way to a terminal.
+    """
+    return text.translate(_ESCAPES)
+
 
 class EdgevlmError(Exception):
-    """Anything edgevlm refuses; never raised itself, only its subclasses are."""
+    """Anything edgevlm refuses; never raised itself, only its subclasses are. Its text is safe to print."""
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DependencyError(EdgevlmError):

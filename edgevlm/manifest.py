@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgevlm.contract import Contract, Spec
-from edgevlm.errors import BundleError, FormatError, TaskError, UnsafePathError
+from edgevlm.errors import CONTROL_CHARACTERS, BundleError, FormatError, TaskError, UnsafePathError
 from edgevlm.loops import (
     CacheSpec,
     CrossArgs,
@@ -109,7 +109,7 @@ class FileEntry(Spec):
     """What a file of the bundle must be."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=1 << 36)
 
 
 class CalibrationRef(Spec):
@@ -129,12 +129,13 @@ def safe_path(path: str) -> str:
     plain = path.isprintable() and not set(path) & {"\\", ":"} and max(map(len, pure.parts), default=256) < 256
     if not plain or len(path) >= 4096 or pure.is_absolute() or ".." in pure.parts or str(pure) != path:
         raise UnsafePathError(
-            f"manifest path {path!r}: expected a plain relative path such as 'stages/vision.onnx'; "
+            f"manifest path {path!r:.200}: expected a plain relative path such as 'stages/vision.onnx'; "
             "do not use this bundle, it was not written by edgevlm"
         )
     return path
 
 
+ImageOps = Annotated[tuple[ImageOp, ...], Field(max_length=32)]
 Args = TypeVar("Args", bound=Spec)
 
 
@@ -146,17 +147,21 @@ class Manifest(Spec):
     task: Task
     precision: Precision
     driver: DriverSpec
-    stages: Mapping[str, StageSpec] = Field(min_length=1)
-    preprocess: Mapping[str, tuple[ImageOp, ...]]  # camera, or PICTURE where there is none -> operations
+    stages: Mapping[str, StageSpec] = Field(min_length=1, max_length=1024)
+    preprocess: Mapping[
+        str, Annotated[tuple[ImageOp, ...], Field(max_length=32)]
+    ]  # camera, or PICTURE where there is none -> operations
     tokenizer: str | None  # null for a policy that takes no words. Null since 1.2
     contract: Contract | None = None  # of a policy
     text: TextSpec | None = None  # of a retriever, a detector or a scorer
     prompt: PromptSpec | None = None  # of a chat with the loop `decoder`
     question: QuestionSpec | None = None  # of a chat with the loop `seq2seq`. Since 1.3
-    labels: tuple[str, ...] | None = Field(default=None, min_length=1)  # of a scorer: its columns. Since 1.3
+    labels: tuple[str, ...] | None = Field(
+        default=None, min_length=1, max_length=1 << 20
+    )  # of a scorer: its columns. Since 1.3
     calibration: CalibrationRef | None = None
     source_sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the checkpoint's files
-    files: Mapping[str, FileEntry]
+    files: Mapping[str, FileEntry] = Field(max_length=1 << 16)
     extensions: Mapping[str, Any] = {}
 
     @field_validator("files")
@@ -172,6 +177,9 @@ class Manifest(Spec):
             raise ValueError(f"files lists no {missing}")
         if reserved := sorted(RESERVED_STAGES & set(self.stages)):
             raise ValueError(f"stages have names that profiles use for other things: {reserved}")
+        forms = {path for stage in self.stages.values() for path in stage.forms.values()}
+        if foreign := sorted(path for path in forms if not path.endswith(".onnx")):
+            raise ValueError(f"forms of stages must end with .onnx, got {foreign}")
         if unknown := sorted(self.driver.stages - set(self.stages)):
             raise ValueError(f"driver.args names stages that do not exist: {unknown}")
         if self.driver.name not in DRIVERS[self.task]:
@@ -321,16 +329,19 @@ class Manifest(Spec):
             FormatError: another format, or a newer version of this one.
             UnsafePathError: a path leaves the bundle.
         """
-        check_format(_json_object(text).get("format"))
+        data = _json_object(text)
+        check_format(data.get("format"))
         try:
-            return cls.model_validate_json(text, strict=True)  # strict: "320" is no number, 1 is no truth
+            manifest = cls.model_validate_json(text, strict=True)  # strict: "320" is no number, 1 is no truth
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise BundleError(
-                f"manifest.json at {where!r}: {first['msg']} (got {first['input']!r:.80}; "
+                f"manifest.json at {where!r:.200}: {first['msg']:.1000} (got {first['input']!r:.80}; "
                 f"{error.error_count()} fault(s) in all); export the bundle again with this version"
             ) from error
+        _check_characters({key: value for key, value in data.items() if key != "extensions"})
+        return manifest
 
     def canonical(self) -> bytes:
         """The one byte form of this manifest: sorted keys, no white space, UTF-8, a line feed at the end."""
@@ -355,6 +366,23 @@ def _json_object(text: str | bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BundleError(f"manifest.json: expected an object, got {type(data).__name__}; export the bundle again")
     return data
+
+
+def _check_characters(value: Any) -> None:
+    """No text may have what a terminal obeys: names and paths end up in tables and messages. Raises BundleError."""
+    if isinstance(value, str):
+        if obeyed := (set(value) & CONTROL_CHARACTERS) - {"\n", "\t", "\r"}:
+            raise BundleError(
+                f"manifest.json: expected texts that can be shown, got the control characters {sorted(obeyed)!a} in "
+                f"{value!a:.80}; do not use this bundle"
+            )
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_characters(key)
+            _check_characters(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_characters(item)
 
 
 def _no_constant(name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgevlm.contract import Spec
+from edgevlm.contract import Side, Spec
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Filter = Literal["bilinear", "bicubic", "lanczos"]  # lanczos since 1.2
@@ -16,8 +16,8 @@ class Resize(Spec):
     """Antialiased resize to (height, width), exact to Pillow's filter of the same name."""
 
     op: Literal["resize"] = "resize"
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Side
+    height: Side
     filter: Filter = "bilinear"
 
 
@@ -25,7 +25,7 @@ class ResizeShortest(Spec):
     """Resize as `Resize` does, the shorter side to `size`, the longer to `int(size * longer / shorter)`. Since 1.1."""
 
     op: Literal["resize_shortest"] = "resize_shortest"
-    size: int = Field(gt=0)
+    size: Side
     filter: Filter = "bilinear"
 
 
@@ -36,8 +36,8 @@ class ResizeLongest(Spec):
     """
 
     op: Literal["resize_longest"] = "resize_longest"
-    size: int = Field(gt=0)
-    limit: int = Field(gt=0)
+    size: Side
+    limit: Side
     filter: Filter = "bilinear"
 
 
@@ -46,7 +46,7 @@ class ResizeToMultiple(Spec):
     up to a whole multiple too. Since 1.2."""
 
     op: Literal["resize_to_multiple"] = "resize_to_multiple"
-    size: int = Field(gt=0)
+    size: Side
     filter: Filter = "bilinear"
 
 
@@ -54,16 +54,16 @@ class CenterCrop(Spec):
     """Cut (height, width) out of the middle."""
 
     op: Literal["center_crop"] = "center_crop"
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Side
+    height: Side
 
 
 class Pad(Spec):
     """Grow to (height, width) with `fill`, the picture in the top left corner."""
 
     op: Literal["pad"] = "pad"
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Side
+    height: Side
     fill: int = Field(default=0, ge=0, le=255)
 
 
@@ -81,7 +81,7 @@ class Tiles(Spec):
     """
 
     op: Literal["tiles"] = "tiles"
-    size: int = Field(gt=0)
+    size: Side
     filter: Filter = "bilinear"
 
 
@@ -93,8 +93,8 @@ class ResizeWithPad(Spec):
     """
 
     op: Literal["resize_with_pad"] = "resize_with_pad"
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Side
+    height: Side
 
 
 class SmoothToSquare(Spec):
@@ -105,7 +105,7 @@ class SmoothToSquare(Spec):
     """
 
     op: Literal["smooth_to_square"] = "smooth_to_square"
-    size: int = Field(gt=0)
+    size: Side
 
 
 class Normalize(Spec):

@@ -19,6 +19,7 @@ class RuntimeOptions(Spec):
         spinning: engine threads busy-wait between operators: faster alone, harmful beside other processes.
         optimize: let the engine rewrite the graph; off only to compare forms bit by bit.
         affinity: CPU numbers for the engine's threads; empty leaves it to the system.
+        run_limit_s: a run of a stage that takes longer is ended by the engine, with a BackendError.
         verify_files: compare every file with the manifest's sha256 when opening.
     """
 
@@ -28,4 +29,5 @@ class RuntimeOptions(Spec):
     spinning: bool = False
     optimize: bool = True
     affinity: tuple[int, ...] = ()
+    run_limit_s: float = Field(default=300.0, gt=0, le=86_400)
     verify_files: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ RegionPortKind = Literal["regions", "boxes", "shift", "scale", "objectness"]
 StepPortKind = Literal["sample", "time", "velocity"]
 PortKind = OldPortKind | DecoderPortKind | CrossPortKind | RegionPortKind | StepPortKind  # of a decoder since 1.2
 Dimension = Annotated[int, Field(gt=0, lt=1 << 31)] | Annotated[str, Field(min_length=1)]
+MOST_AXES, MOST_PORTS, MOST_ELEMENTS = 8, 4096, 1 << 31  # of a tensor; on one side of a stage; of a tensor again
 
 
 class Port(Spec):
@@ -26,15 +28,15 @@ class Port(Spec):
 
     name: str = Field(min_length=1)
     dtype: Literal["float32", "int64"]
-    shape: tuple[Dimension, ...]
+    shape: tuple[Dimension, ...] = Field(max_length=MOST_AXES)
     kind: PortKind
 
 
 class StageSpec(Spec):
     """A pure tensor function: one file for each form an engine may want."""
 
-    inputs: tuple[Port, ...] = Field(min_length=1)
-    outputs: tuple[Port, ...] = Field(min_length=1)
+    inputs: tuple[Port, ...] = Field(min_length=1, max_length=MOST_PORTS)
+    outputs: tuple[Port, ...] = Field(min_length=1, max_length=MOST_PORTS)
     forms: Mapping[Form, str] = Field(min_length=1)
     data: tuple[str, ...] = ()  # files of weights beside the forms, which read them by name. Since 1.2
     opset: int
@@ -56,4 +58,8 @@ class StageSpec(Spec):
         for symbol, (low, usual, high) in self.dynamic.items():
             if not 0 < low <= usual <= high:
                 raise ValueError(f"dynamic {symbol!r}: expected 0 < min <= opt <= max, got {(low, usual, high)}")
+        for port in (*self.inputs, *self.outputs):
+            size = math.prod(d if isinstance(d, int) else self.dynamic[d][2] for d in port.shape)
+            if size > MOST_ELEMENTS:
+                raise ValueError(f"port {port.name!r}: expected at most {MOST_ELEMENTS} numbers, got {size}")
         return self

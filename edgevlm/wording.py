@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edgevlm.contract import Spec
+from edgevlm.contract import MOST_TOKENS, Spec
 
 IMAGES, TEXT = "{images}", "{text}"  # what `PromptSpec.plain` has for the pictures and for the words
 IMAGE, ROW, COLUMN = "{image}", "{row}", "{column}"  # what the patterns of a `PictureText` may have
@@ -22,7 +22,7 @@ class TextSpec(Spec):
         pad_id: what fills up.
     """
 
-    max_tokens: int = Field(gt=0)
+    max_tokens: int = Field(gt=0, le=MOST_TOKENS)
     length: Literal["own", "fixed"]
     pad_id: int = Field(default=0, ge=0)
 
@@ -39,7 +39,7 @@ class QuestionSpec(Spec):
     """
 
     reader: Literal["encoder", "decoder"]
-    max_tokens: int = Field(gt=0)
+    max_tokens: int = Field(gt=0, le=MOST_TOKENS)
     special_tokens: bool
     needs_text: bool
 
@@ -93,10 +93,10 @@ class PromptSpec(Spec):
     variables: Mapping[str, str] = {}
     placeholder: str = Field(min_length=1)
     image_id: int = Field(ge=0)
-    picture_tokens: int = Field(gt=0)
+    picture_tokens: int = Field(gt=0, le=MOST_TOKENS)
     picture: PictureText
     needs_picture: bool = False
-    most_pictures: int | None = Field(default=None, gt=0)
+    most_pictures: int | None = Field(default=None, gt=0, le=MOST_TOKENS)
     needs_text: bool = True
     special_tokens: bool = True
     unless_begins: str = ""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from edgevlm.backends.run_limit import RUN_LIMITS
 from edgevlm.bundle import Bundle
-from edgevlm.errors import BackendError, require
+from edgevlm.errors import BackendError, BundleError, require
 from edgevlm.manifest import Port
+from edgevlm.onnx_file import read_onnx
 from edgevlm.options import RuntimeOptions
 
+_FATAL = 4  # what fails is raised; the engine's own lines would show names of the file to the terminal as they are
 TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
@@ -32,12 +36,19 @@ class OrtBackend:
         # The engine's exceptions share no public base class below RuntimeError/Exception: name them once, here.
         self._failures = _failures()
         self._where = f"stage {stage!r} of {bundle.root}"
+        self._run_options, self._limit_s = ort.RunOptions, options.run_limit_s
         try:
-            self._session = ort.InferenceSession(str(path), _session_options(ort, options), ["CPUExecutionProvider"])
+            # Such constants are then computed in a run, which ends; a load would not.
+            disabled = ["ConstantFolding"] if read_onnx(path).computes_alone else None
+            self._session = ort.InferenceSession(
+                str(path), _session_options(ort, options), ["CPUExecutionProvider"], disabled_optimizers=disabled
+            )
         except self._failures as error:
             raise BackendError(
                 f"{self._where}: ONNX Runtime refuses {path.name}: {_line(error)}; export the bundle again"
             ) from error
+        except BundleError as error:  # it changed since the bundle was opened
+            raise BackendError(f"{self._where}: {error}") from error
         self.inputs: tuple[str, ...] = tuple(port.name for port in spec.inputs)
         self.outputs: tuple[str, ...] = tuple(port.name for port in spec.outputs)
         self._names = list(self.outputs)
@@ -62,9 +73,17 @@ class OrtBackend:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self._session is None:
             raise BackendError(f"{self._where}: expected an open engine, it was closed; load the bundle again")
+        running = self._run_options()
+        running.log_severity_level = _FATAL
         try:
-            results = self._session.run(self._names, inputs)
+            with RUN_LIMITS.limit(self._limit_s, partial(setattr, running, "terminate", True)):
+                results = self._session.run(self._names, inputs, running)
         except self._failures as error:
+            if running.terminate:
+                raise BackendError(
+                    f"{self._where}: expected a run to end within {self._limit_s:g} s, it was ended; raise run_limit_s "
+                    "on a slow machine, or do not use this bundle"
+                ) from error
             raise BackendError(f"{self._where}: {_line(error)}") from error
         return dict(zip(self._names, results, strict=True))
 
@@ -116,7 +135,7 @@ def saturates() -> bool:
 
 def _session_options(ort: Any, options: RuntimeOptions) -> Any:
     chosen = ort.SessionOptions()
-    chosen.log_severity_level = 3
+    chosen.log_severity_level = _FATAL
     chosen.intra_op_num_threads = options.intra_threads
     chosen.inter_op_num_threads = 1
     chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -9,10 +9,10 @@ import logging
 import sys
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
 from edgevlm.cli import calibrate, export, inspect, profile, replay, run, verify
+from edgevlm.cli.output import Terminal
 from edgevlm.errors import EdgevlmError
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ app.command("replay")(replay.command)
 @app.callback()
 def _options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on standard error.")) -> None:
     level = logging.INFO if verbose else logging.WARNING
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    handler = RichHandler(console=Terminal(stderr=True), show_time=False, show_path=False)
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     try:
         app()
     except EdgevlmError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        Terminal(stderr=True, soft_wrap=True).print(f"{type(error).__name__}: ", style="bold red", end="")
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -23,5 +23,5 @@ def command(
     with progress(console) as report:
         table = upper("calibrate").calibrate(bundle, data, topics=topics, samples=samples, progress=report)
     table.save(output)
-    console.print(f"[bold green]{output}[/]  {table.samples} samples, sha256 {table.sha256()[:16]}")
+    console.print(f"{output}  {table.samples} samples, sha256 {table.sha256()[:16]}")
     write_json(json_target, table.to_json())

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from edgevlm.errors import ContractError
+from edgevlm.errors import ContractError, printable
 from edgevlm.photos import open_photo
 from edgevlm.tasks import Answer, Chat
 from edgevlm.tasks.asking import How, Speaking
@@ -38,7 +38,7 @@ def dialogue(console: Console, chat: Chat, lines: Iterable[str], how: How) -> di
     session, shown, said = chat.session(), [], []
     asking = sys.stdin.isatty()
     if asking:
-        console.print(HELP, markup=False)
+        console.print(HELP)
     for line in lines:
         word, _, rest = line.strip().partition(" ")
         try:
@@ -68,13 +68,8 @@ def _print(console: Console, speaking: Speaking) -> Answer:
             console.out()
             answer: Answer = done.value
             return answer
-        console.out(_harmless(token.text), end="", highlight=False)
+        console.out(printable(token.text), end="", highlight=False)
         console.file.flush()
-
-
-def _harmless(text: str) -> str:
-    """`text` without what a terminal would obey."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _figures(answer: Answer) -> dict[str, Any]:

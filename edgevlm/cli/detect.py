@@ -7,7 +7,6 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgevlm.tasks import Detector
@@ -21,10 +20,10 @@ def ask(
         raise typer.BadParameter("a detector takes one --image F and --labels a,b,c")
     found = detector.detect(images[0], [label.strip() for label in labels.split(",")], threshold)
     title = f"{images[0]}: {len(found.labels)} above {threshold:g}, in pixels"
-    table = Table("label", "score", "left", "top", "right", "bottom", title=escape(title), title_justify="left")
+    table = Table("label", "score", "left", "top", "right", "bottom", title=title, title_justify="left")
     rows = list(zip(found.labels, found.scores.tolist(), found.boxes.tolist(), strict=True))
     for label, score, box in rows:
-        table.add_row(escape(label), f"{score:.4f}", *(f"{side:.1f}" for side in box))
+        table.add_row(label, f"{score:.4f}", *(f"{side:.1f}" for side in box))
     console.print(table)
     return {
         "image": images[0],

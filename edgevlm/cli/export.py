@@ -85,7 +85,7 @@ def command(
             progress=report,
         )
     print_fidelity(console, done.fidelity)
-    console.print(f"[bold green]{output}[/]  sha256 {done.bundle_sha256[:16]}")
+    console.print(f"{output}  sha256 {done.bundle_sha256[:16]}")
     write_json(json_target, done.to_json())
 
 

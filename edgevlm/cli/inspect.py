@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgevlm.bundle import Bundle, open_bundle
@@ -48,7 +47,7 @@ def figures(bundle: Bundle) -> dict[str, Any]:
 
 def _print_head(console: Console, bundle: Bundle) -> None:
     manifest = bundle.manifest
-    console.print(f"[bold]{bundle.root}[/]  {manifest.format}  sha256 {bundle.sha256[:16]}")
+    console.print(f"{bundle.root}  {manifest.format}  sha256 {bundle.sha256[:16]}")
     console.print(
         f"task {manifest.task}, family {manifest.family}, driver {manifest.driver.name}, precision {manifest.precision}"
     )
@@ -125,7 +124,7 @@ def _scorer_table(bundle: Bundle) -> Table:
     table.add_row("features", f"float32, {low} to {high} regions of {width} numbers each")
     table.add_row("texts", f"at most {text.max_tokens} tokens")
     more = f" and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
-    table.add_row("labels", escape(", ".join(labels[:LABELS_SHOWN])) + more)
+    table.add_row("labels", ", ".join(labels[:LABELS_SHOWN]) + more)
     table.add_row("scores", f"{args.scores} of the logits")
     return table
 
@@ -148,7 +147,7 @@ def _chat_table(bundle: Bundle) -> Table:
 def _prompt_rows(bundle: Bundle) -> Table:
     operations, prompt, _ = bundle.manifest.chat()
     table = _operations_table("pictures and prompts", operations)
-    table.add_row("prompt", "a chat template" if prompt.template else escape(repr(prompt.plain)))
+    table.add_row("prompt", "a chat template" if prompt.template else repr(prompt.plain))
     tiles = ", cut into tiles" if prompt.picture.tile else ""
     table.add_row("picture", f"{prompt.picture_tokens} tokens{' a tile' if tiles else ''}{tiles}")
     return table

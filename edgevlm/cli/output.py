@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 
-from edgevlm.errors import OutputError, require
+from edgevlm.errors import OutputError, printable, require
 from edgevlm.options import RuntimeOptions
 
 # What the command line reaches above the runtime, resolved when called: name -> (module, extra that brings it).
@@ -44,9 +45,23 @@ def upper(name: str) -> Any:
     return require(module, extra=extra)
 
 
-def people(json_target: str | None) -> Console:
+class Terminal(Console):
+    """A console for texts that came from files and messages: it shows control characters and obeys none.
+
+    Square brackets are square brackets: styles are given as arguments, never inside a text.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+def people(json_target: str | None) -> Terminal:
     """Where tables go: standard output, or standard error when JSON goes to standard output."""
-    return Console(stderr=json_target == "-")
+    return Terminal(stderr=json_target == "-")
 
 
 def write_json(target: str | None, figures: Mapping[str, Any]) -> None:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgevlm.bags import LogWriter, load_topics
@@ -84,8 +83,8 @@ def command(
     show(console, figures)
     if plot is not None and job.comparison is not None:
         draw(plot, job.comparison, bundles)
-        console.print(f"[bold green]{escape(str(plot))}[/]")
-    console.print(f"[bold green]{escape(str(output))}[/]")
+        console.print(str(plot), style="bold green")
+    console.print(str(output), style="bold green")
     write_json(json_target, figures)
 
 
@@ -189,7 +188,7 @@ def latency_of_nothing() -> dict[str, float | int]:
 def show(console: Console, figures: dict[str, Any]) -> None:
     """The figures as tables."""
     for warning in figures["warnings"]:
-        console.print(f"[yellow]{escape(warning)}[/]")
+        console.print(warning, style="yellow")
     table = Table(title="replay", title_justify="left")
     table.add_column("")
     table.add_column("bundle", overflow="fold")
@@ -197,12 +196,12 @@ def show(console: Console, figures: dict[str, Any]) -> None:
         table.add_column(heading)
     for name, row in figures["bundles"].items():
         counted = [row[key] for key in ("acted", "failed", "observations_dropped", "frames_received", "frames_dropped")]
-        table.add_row(name, escape(row["bundle"]), row["precision"], *map(str, counted))
+        table.add_row(name, row["bundle"], row["precision"], *map(str, counted))
     console.print(table)
     console.print(latency_table("a step", {name: row["step_ms"] for name, row in figures["bundles"].items()}))
     for name, row in figures["bundles"].items():
         if row["first_error"]:
-            console.print(f"[yellow]{name}: the first of {row['failed']} failed steps: {escape(row['first_error'])}[/]")
+            console.print(f"{name}: the first of {row['failed']} failed steps: {row['first_error']}", style="yellow")
     if figures["difference"]:
         _show_difference(console, figures["difference"])
 
@@ -211,7 +210,7 @@ def _show_difference(console: Console, difference: dict[str, Any]) -> None:
     console.print(f"|a - b| over {difference['observations']} observations, the worst row of each chunk:")
     table = Table("column", "unit", "mean", "p99", "max")
     for name, row in difference["columns"].items():
-        table.add_row(escape(name), escape(row["unit"]), *(f"{row[key]:.3g}" for key in ("mean", "p99", "max")))
+        table.add_row(name, row["unit"], *(f"{row[key]:.3g}" for key in ("mean", "p99", "max")))
     console.print(table)
     if any(difference["alone"].values()):
         console.print(f"only one of them acted on: {difference['alone']}")
@@ -226,7 +225,7 @@ def _show_difference(console: Console, difference: dict[str, Any]) -> None:
     for row in difference["worst"]:
         texts = [f"{row['stamp_ns'] / 1e9:.3f}", row["instruction"], row["column"], str(row["row"])]
         values = [f"{row[key]:.3g}" for key in ("a", "b", "error")]
-        table.add_row(*map(escape, texts), *values, escape(row["unit"]))
+        table.add_row(*texts, *values, row["unit"])
     console.print(table)
 
 

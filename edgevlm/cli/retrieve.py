@@ -7,7 +7,6 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgevlm.tasks import Retriever
@@ -26,9 +25,9 @@ def ask(
     if len(images) != 1:
         raise typer.BadParameter("--labels goes with one --image; give --text for several")
     found = retriever.classify(images[0], [label.strip() for label in labels.split(",")])
-    table = Table("label", "score", title=escape(images[0]), title_justify="left")
+    table = Table("label", "score", title=images[0], title_justify="left")
     for label, score in sorted(zip(found.labels, found.scores.tolist(), strict=True), key=lambda row: -row[1]):
-        table.add_row(escape(label), f"{score:.4f}")
+        table.add_row(label, f"{score:.4f}")
     console.print(table)
     return {
         "best": found.best,
@@ -39,9 +38,9 @@ def ask(
 
 def _match(console: Console, retriever: Retriever, images: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
     found = retriever.match(list(images), texts)
-    table = Table("picture", *(escape(text) for text in texts), title="logits", title_justify="left")
+    table = Table("picture", *texts, title="logits", title_justify="left")
     for image, row in zip(images, found.logits.tolist(), strict=True):
-        table.add_row(escape(image), *(f"{value:.3f}" for value in row))
+        table.add_row(image, *(f"{value:.3f}" for value in row))
     console.print(table)
     return {
         "images": list(images),

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgevlm.cli import chat as chats
@@ -266,7 +265,7 @@ def _state(contract: Contract, given: str | None) -> Any:
 
 
 def _chunk_table(chunk: ActionChunk) -> Table:
-    table = Table("step", *(escape(f"{name} [{unit}]") for name, unit in zip(chunk.names, chunk.units, strict=True)))
+    table = Table("step", *(f"{name} [{unit}]" for name, unit in zip(chunk.names, chunk.units, strict=True)))
     for row, values in enumerate(chunk.values):
         table.add_row(f"{row * chunk.step_s * 1e3:.0f} ms", *(f"{value:.5f}" for value in values))
     return table

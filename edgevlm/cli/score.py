@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgevlm.tasks import Scorer
@@ -25,10 +24,10 @@ def ask(console: Console, scorer: Scorer, features: Path | None, texts: Sequence
             "a scorer takes --features F.npy (float32, a row for each region) and one --text T; it sees no pictures"
         )
     found = scorer.score(open_features(features), texts[0])
-    table = Table("label", "score", "logit", title=escape(texts[0]), title_justify="left")
+    table = Table("label", "score", "logit", title=texts[0], title_justify="left")
     order = np.argsort(-found.logits, kind="stable")
     for place in order[:SHOWN]:
-        table.add_row(escape(found.labels[place]), f"{found.scores[place]:.4f}", f"{found.logits[place]:.3f}")
+        table.add_row(found.labels[place], f"{found.scores[place]:.4f}", f"{found.logits[place]:.3f}")
     if order.size > SHOWN:
         table.caption = f"{order.size - SHOWN} more labels"
     console.print(table)

@@ -7,10 +7,12 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from edgevlm.contract import Spec
+from edgevlm.contract import MOST_TOKENS, Spec
 from edgevlm.ports import Dimension, Port, PortKind, StageSpec
 
 QUERY, PAST, KEYS = "query", "past", "keys"  # the dynamic dimensions of a decoder: new tokens, slots, both together
+
+MOST_CACHED = 1 << 34  # numbers: 64 GB of float32
 
 Wanted = Mapping[PortKind, tuple[int, tuple[Dimension, ...]]]  # kind -> how many ports, of which shape
 
@@ -24,16 +26,18 @@ class CacheSpec(Spec):
         step: an engine gets the past in multiples of this many slots, so it meets few shapes.
     """
 
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    slots: int = Field(gt=0)
-    step: int = Field(gt=0)
+    layers: int = Field(gt=0, le=4096)
+    heads: int = Field(gt=0, le=4096)
+    head_dim: int = Field(gt=0, le=4096)
+    slots: int = Field(gt=0, le=MOST_TOKENS)
+    step: int = Field(gt=0, le=MOST_TOKENS)
 
     @model_validator(mode="after")
     def _whole_steps(self) -> CacheSpec:
         if self.slots % self.step:
             raise ValueError(f"slots must be a multiple of step, got {self.slots} and {self.step}")
+        if (size := 2 * self.layers * self.heads * self.head_dim * self.slots) > MOST_CACHED:
+            raise ValueError(f"expected at most {MOST_CACHED} keys and values of a session, got {size}")
         return self
 
 
@@ -60,7 +64,7 @@ class CachedArgs(Spec):
     embeddings: str
     cache: CacheSpec
     masks: Mapping[str, Annotated[int, Field(gt=0)] | None] = Field(min_length=1)
-    chunk: int = Field(gt=0)
+    chunk: int = Field(gt=0, le=MOST_TOKENS)
     first_position: int = Field(default=0, ge=0)
     stop_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
 

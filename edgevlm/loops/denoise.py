@@ -33,7 +33,7 @@ class DenoiseArgs(Spec):
     embeddings: str
     prefix: str
     step: str
-    steps: int = Field(gt=0)
+    steps: int = Field(gt=0, le=10_000)
     periods: tuple[float, float]
     seed: int = Field(default=0, ge=0, lt=1 << 32)
 

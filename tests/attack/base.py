@@ -1,7 +1,8 @@
 """What every attack is: seeded inputs as an enemy or a broken machine would make them, and what may come of each.
 
-An attack is a class with `name`, `unit` and `one`. `benchmarks/attacks.py` runs it in a process of its own, a case after
-the other, and ends a case that does not end by itself. ATTACKS there lists them all; a new one is a module and a row.
+An attack is a class with `name`, `unit` and `one`. `benchmarks/attacks.py` runs it in a process of its own, a case
+after the other, and ends a case that does not end by itself. ATTACKS there lists them all; a new one is a module and a
+row.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny
+from support.protobuf import model, node, tensor
 
 from edgevlm.bundle import file_sha256, new_directory, open_bundle, write_manifest, write_record
 from edgevlm.errors import BundleError, EdgevlmError, OutputError, TamperedError, UnsafePathError
@@ -146,10 +147,83 @@ def test_refuses_a_link_that_leads_out(root: Path, tmp_path: Path, what: str) ->
 
 
 def test_takes_a_link_that_stays_inside_and_a_link_to_the_bundle(root: Path, tmp_path: Path) -> None:
-    (root / "tokenizer.json").rename(root / "other.json")
-    (root / "tokenizer.json").symlink_to("other.json")
+    tiny.refile(root, "stages/copy.onnx", (root / "stages" / "vision.onnx").read_bytes())
+    sha256 = open_bundle(root).sha256
+    (root / "stages" / "copy.onnx").unlink()
+    (root / "stages" / "copy.onnx").symlink_to("vision.onnx")
     (tmp_path / "latest").symlink_to(root)
-    assert open_bundle(tmp_path / "latest").sha256 == open_bundle(root).sha256
+    assert open_bundle(tmp_path / "latest").sha256 == sha256
+
+
+@pytest.mark.parametrize("place", ["w.bin", "stages/w.bin", ".hidden", "more/deep/w.bin", "empty/", "stages/pipe|"])
+def test_refuses_whatever_the_manifest_does_not_list(root: Path, place: str) -> None:
+    path = root / place.rstrip("/|")
+    if place.endswith("|"):
+        os.mkfifo(path)
+    elif place.endswith("/"):
+        path.mkdir()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+    with pytest.raises(TamperedError, match="bundle_sha256 does not cover"):
+        open_bundle(root)
+
+
+@pytest.mark.parametrize("target", ["other.json", "records/other.json"])
+def test_refuses_a_link_to_what_the_manifest_does_not_list(root: Path, target: str) -> None:
+    (root / "records").mkdir(exist_ok=True)
+    (root / "tokenizer.json").rename(root / target)
+    (root / "tokenizer.json").symlink_to(target)
+    with pytest.raises(TamperedError):
+        open_bundle(root)
+
+
+@pytest.mark.parametrize("location", ["w.bin", "../w.bin", "/etc/hostname", "*/_ORT_MEM_ADDR_/*", "./w.bin", ""])
+def test_refuses_a_stage_that_reads_weights_which_are_not_listed_for_it(root: Path, location: str) -> None:
+    content = model(node("Relu", ("x",), ("y",)), initializers=(tensor("w", (4,), external=location),))
+    tiny.refile(root, "stages/vision.onnx", content)
+    if "w.bin" in location:  # a file of the bundle, but no data of this stage
+        tiny.refile(root, "w.bin", b"weights")
+    with pytest.raises(UnsafePathError, match=r"stages/vision\.onnx: expected weights in"):
+        open_bundle(root)
+
+
+def test_refuses_a_stage_with_control_flow_though_its_hash_is_right(root: Path) -> None:
+    tiny.refile(root, "stages/vision.onnx", model(node("Loop", ("x",), ("y",))))
+    with pytest.raises(BundleError, match="control flow operator Loop"):
+        open_bundle(root)
+
+
+def test_refuses_a_manifest_that_is_too_large_before_it_reads_it(root: Path) -> None:
+    with (root / "manifest.json").open("r+b") as stream:
+        stream.truncate(1 << 40)  # a hole: reading it would take a terabyte
+    with pytest.raises(TamperedError, match="expected at most 16777216 bytes, got 1099511627776"):
+        open_bundle(root)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "large", "many", "linked folder"])
+def test_records_are_read_with_bounds_and_never_followed_outside(root: Path, tmp_path: Path, kind: str) -> None:
+    place = root / "records"
+    if kind == "linked folder":
+        (tmp_path / "outside").mkdir()
+        place.symlink_to(tmp_path / "outside")
+        with pytest.raises(UnsafePathError):
+            open_bundle(root)
+        return
+    place.mkdir()
+    if kind == "pipe":
+        os.mkfifo(place / "x.json")
+    elif kind == "link":
+        (place / "x.json").symlink_to("/proc/self/environ")
+    elif kind == "large":
+        with (place / "x.json").open("wb") as stream:
+            stream.truncate(1 << 40)
+    else:
+        for number in range(300):
+            (place / f"{number}.json").write_text("{}")
+    bundle = open_bundle(root)
+    with pytest.raises(BundleError, match=r"expected (a JSON record|at most 256 records)"):
+        bundle.records()
 
 
 def test_refuses_a_link_in_a_circle_a_folder_and_a_device(root: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgevlm import errors
-from edgevlm.errors import ContractError, DependencyError, EdgevlmError, require
+from edgevlm.errors import CONTROL_CHARACTERS, ContractError, DependencyError, EdgevlmError, printable, require
 
 CLASSES = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, EdgevlmError)]
 REFUSALS = [item for item in CLASSES if item is not EdgevlmError]
@@ -35,3 +37,11 @@ def test_require_names_the_extra_that_brings_a_missing_package() -> None:
     with pytest.raises(DependencyError, match=r"no_such_engine.*pip install 'edgevlm\[tensorrt\]'") as caught:
         require("no_such_engine", extra="tensorrt")
     assert isinstance(caught.value.__cause__, ImportError)
+
+
+@settings(max_examples=200)
+@given(text=st.text(max_size=60) | st.sampled_from(["\x1b[2J", "\x9b31m", "a\u202eb", "bell\x07", "\r\b\x7f"]))
+def test_the_text_of_an_error_has_nothing_that_a_terminal_obeys(text: str) -> None:
+    printed = str(ContractError(f"frame_id: got {text}"))
+    assert not set(printed) & CONTROL_CHARACTERS - {"\n", "\t"}
+    assert printable("plain\ttext\n") == "plain\ttext\n"

@@ -294,3 +294,41 @@ def test_refuses_stage_names_that_a_profile_uses_for_other_things(valid: dict[st
     changed["driver"]["args"]["pool"] = name
     with pytest.raises(BundleError, match="profiles use for other things"):
         parse(changed)
+
+
+@pytest.mark.parametrize(
+    ("edit", "where"),
+    [
+        (lambda data: data["contract"]["cameras"][0].update(width=1 << 20), "width"),
+        (lambda data: data["contract"]["action"].update(steps=1 << 30), "steps"),
+        (lambda data: data["contract"]["instruction"].update(max_tokens=1 << 40), "max_tokens"),
+        (lambda data: data["stages"]["vision"]["inputs"][0].update(shape=[1] * 9), "shape"),
+        (lambda data: data["stages"]["vision"]["inputs"][0].update(shape=[1 << 20, 1 << 20]), "numbers"),
+        (lambda data: data["preprocess"]["front"].extend(data["preprocess"]["front"] * 40), "preprocess"),
+        (lambda data: data["stages"].update({f"s{i}": data["stages"]["vision"] for i in range(1100)}), "stages"),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_anything_is_allocated(
+    valid: dict[str, Any], edit: Callable[[dict[str, Any]], None], where: str
+) -> None:
+    data = copy.deepcopy(valid)
+    edit(data)
+    with pytest.raises(BundleError, match=where):
+        parse(data)
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x07", "\x9b", "\u202e", "\x00", "\u2066"])
+@pytest.mark.parametrize("place", ["family", "camera", "stage"])
+def test_control_characters_are_refused_wherever_they_would_be_shown(
+    valid: dict[str, Any], character: str, place: str
+) -> None:
+    data = copy.deepcopy(valid)
+    if place == "family":
+        data["family"] = f"tiny{character}"
+    elif place == "camera":
+        data["contract"]["cameras"][0]["frame_id"] = character
+    else:
+        data["stages"][f"more{character}"] = data["stages"]["vision"]
+    with pytest.raises(BundleError, match="control characters") as refusal:
+        parse(data)
+    assert character not in str(refusal.value)

@@ -1,0 +1,61 @@
+"""Ends engine runs that take longer than they may, by a means of the engine's own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_LOOK_EVERY_S = 0.25
+
+
+class RunLimits:
+    """One thread for the whole process that looks at the runs under way; it ends when none has begun for a while.
+
+    A run costs two changes of a dictionary here, no lock that another run waits for.
+    """
+
+    def __init__(self, idle_s: float = 10.0) -> None:
+        self._runs: dict[object, tuple[float, Callable[[], None]]] = {}  # steady time to end at, how to end it
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._idle_s = idle_s
+
+    @contextmanager
+    def limit(self, seconds: float, end: Callable[[], None]) -> Iterator[None]:
+        """Call `end` from another thread, again and again, once the block has taken `seconds`."""
+        run = object()
+        self._runs[run] = (time.monotonic() + seconds, end)
+        if self._thread is None:
+            self._start()
+        try:
+            yield
+        finally:
+            del self._runs[run]
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, name="edgevlm-run-limits", daemon=True)
+                self._thread.start()
+
+    def _look(self) -> None:
+        quiet_since = time.monotonic()
+        while True:
+            time.sleep(_LOOK_EVERY_S)
+            now = time.monotonic()
+            runs = list(self._runs.values())
+            for until, end in runs:
+                if now > until:
+                    end()
+            if runs:
+                quiet_since = now
+            elif now - quiet_since > self._idle_s:
+                with self._lock:
+                    if not self._runs:
+                        self._thread = None
+                        return
+
+
+RUN_LIMITS = RunLimits()

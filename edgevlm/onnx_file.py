@@ -1,0 +1,269 @@
+"""What an ONNX file would make an engine do, read without an engine: files it opens, operators, what it computes alone.
+
+A reader of the few protobuf fields that matter (onnx.proto of ONNX 1.x gives the numbers). It never builds a tensor:
+weights are stepped over, and a file of gigabytes costs a few pages of it. Time and memory grow with the nodes alone.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from edgevlm.errors import BundleError
+
+# Field numbers.
+_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
+_OPSET_DOMAIN = 1
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_ATTRIBUTE_GRAPHS, _ATTRIBUTE_TENSORS, _ATTRIBUTE_SPARSE = (6, 11), (5, 10), (22, 23)
+_TENSOR_DIMENSION, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 8, 13, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT_BYTES = 10
+_TEXT_BYTES = 4096  # of a name, an operator or a location
+MOST_NODES = 1_000_000
+_MOST_SIZE = 1 << 62
+
+DOMAINS = frozenset({"", "ai.onnx"})  # whose operators an engine runs itself, without a library beside the file
+# They run graphs inside graphs, as often as the file says: nothing could tell that such a file ends.
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+# What an engine may compute once, when it opens the file, without becoming larger than the weights that it reads.
+_BOUNDED = frozenset(
+    {"DequantizeLinear", "QuantizeLinear", "Cast", "Identity", "Transpose", "Reshape", "Squeeze"}
+    | {"Unsqueeze", "Flatten", "Split", "Slice"}
+)
+# The values of their inputs tell how much they make, or they have no inputs.
+_GENERATORS = frozenset(
+    {"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample", "CenterCropPad"}
+    | {"RandomNormal", "RandomUniform", "Bernoulli", "BlackmanWindow", "HannWindow", "HammingWindow", "MelWeightMatrix"}
+)
+_FOLDED_NUMBERS = 1 << 24
+
+Span = tuple[int, int]  # begin and end of a field's bytes
+
+
+class OnnxFacts(NamedTuple):
+    """What one file holds.
+
+    Attributes:
+        external: the locations of weights outside the file, as it writes them.
+        operators: (domain, name) of every node.
+        computes_alone: whether an engine that folds constants would compute more than the weights that it reads.
+    """
+
+    external: frozenset[str]
+    operators: frozenset[tuple[str, str]]
+    computes_alone: bool
+
+
+class _Malformed(Exception):
+    """The bytes are no such message; the text says why."""
+
+
+class _Graph:
+    """What is collected over all parts of the file."""
+
+    def __init__(self) -> None:
+        self.external: set[str] = set()
+        self.operators: set[tuple[str, str]] = set()
+        self.constants: dict[str, int] = {}  # name -> how many numbers
+        self.nodes: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []  # operator, inputs, outputs
+
+
+def read_onnx(path: Path) -> OnnxFacts:
+    """The facts about a file.
+
+    Raises:
+        BundleError: it is no ONNX file, or has what no stage may have: control flow, graphs inside nodes, functions,
+            training, sparse weights, operators of a domain that is not ONNX's own.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+            del stream
+            return read_onnx_bytes(data)
+    except _Malformed as error:
+        raise BundleError(f"{path}: expected an ONNX graph of plain operators, got {error}; do not use it") from error
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise BundleError(f"{path}: cannot be read ({error}); export the bundle again") from error
+
+
+def read_onnx_bytes(data: bytes | mmap.mmap) -> OnnxFacts:
+    """As `read_onnx`, of the bytes themselves. Raises _Malformed."""
+    graph, graphs = _Graph(), 0
+    for number, value in _fields(data, (0, len(data))):
+        if number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
+            raise _Malformed("training information" if number == _MODEL_TRAINING else "functions")
+        if not isinstance(value, tuple):
+            continue
+        if number == _MODEL_OPSETS:
+            for inner, part in _fields(data, value):
+                if inner == _OPSET_DOMAIN:
+                    _check_domain(_text(data, part))
+        elif number == _MODEL_GRAPH:
+            graphs += 1
+            _read_graph(data, value, graph)
+    if graphs != 1:
+        raise _Malformed(f"{graphs} graphs")
+    return OnnxFacts(frozenset(graph.external), frozenset(graph.operators), _computes_alone(graph))
+
+
+def _read_graph(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
+    for number, value in _fields(data, span):
+        if not isinstance(value, tuple):
+            continue
+        if number == _GRAPH_NODE:
+            if len(graph.nodes) >= MOST_NODES:
+                raise _Malformed(f"over {MOST_NODES} nodes")
+            _read_node(data, value, graph)
+        elif number == _GRAPH_INITIALIZER:
+            name, size = _read_tensor(data, value, graph)
+            graph.constants[name] = size
+        elif number == _GRAPH_SPARSE:
+            raise _Malformed("sparse weights, which a load would spread out")
+
+
+def _read_node(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
+    operator = domain = ""
+    inputs: list[str] = []
+    outputs: list[str] = []
+    for number, value in _fields(data, span):
+        if number == _NODE_OPERATOR:
+            operator = _text(data, value)
+        elif number == _NODE_DOMAIN:
+            domain = _text(data, value)
+        elif number == _NODE_INPUT:
+            inputs.append(_text(data, value))
+        elif number == _NODE_OUTPUT:
+            outputs.append(_text(data, value))
+        elif number == _NODE_ATTRIBUTE and isinstance(value, tuple):
+            _read_attribute(data, value, graph)
+    _check_domain(domain)
+    if operator in CONTROL_FLOW:
+        raise _Malformed(f"the control flow operator {operator}")
+    graph.operators.add((domain, operator))
+    graph.nodes.append((operator, tuple(inputs), tuple(outputs)))
+
+
+def _read_attribute(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
+    for number, value in _fields(data, span):
+        if number in _ATTRIBUTE_GRAPHS:
+            raise _Malformed("a graph inside a node")
+        if number in _ATTRIBUTE_SPARSE:
+            raise _Malformed("sparse weights, which a load would spread out")
+        if number in _ATTRIBUTE_TENSORS and isinstance(value, tuple):
+            _read_tensor(data, value, graph)
+
+
+def _read_tensor(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> tuple[str, int]:
+    name, size, outside, locations = "", 1, False, 0
+    for number, value in _fields(data, span):
+        if number == _TENSOR_DIMENSION:
+            for dimension in _numbers(data, value):
+                size = min(size * dimension, _MOST_SIZE)
+        elif number == _TENSOR_NAME:
+            name = _text(data, value)
+        elif number == _TENSOR_LOCATION:
+            outside = value == 1
+        elif number == _TENSOR_EXTERNAL and isinstance(value, tuple):
+            entry = {inner: part for inner, part in _fields(data, value) if inner in (_ENTRY_KEY, _ENTRY_VALUE)}
+            if _ENTRY_KEY in entry and _text(data, entry[_ENTRY_KEY]) == "location":
+                locations += 1
+                graph.external.add(_text(data, entry.get(_ENTRY_VALUE, (0, 0))))
+    if outside and locations != 1:
+        raise _Malformed(f"a tensor outside the file with {locations} locations")
+    return name, size
+
+
+def _numbers(data: bytes | mmap.mmap, value: int | Span) -> Iterator[int]:
+    """A repeated number's values, packed or one by one."""
+    if not isinstance(value, tuple):
+        yield value
+        return
+    place, end = value
+    while place < end:
+        number, place = _varint(data, place, end)
+        yield number
+
+
+def _computes_alone(graph: _Graph) -> bool:
+    """Whether a node that may make much out of little reads nothing but constants.
+
+    Sizes are upper bounds: whatever an operator does with its inputs, unless it is one of _GENERATORS, it makes no more
+    numbers than their sizes multiplied.
+    """
+    sizes = dict(graph.constants)
+    for operator, inputs, outputs in graph.nodes:
+        if operator == "Constant":
+            size = _FOLDED_NUMBERS  # it lies in the file, whose size bounds it; what is made of it is looked at
+        elif all(name == "" or name in sizes for name in inputs):
+            own = [sizes[name] for name in inputs if name]
+            size = max(own, default=1) if operator in _BOUNDED else math.prod(own)
+            if operator in _GENERATORS or (operator not in _BOUNDED and size > _FOLDED_NUMBERS):
+                return True
+        else:
+            continue
+        sizes.update(dict.fromkeys(outputs, size))
+    return False
+
+
+def _check_domain(domain: str) -> None:
+    if domain not in DOMAINS:
+        raise _Malformed(f"operators of the domain {domain!r:.80}")
+
+
+def _text(data: bytes | mmap.mmap, value: int | Span) -> str:
+    if not isinstance(value, tuple):
+        raise _Malformed("a number where a name belongs")
+    begin, end = value
+    if end - begin > _TEXT_BYTES:
+        raise _Malformed(f"a name of {end - begin} bytes")
+    try:
+        return data[begin:end].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _Malformed("a name that is no UTF-8") from error
+
+
+def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int | Span]]:
+    """(field number, number or span of bytes) of each field in turn. Raises _Malformed."""
+    place, end = span
+    while place < end:
+        key, place = _varint(data, place, end)
+        number, kind = key >> 3, key & 7
+        if number == 0:
+            raise _Malformed("a field without a number")
+        if kind == _BYTES:
+            length, place = _varint(data, place, end)
+            if length > end - place:
+                raise _Malformed("a field that is longer than the file")
+            yield number, (place, place + length)
+            place += length
+        elif kind == _VARINT:
+            value, place = _varint(data, place, end)
+            yield number, value
+        elif kind in _FIXED:
+            place += _FIXED[kind]
+            if place > end:
+                raise _Malformed("a field that is longer than the file")
+        else:
+            raise _Malformed(f"the wire type {kind}")
+
+
+_FIXED: Mapping[int, int] = {_FIXED64: 8, _FIXED32: 4}
+
+
+def _varint(data: bytes | mmap.mmap, place: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    for i in range(place, min(end, place + _VARINT_BYTES)):
+        byte = data[i]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, i + 1
+        shift += 7
+    raise _Malformed("a number without an end")
