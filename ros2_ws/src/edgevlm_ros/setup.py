@@ -24,10 +24,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            f"policy_node = {NAME}.policy_node:main",
-            f"command_gate = {NAME}.command_gate:main",
-            f"vlm_node = {NAME}.vlm_node:main",
-            f"recorder = {NAME}.recorder:main",
+            f"{program} = {NAME}.nodes:{program}" for program in ("policy_node", "command_gate", "vlm_node", "recorder")
         ]
     },
 )

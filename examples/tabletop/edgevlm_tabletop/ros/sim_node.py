@@ -11,9 +11,12 @@ Diagnostics: `sim` with the keys phase, episodes, and `twist.<verdict>` and `gri
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything that takes long to import
+    from edgevlm_ros.ending import leave_at_once
+
+    leave_at_once()
+
 import array
-import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,12 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
@@ -35,9 +36,10 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from edgevlm.contract import SECOND_NS
-from edgevlm.errors import ContractError, EdgevlmError, SimulatorError
+from edgevlm.errors import ContractError, SimulatorError
 from edgevlm_ros.parameters import Item, Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
+from edgevlm_ros.shell import Asked, run
 from edgevlm_ros.stamps import to_ns, to_time
 from edgevlm_tabletop import scene
 from edgevlm_tabletop.commands import BY_NAME, COMMANDS
@@ -78,9 +80,12 @@ def check(values: Mapping[str, Any]) -> None:
 class SimNode(Node):
     """The ROS side of the robot: callbacks in the executor's thread, the robot's life in another. Is its `Wire`."""
 
+    ending: Asked
+
     def __init__(self) -> None:
         super().__init__("tabletop_sim")
         self.parameters = Parameters(self, ITEMS, check, frozen=lambda: True)
+        self.parameters.refuse_undeclared()
         check(self.parameters.values())
         self.settings = Settings(**{name: self.parameters[name] for name in _SETTINGS})
         self._commands = Commands(STEP_S, self.parameters["command_valid_s"])
@@ -89,7 +94,10 @@ class SimNode(Node):
         self._closing = False
         self._now_ns: int | None = None  # counted data time; None in real time
         self._phase, self._episodes, self._total = "idle", 0, Counter[str]()
+        self._failure: SimulatorError | None = None
         self._connect()
+        self._life = threading.Thread(target=self._live, name="tabletop-robot")
+        self._life.start()
 
     def _connect(self) -> None:
         self._clock_out = (
@@ -107,13 +115,29 @@ class SimNode(Node):
         ):
             listen(self, kind, topic, take, RELIABLE)
         self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self.create_timer(0.1, self._raise_failure, clock=steady)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the robot's life."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._life.join()
+
+    def _live(self) -> None:
+        simulator = WitnessedSimulator()
+        try:
+            Robot(simulator, self, self.settings).run()
+        except SimulatorError as error:
+            self._failure = error
+        finally:
+            simulator.close()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _on_twist(self, message: TwistStamped) -> None:
         linear = message.twist.linear
@@ -250,43 +274,7 @@ def _image(frame: NDArray[np.uint8], stamp: Any) -> Image:
 
 def main() -> None:
     """Run the node until it is told to end; exits with the error's code when the robot cannot go on."""
-    rclpy.init(args=sys.argv, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: rclpy.try_shutdown())
-    try:
-        node = SimNode()
-    except EdgevlmError as error:
-        rclpy.logging.get_logger("tabletop_sim").fatal(str(error))
-        raise SystemExit(error.exit_code) from error
-    failures: list[EdgevlmError] = []
-    thread = threading.Thread(target=_live, args=(node, failures), name="tabletop-robot")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    thread.start()
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-    finally:
-        node.stop()
-        thread.join()
-        executor.remove_node(node)
-        node.destroy_node()
-        rclpy.try_shutdown()
-    if failures:
-        raise SystemExit(failures[0].exit_code)
-
-
-def _live(node: SimNode, failures: list[EdgevlmError]) -> None:
-    simulator = WitnessedSimulator()
-    try:
-        Robot(simulator, node, node.settings).run()
-    except SimulatorError as error:
-        node.get_logger().fatal(str(error))
-        failures.append(error)
-    finally:
-        simulator.close()
-        rclpy.try_shutdown()
+    run(SimNode)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ Diagnostics, as `<node>: <row>` with these keys, always all of them while the no
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything that takes long to import
+    from edgevlm_ros.ending import leave_at_once
+
+    leave_at_once()
+
 import gc
 import os
 from typing import Any
@@ -33,7 +38,7 @@ from std_srvs.srv import Trigger
 
 from edgevlm.bags.topics import TopicMap
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.errors import ContractError
+from edgevlm.errors import ContractError, EdgevlmError
 from edgevlm.loop.bypass import Bypass
 from edgevlm.loop.gate import Gate
 from edgevlm.loop.limits import GateLimits
@@ -47,7 +52,7 @@ from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
 from edgevlm_ros.repeats import STAMP, Repeats
-from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
+from edgevlm_ros.shell import Report, ShellNode, run
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
 
 _LOOK_EVERY_S = 0.5
@@ -66,15 +71,21 @@ class CommandGate(ShellNode):
         self._work: Work | None = None
         self._pacer: Pacer | None = None
         self._listener: Listener | None = None
-        self.settings = Parameters(self, (*AUTOSTART, *ITEMS), self._check, lambda: self.active)
+        self.settings = Parameters(self, ITEMS, self._check, lambda: self.active)
         check(self.settings.values(), None)
-        self.begin(**{item.name: self.settings[item.name] for item in AUTOSTART})
+        self.begin(self.settings)
 
     def configure(self) -> None:
         """Read the contract; nothing is sent yet."""
-        bundle = open_bundle(self.settings["bundle"], verify_files=False)
+        try:
+            bundle = open_bundle(self.settings["bundle"], verify_files=False)
+        except EdgevlmError:
+            super().refuse_undeclared()  # it may be the name of this parameter
+            raise
         contract = bundle.manifest.policy().contract
-        self.settings.declare(contract_items(contract))
+        items = contract_items(contract)
+        self.settings.refuse_undeclared([item.name for item in items])
+        self.settings.declare(items)
         gate_limits(self.settings.values(), contract)
         live_topics(contract, self.settings["topics"])
         self._bundle = bundle
@@ -83,6 +94,9 @@ class CommandGate(ShellNode):
         rearm = self.create_service(Trigger, "~/rearm", self._on_rearm)
         self._stop = advertise(self, Bool, "command/stop", LATCHED)
         self._endpoints = [estop, rearm, self._stop]
+
+    def refuse_undeclared(self) -> None:
+        """In `configure`, where the contract's names are known."""
 
     def activate(self) -> None:
         """Check the state's topics, and begin to command."""

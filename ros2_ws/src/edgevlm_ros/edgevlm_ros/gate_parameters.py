@@ -12,7 +12,7 @@ from edgevlm.errors import ContractError
 from edgevlm.loop.columns import columns, orientations
 from edgevlm.loop.executor import Ensembled, Executor, HandedOver, Newest, Receding
 from edgevlm.loop.limits import FALLBACKS, AxisLimits, Cause, GateLimits, OrientationLimits
-from edgevlm_ros.parameters import Item, told
+from edgevlm_ros.items import AUTOSTART, Item, told
 
 _RATE = 1e9
 EXECUTORS: Mapping[str, type[Newest] | type[Ensembled] | type[HandedOver]] = {
@@ -22,6 +22,7 @@ EXECUTORS: Mapping[str, type[Newest] | type[Ensembled] | type[HandedOver]] = {
 }
 
 ITEMS = (
+    *AUTOSTART,
     Item("bundle", "", "directory of the bundle whose contract and hash count; no engine is loaded"),
     Item("topics", "", "YAML file with the topics of the state; empty: joint_states"),
     Item("enabled", True, "false: no limits at all, for showing what they prevent; never on a robot"),

@@ -17,6 +17,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
+from edgevlm_ros.compat import overrides
 from edgevlm_ros.qos import listen
 from edgevlm_ros.shell import ShellNode
 
@@ -45,7 +46,7 @@ class Listener:
             use_global_arguments=False,  # topic names are resolved by the owner
             enable_rosout=False,
             start_parameter_services=False,
-            parameter_overrides=list(owner._parameter_overrides.values()),  # of the quality of service
+            parameter_overrides=list(overrides(owner).values()),  # of the quality of service
         )
         self._subscriptions: list[Subscription] = []
         self._ending = False

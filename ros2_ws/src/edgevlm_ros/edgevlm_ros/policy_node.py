@@ -19,6 +19,11 @@ Diagnostics, one row each:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything that takes long to import
+    from edgevlm_ros.ending import leave_at_once
+
+    leave_at_once()
+
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +45,7 @@ from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.policy_parameters import ITEMS, check, match_spec, runtime_options
 from edgevlm_ros.probe import Probe, mismatch
 from edgevlm_ros.senses import Senses
-from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
+from edgevlm_ros.shell import Report, ShellNode, run
 from edgevlm_ros.topics import live_topics, message_class, state_types
 
 OpenPolicy = Callable[[str, RuntimeOptions], Policy]
@@ -64,7 +69,7 @@ class PolicyNode(ShellNode):
         self._stuck = False
         self._topics: TopicMap | None = None
         self._rate_from = (self.steady_ns(), 0)
-        self.begin(**{item.name: self._settings[item.name] for item in AUTOSTART})
+        self.begin(self._settings)
 
     def configure(self) -> None:
         values = self._settings.values()

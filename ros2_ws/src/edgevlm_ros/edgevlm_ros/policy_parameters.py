@@ -11,8 +11,7 @@ from edgevlm.contract import Contract
 from edgevlm.errors import ContractError
 from edgevlm.loop.matching import MatchSpec
 from edgevlm.options import RuntimeOptions
-from edgevlm_ros.parameters import Item, told
-from edgevlm_ros.shell import AUTOSTART
+from edgevlm_ros.items import AUTOSTART, Item, told
 
 ITEMS = (
     *AUTOSTART,

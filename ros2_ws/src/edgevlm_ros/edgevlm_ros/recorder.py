@@ -7,7 +7,11 @@ is, and edgevlm reads it like any recording that was cut. With a bundle, the top
 
 from __future__ import annotations
 
-import signal
+if __name__ == "__main__":  # before anything that takes long to import
+    from edgevlm_ros.ending import leave_at_once
+
+    leave_at_once()
+
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,12 +19,9 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-import rclpy
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -31,17 +32,11 @@ from edgevlm.bags.writer import LogWriter
 from edgevlm.bundle import open_bundle
 from edgevlm.contract import Contract
 from edgevlm.errors import ContractError, EdgevlmError, LogError, OutputError
-from edgevlm_ros.parameters import Item, Parameters
+from edgevlm_ros.parameters import Parameters
+from edgevlm_ros.recorder_parameters import ITEMS
+from edgevlm_ros.shell import Asked, run
 from edgevlm_ros.topics import live_topics, message_class
 
-ITEMS = (
-    Item("output", "", "the recording to write (.mcap); empty: recording-<date>.mcap in the working directory"),
-    Item("bundle", "", "directory of the policy's bundle, whose camera, state and instruction topics are recorded"),
-    Item("topics", "", "YAML file that names the topics; empty: the convention, as for policy_node"),
-    Item("topics_record", [""], "topics to record, also with *; empty: those of the bundle and what the nodes publish"),
-    Item("flush_s", 1.0, "how often what was received becomes readable for others", 0.05, 60.0),
-    Item("discovery_s", 0.2, "how often new topics are looked for", 0.05, 60.0),
-)
 FOLLOWED = "policy_node/instruction"  # what the policy follows, also by service or action goal
 PUBLISHED = ("action_chunk", "plan", "plan_path", "inference_stats", "gate_status", "command/*", FOLLOWED)
 _DEPTH = 50  # messages that wait while a chunk of the file is compressed
@@ -54,9 +49,12 @@ class Recorder(Node):
         EdgevlmError: a parameter, the bundle or the topic map is refused, or the recording cannot be written.
     """
 
+    ending: Asked
+
     def __init__(self) -> None:
         super().__init__("recorder")
         settings = Parameters(self, ITEMS, frozen=lambda: self._started)
+        settings.refuse_undeclared()
         self._started = False
         wanted = [topic for topic in settings["topics_record"] if topic]
         contract = _contract(settings["bundle"])
@@ -251,30 +249,7 @@ def _open(path: Path, part: Path) -> LogWriter:
 
 def main() -> None:
     """Record until SIGINT or SIGTERM; exits with the error's code if it cannot begin or go on."""
-    rclpy.init(args=sys.argv, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: rclpy.try_shutdown())
-    try:
-        node = Recorder()
-        _record(node)
-    except EdgevlmError as error:
-        rclpy.logging.get_logger("recorder").fatal(str(error))
-        raise SystemExit(error.exit_code) from error
-    finally:
-        rclpy.try_shutdown()
-
-
-def _record(node: Recorder) -> None:
-    executor: Any = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-    finally:
-        node.close()
-        executor.remove_node(node)
-        node.destroy_node()
+    run(Recorder)
 
 
 if __name__ == "__main__":

@@ -3,33 +3,64 @@
 from __future__ import annotations
 
 import ctypes
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidNamespaceException, InvalidNodeNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.timer import Timer
 
 from edgevlm.errors import EdgevlmError
-from edgevlm_ros.parameters import Item
-
-AUTOSTART = (
-    Item("autostart", False, "configure and activate without being asked, and try again while that is refused"),
-    Item("autostart_period_s", 0.5, "how long to wait between two tries", 0.05, 60.0),
-    Item("diagnostics_period_s", 1.0, "how often diagnostics are published", 0.1, 60.0),
+from edgevlm_ros.arguments import (
+    ArgumentsError,
+    applies,
+    parameter_files,
+    rcl_message,
+    section_faults,
+    sections,
+    stray,
 )
+from edgevlm_ros.declared import NODES
+from edgevlm_ros.ending import Ending, end_with_parent
+from edgevlm_ros.parameters import Parameters
+
 _LEVELS = {"ok": DiagnosticStatus.OK, "warn": DiagnosticStatus.WARN, "error": DiagnosticStatus.ERROR}
 
 _KEPT_BYTES = 32 << 20
 _SWITCH_S = 0.0005  # a thread that has work waits this long for another that computes, instead of 5 ms
+
+
+class Asked(Protocol):
+    """Whether the process was asked to end."""
+
+    asked: bool
+
+
+class _Never:
+    asked = False
+
+
+class Runnable(Protocol):
+    """A node that `run` can run: rclpy's, with a `close` that takes everything down.
+
+    Attributes:
+        ending: is set by `run`; a long callback looks at it.
+    """
+
+    ending: Asked
+
+    def close(self) -> None:
+        """Take everything down; called once, while ROS is still there."""
+
 
 Report = tuple[str, str, str, Mapping[str, object]]  # section, level of _LEVELS, message, figures
 
@@ -46,17 +77,25 @@ class ShellNode(LifecycleNode):
         super().__init__(name)
         self.active = False
         self.refusal = ""
+        self.ending: Asked = _Never()
+        self._declared: Parameters | None = None
         self._starter: Timer | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # What `get_clock().now()` reads, without all that it makes around it.
         self._ros_clock = self.get_clock().handle
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
 
-    def begin(self, *, autostart: bool, autostart_period_s: float, diagnostics_period_s: float) -> None:
-        """Call at the end of the constructor, with the parameters of AUTOSTART."""
-        self.create_timer(diagnostics_period_s, self._publish_diagnostics, clock=self.steady)
-        if autostart:
-            self._starter = self.create_timer(autostart_period_s, self._autostart, clock=self.steady)
+    def begin(self, settings: Parameters) -> None:
+        """Call at the end of the constructor, with parameters that have those of AUTOSTART among them."""
+        self._declared = settings
+        self.create_timer(settings["diagnostics_period_s"], self._publish_diagnostics, clock=self.steady)
+        if settings["autostart"]:
+            self._starter = self.create_timer(settings["autostart_period_s"], self._autostart, clock=self.steady)
+        try:
+            settings.refuse_undeclared()
+        except EdgevlmError as error:  # `autostrat: true` would wait for ever, and say nothing
+            self.refusal = f"configure will be refused: {error}"
+            self.get_logger().error(self.refusal)
 
     def configure(self) -> None:
         """Load, warm up, make endpoints. Raises EdgevlmError to refuse."""
@@ -83,7 +122,7 @@ class ShellNode(LifecycleNode):
         return time.monotonic_ns()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._try("configure", self.configure, self.cleanup)
+        return self._try("configure", self._configure, self.cleanup)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         tried = self._try("activate", self.activate, self.deactivate)
@@ -113,16 +152,30 @@ class ShellNode(LifecycleNode):
 
     def close(self) -> None:
         """Take everything down, whatever state it is in."""
-        if self.active:
-            self.active = False
-            self.deactivate()
-        self.cleanup()
+        try:
+            if self.active:
+                self.active = False
+                self.deactivate()
+        finally:
+            self.cleanup()
+
+    def refuse_undeclared(self) -> None:
+        """Before `configure`; a node whose contract decides names does it there."""
+        if self._declared is not None:
+            self._declared.refuse_undeclared()
+
+    def _configure(self) -> None:
+        self.refuse_undeclared()
+        self.configure()
 
     def _try(self, what: str, step: Callable[[], None], undo: Callable[[], None]) -> TransitionCallbackReturn:
         try:
             step()
         except Exception as error:  # noqa: BLE001 - rclpy swallows what escapes from here, and tells nobody
             undo()
+            if self.ending.asked:
+                self.get_logger().info(f"{what}: given up, the process is ending")
+                return TransitionCallbackReturn.FAILURE
             known = isinstance(error, EdgevlmError)
             refusal = f"{what} refused: {error}" if known else f"{what} failed: {type(error).__name__}: {error}"
             if refusal != self.refusal:
@@ -197,30 +250,67 @@ def _keep_memory() -> None:
             mallopt(option, _KEPT_BYTES)
 
 
-def run(make: Callable[[], ShellNode]) -> None:
-    """Run a node until SIGINT or SIGTERM and take it down in order; exits with the error's code if it cannot begin."""
+def run(make: Callable[[], Runnable]) -> None:
+    """Run a node until SIGINT or SIGTERM and take it down in order: exit code 0, or the error's.
+
+    A callback under way is finished first; then the node is closed while ROS is still there, so that its last message
+    goes out; further signals change nothing.
+    """
+    ending = Ending()
+    end_with_parent()
     _keep_memory()
     sys.setswitchinterval(_SWITCH_S)
-    rclpy.init(args=sys.argv, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: rclpy.try_shutdown())
     try:
-        node = make()
+        files = {str(path): tuple(sections(path)) for path in parameter_files(sys.argv)}
+        _init()
+        try:
+            node = _made(make, files)
+            _spin(node, ending)
+        finally:
+            rclpy.try_shutdown()
     except EdgevlmError as error:
         rclpy.logging.get_logger("edgevlm").fatal(str(error))
-        rclpy.try_shutdown()
         raise SystemExit(error.exit_code) from error
+    finally:
+        ending.over()
+
+
+def _init() -> None:
+    try:
+        rclpy.init(args=sys.argv, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    except RuntimeError as error:  # what rclpy raises of the layers below is one
+        raise ArgumentsError(f"ROS arguments: {rcl_message(error)}; see docs.ros.org, 'ROS 2 arguments'") from error
+
+
+def _made(make: Callable[[], Runnable], files: Mapping[str, tuple[str, ...]]) -> Any:
+    try:
+        node: Any = make()
+    except (InvalidNodeNameException, InvalidNamespaceException) as error:
+        raise ArgumentsError(f"ROS arguments: {rcl_message(error)}; correct __node or __ns") from error
+    name = node.get_fully_qualified_name()
+    found = [f"{path}: {fault}" for path, named in files.items() for fault in section_faults(named, name, NODES)]
+    if found:
+        node.destroy_node()
+        raise ArgumentsError("; ".join(found))
+    if words := stray(sys.argv):
+        node.get_logger().warning(f"{words} change nothing: parameters and remaps come after --ros-args")
+    for path, named in files.items():
+        if not any(applies(section, name) for section in named):
+            node.get_logger().warning(f"{path}: none of its sections ({', '.join(named)}) is for {name}")
+    return node
+
+
+def _spin(node: Any, ending: Ending) -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    node.ending = ending
+    ending.wake = lambda: executor.create_task(lambda: None)  # a wait only ends when there is something to do
     try:
-        executor.spin()
+        while not ending.asked:
+            executor.spin_once()
     except ExternalShutdownException:
         pass
-    except Exception:
-        if rclpy.ok():  # otherwise the signal came while a callback was at work, and ROS is gone from under it
-            raise
     finally:
         node.close()
         executor.remove_node(node)
         node.destroy_node()
-        rclpy.try_shutdown()

@@ -5,6 +5,11 @@ Diagnostics: `chat` with the keys asked, answered, failed, busy_ms, last_error; 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything that takes long to import
+    from edgevlm_ros.ending import leave_at_once
+
+    leave_at_once()
+
 import math
 import queue
 import threading
@@ -26,23 +31,13 @@ from edgevlm.errors import ContractError, EdgevlmError
 from edgevlm.images import check_encoding, decode, view
 from edgevlm.load import load_chat
 from edgevlm.tasks import Answer, Chat
-from edgevlm_ros.parameters import Item, Parameters
+from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import RELIABLE, SENSOR, advertise, listen
-from edgevlm_ros.shell import AUTOSTART, Report, ShellNode, run
+from edgevlm_ros.shell import Report, ShellNode, run
 from edgevlm_ros.stamps import to_ns
+from edgevlm_ros.vlm_parameters import ITEMS
 
 _WAITING = 4  # questions that may wait for the model; fewer than the 10 requests that a service keeps
-
-ITEMS = (
-    *AUTOSTART,
-    Item("bundle", "", "directory of a bundle that answers in text"),
-    Item("transport", "raw", "raw (image_raw) or compressed (image_raw/compressed)"),
-    Item("question", "", "what is asked every period_s; empty: a caption, of a model that needs no words", always=True),
-    Item("period_s", 0.0, "how often the question is asked; 0: never", 0.0, 86_400.0),
-    Item("choices", [""], "when given, `decision` gets the one of them that the answer names", always=True),
-    Item("max_new_tokens", 32, "longest answer", 1, 4096, always=True),
-    Item("max_age_s", 1.0, "oldest frame to answer about", 0.001, 3600.0, always=True),
-)
 
 
 @dataclass
@@ -79,7 +74,7 @@ class VlmNode(ShellNode):
         self._decisions = advertise(self, String, "decision", RELIABLE)
         # A question that waits for its answer must not keep pictures and other questions out.
         self.create_service(Ask, "ask", self._serve, callback_group=ReentrantCallbackGroup())
-        self.begin(**{item.name: self._given[item.name] for item in AUTOSTART})
+        self.begin(self._given)
 
     def configure(self) -> None:
         if self._given["transport"] not in ("raw", "compressed"):
