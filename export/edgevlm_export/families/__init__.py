@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgevlm.errors import FamilyError
-from edgevlm_export.families.checkpoint import CONFIG, architectures, read_config
+from edgevlm_export.checkpoint import CONFIG, check_stored
+from edgevlm_export.families.checkpoint import architectures, read_config
 from edgevlm_export.stage_graph import StageGraph
 
 Takes = Literal["context", "robot"]
@@ -77,6 +78,7 @@ def build(checkpoint: Path, context: int | None = None, robot: Path | None = Non
         if value is not None and adapter.takes != option:
             kind = config.get("model_type", config.get("type"))
             raise FamilyError(f"{checkpoint}: {OPTIONS[option]}, this is a {kind!r}; leave it out")
+    check_stored(checkpoint, config)
     module = importlib.import_module(f"edgevlm_export.families.{adapter.name}")
     graph: StageGraph = module.build(checkpoint, *([given[adapter.takes]] if adapter.takes else []))
     return graph

@@ -22,7 +22,8 @@ from edgevlm.errors import CheckpointError, FamilyError
 from edgevlm.loops import FuseArgs, FuseSpec
 from edgevlm.operations import ImageOp, Normalize
 from edgevlm.ports import Port
-from edgevlm_export.families.checkpoint import CONFIG, WEIGHTS, read_config, read_weights
+from edgevlm_export.checkpoint import CONFIG, WEIGHTS
+from edgevlm_export.families.checkpoint import read_config, read_weights
 from edgevlm_export.families.lerobot import (
     STATE,
     Features,
@@ -144,12 +145,12 @@ def _shape(where: Path, config: Mapping[str, Any], features: Features) -> tuple[
 
 def _load(checkpoint: Path, shape: ActConfig, weights: Mapping[str, Tensor]) -> Act:
     model = Act(shape)
-    kept = own_names({name: value for name, value in weights.items() if not is_statistic(name)})
-    kept = {name: value for name, value in kept.items() if not name.startswith(TRAINING)}
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     try:
+        kept = own_names({name: value for name, value in weights.items() if not is_statistic(name)})
+        kept = {name: value for name, value in kept.items() if not name.startswith(TRAINING)}
         model.load_state_dict({**counters, **kept})
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint / WEIGHTS}: the tensors do not fit {CONFIG}: {str(error)[:300]}; take both from one training"
         ) from error

@@ -15,6 +15,7 @@ from torch import Tensor
 from edgevlm.errors import FamilyError
 from edgevlm.loops import CacheSpec
 from edgevlm.manifest import PICTURE, Port, QuestionSpec, Seq2SeqArgs, Seq2SeqSpec
+from edgevlm_export.checkpoint import CONFIG
 from edgevlm_export.families.blip import (
     IMAGE,
     LENGTHS,
@@ -29,7 +30,7 @@ from edgevlm_export.families.blip import (
     vision_stage,
 )
 from edgevlm_export.families.chatting import cache_spec, embedding_table, greedy
-from edgevlm_export.families.checkpoint import CONFIG, architectures, read_config
+from edgevlm_export.families.checkpoint import architectures, read_config
 from edgevlm_export.families.decoding import CHUNK, MASKS, Head, Sizes, cached_stage
 from edgevlm_export.families.upstream import check_search, directory_sha256, open_config
 from edgevlm_export.pieces import Chain, Piece

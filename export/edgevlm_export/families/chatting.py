@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgevlm.errors import FamilyError
 from edgevlm.loops import CacheSpec
 from edgevlm.manifest import PICTURE, DecoderArgs, DecoderSpec, Port
-from edgevlm_export.families.checkpoint import CONFIG
+from edgevlm_export.checkpoint import CONFIG
 from edgevlm_export.families.decoding import CHUNK, MASKS, STEP, Language, decoder_stage
 from edgevlm_export.families.prompts import Words
 from edgevlm_export.families.upstream import check_search, directory_sha256, stop_ids

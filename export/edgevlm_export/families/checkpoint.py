@@ -13,9 +13,9 @@ from torch import Tensor
 
 from edgevlm.bundle import file_sha256
 from edgevlm.errors import CheckpointError, require
+from edgevlm_export.checkpoint import AGAIN, CONFIG, WEIGHTS
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-AGAIN = "copy or train the checkpoint again"
+TOKENIZER = "tokenizer.json"
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:

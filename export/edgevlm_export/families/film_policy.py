@@ -21,10 +21,9 @@ from edgevlm.contract import CameraSpec, Contract
 from edgevlm.errors import CheckpointError
 from edgevlm.manifest import FuseArgs, FuseSpec, Port
 from edgevlm.operations import CenterCrop, ImageOp, Pad, Resize
+from edgevlm_export.checkpoint import CONFIG, WEIGHTS
 from edgevlm_export.families.checkpoint import (
-    CONFIG,
     TOKENIZER,
-    WEIGHTS,
     read_config,
     read_weights,
     source_sha256,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import CheckpointError, FamilyError, require
-from edgevlm_export.families.checkpoint import AGAIN, CONFIG, WEIGHTS
+from edgevlm_export.checkpoint import AGAIN, CONFIG, WEIGHTS
 
 STATE, ACTION = "observation.state", "action"
 BEFORE, AFTER = "policy_preprocessor.json", "policy_postprocessor.json"

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 
 from edgevlm.contract import InstructionSpec
 from edgevlm.errors import CheckpointError, FamilyError
-from edgevlm_export.families.checkpoint import AGAIN, CONFIG, TOKENIZER, tokenizer_file
+from edgevlm_export.checkpoint import AGAIN, CONFIG
+from edgevlm_export.families.checkpoint import TOKENIZER, tokenizer_file
 from edgevlm_export.families.lerobot import BEFORE
 from edgevlm_export.hub import download
 

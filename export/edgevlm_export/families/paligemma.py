@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from edgevlm.errors import FamilyError
+from edgevlm_export.checkpoint import CONFIG
 from edgevlm_export.families.chatting import Parts, Step, cache_spec, chat_graph, vision_stage
-from edgevlm_export.families.checkpoint import CONFIG
 from edgevlm_export.families.decoding import Language
 from edgevlm_export.families.prompts import read_words
 from edgevlm_export.families.upstream import check_vocabulary, load_model, open_config, unsupported

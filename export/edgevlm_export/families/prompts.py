@@ -14,7 +14,8 @@ from edgevlm.errors import BundleError, CheckpointError, FamilyError, PromptErro
 from edgevlm.operations import ImageOp
 from edgevlm.text.template import ChatTemplate
 from edgevlm.wording import IMAGE, PictureText, PromptSpec
-from edgevlm_export.families.checkpoint import AGAIN, CONFIG, read_config
+from edgevlm_export.checkpoint import AGAIN, CONFIG
+from edgevlm_export.families.checkpoint import read_config
 from edgevlm_export.families.picture_ops import picture_ops
 from edgevlm_export.families.upstream import load_part, load_tokenizer, reading, tokenizer_json
 

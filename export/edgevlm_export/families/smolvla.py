@@ -22,8 +22,9 @@ from edgevlm.errors import CheckpointError, ContractError, FamilyError
 from edgevlm.loops import DenoiseArgs, DenoiseSpec
 from edgevlm.operations import ImageOp, Normalize, ResizeWithPad
 from edgevlm.ports import Port
+from edgevlm_export.checkpoint import CONFIG, WEIGHTS
 from edgevlm_export.families.chatting import embedding_table
-from edgevlm_export.families.checkpoint import CONFIG, WEIGHTS, read_config, read_weights
+from edgevlm_export.families.checkpoint import read_config, read_weights
 from edgevlm_export.families.lerobot import STATE, is_statistic, read_features, read_normalization
 from edgevlm_export.families.lerobot_words import NAME, STEPS, Words, read_words
 from edgevlm_export.families.robot_file import contract_of, missing, read_robot
@@ -99,10 +100,10 @@ def _driver(shape: SmolVlaConfig, vision: Mapping[str, str]) -> DenoiseSpec:
 
 def _load(checkpoint: Path, shape: SmolVlaConfig, weights: Mapping[str, Tensor]) -> SmolVla:
     model = SmolVla(shape)
-    kept = own_names({name: value for name, value in weights.items() if not is_statistic(name)})
     try:
+        kept = own_names({name: value for name, value in weights.items() if not is_statistic(name)})
         model.load_state_dict(kept, assign=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint / WEIGHTS}: the tensors do not fit {CONFIG} and the config of {NAME}: {str(error)[:300]}; "
             "take all from one training"

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, processors
 from tokenizers.models import Unigram
 
 from edgevlm.errors import CheckpointError, FamilyError, require
-from edgevlm_export.families.checkpoint import AGAIN
+from edgevlm_export.checkpoint import AGAIN
 
 SPACE = "▁"
 UNIGRAM = 1  # sentencepiece's number for the kind of model

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, decoders, models
 
 from edgevlm.bundle import file_sha256
 from edgevlm.errors import CheckpointError, FamilyError, require
-from edgevlm_export.families.checkpoint import AGAIN, CONFIG, WEIGHTS, architectures, read_config
+from edgevlm_export.checkpoint import AGAIN, CONFIG, weight_files
+from edgevlm_export.families.checkpoint import architectures, read_config
+from edgevlm_export.families.loaded import check_loaded, check_loading, check_tied
 
-INDEX = "model.safetensors.index.json"
 SIDE_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Settings of a search that change what is said: the values that change nothing, besides null.
 PLAIN_SEARCH: Mapping[str, tuple[Any, ...]] = {
@@ -51,7 +52,7 @@ def open_config(checkpoint: Path, architecture: str) -> dict[str, Any]:
 
     Raises:
         CheckpointError: a file that should be JSON is none, or a part of config.json is no object.
-        FamilyError: code that would have to be trusted, quantized weights, another architecture, or a size that is
+        FamilyError: code that would have to be trusted, another architecture, or a size that is
             no whole number above 0; with the field.
     """
     config = read_config(checkpoint)
@@ -61,7 +62,6 @@ def open_config(checkpoint: Path, architecture: str) -> dict[str, Any]:
                 f"{checkpoint / name}: 'auto_map' asks for code from the checkpoint (trust_remote_code), which edgevlm "
                 "never runs: a model is data; export a checkpoint of the library's own classes"
             )
-    unsupported(checkpoint, config, {"quantization_config": (None,)})
     said = architectures(checkpoint, config) or (architecture,)
     if said != (architecture,):
         raise FamilyError(
@@ -108,21 +108,22 @@ def load_model(checkpoint: Path, name: str, **more: Any) -> Any:
     """The model of class `name`, in float32 and eval mode, every weight from the files; `more` for from_pretrained.
 
     Raises:
-        CheckpointError: a shard is missing or broken, weights are missing, have other shapes or are not finite.
+        CheckpointError: a file is missing or broken, or weights are missing, left over, have other shapes, are not
+            finite or are not those of the files.
         DependencyError: transformers is not installed.
     """
-    _check_shards(checkpoint)
+    weight_files(checkpoint)
     library = require("transformers", extra="export")
     with reading(checkpoint, library):
         settings = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, **more}
+        settings["ignore_mismatched_sizes"] = True  # they are reported by name, and refused
         model, told = getattr(library, name).from_pretrained(checkpoint, output_loading_info=True, **settings)
-    if missing := sorted(told["missing_keys"]):
-        raise CheckpointError(
-            f"{checkpoint}: the weights lack {missing[:5]} ({len(missing)} in all), which would be made up; {AGAIN}"
-        )
+    check_loading(checkpoint, told)
     state = model.state_dict()
     if bad := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
         raise CheckpointError(f"{checkpoint}: expected finite weights, found NaN or infinity in {bad[:5]}; {AGAIN}")
+    check_tied(checkpoint, model.get_expanded_tied_weights_keys(all_submodels=True), state)
+    check_loaded(checkpoint, state)
     return model.eval().requires_grad_(False)
 
 
@@ -234,30 +235,8 @@ def check_search(checkpoint: Path, settings: Any) -> None:
 def directory_sha256(checkpoint: Path) -> str:
     """One hash over the files that make the model."""
     names = [name for name in DESCRIBING if (checkpoint / name).is_file()]
-    lines = [f"{file_sha256(checkpoint / name)}  {name}\n" for name in (*names, *_weight_files(checkpoint))]
+    lines = [f"{file_sha256(checkpoint / name)}  {name}\n" for name in (*names, *weight_files(checkpoint))]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _weight_files(checkpoint: Path) -> list[str]:
-    if not (checkpoint / INDEX).is_file():
-        return [WEIGHTS]
-    shards = _json(checkpoint / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise CheckpointError(f"{checkpoint / INDEX}: expected a 'weight_map' of tensors to files; {AGAIN}")
-    return sorted(set(shards.values()))
-
-
-def _check_shards(checkpoint: Path) -> None:
-    wanted = _weight_files(checkpoint)
-    if outside := [name for name in wanted if Path(name).name != name]:
-        raise CheckpointError(f"{checkpoint / INDEX}: expected plain file names, got {outside[:3]}; do not use it")
-    missing = [name for name in wanted if not (checkpoint / name).is_file()]
-    if not missing:
-        return
-    hint = AGAIN
-    if any(checkpoint.glob("*.bin")):
-        hint = "its weights are pickled, which edgevlm never opens: save it as safetensors with save_pretrained"
-    raise CheckpointError(f"{checkpoint}: expected the weights {wanted}, missing {missing}; {hint}")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from edgevlm.errors import CheckpointError, FamilyError
 from edgevlm.manifest import CrossArgs, CrossSpec, Port, TextSpec
+from edgevlm_export.checkpoint import CONFIG
 from edgevlm_export.families.bert_layers import ACTIVATIONS, forward, looks_at_all
-from edgevlm_export.families.checkpoint import CONFIG, TOKENIZER, architectures, read_config, tokenizer_file
+from edgevlm_export.families.checkpoint import TOKENIZER, architectures, read_config, tokenizer_file
 from edgevlm_export.families.upstream import (
     check_vocabulary,
     directory_sha256,

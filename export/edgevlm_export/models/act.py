@@ -287,9 +287,9 @@ def own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for full, value in weights.items():
         name = full.removeprefix("model.")
         stem, _, kind = name.rpartition("in_proj_")
-        if not stem:
-            found[name] = value
-            continue
-        for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
-            found[f"{stem}{part}.{kind}"] = third
+        names = [f"{stem}{part}.{kind}" for part in ("query", "key", "value")] if stem else [name]
+        for own, part in zip(names, value.chunk(3) if stem else (value,), strict=True):
+            if own in found:
+                raise ValueError(f"{full!r} is there twice, under two names")
+            found[own] = part
     return found

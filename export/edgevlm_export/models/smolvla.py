@@ -99,6 +99,8 @@ def own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for theirs, ours in PREFIXES.items():
             if own.startswith(theirs):
                 own = ours + own.removeprefix(theirs)
+        if own in found:
+            raise ValueError(f"{name!r} is there twice, under two names")
         found[own] = value.float()
     head = next((value for name, value in weights.items() if name.endswith(HEAD)), None)
     if EMBEDDING not in found and head is not None:
