@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bags.series import joint_value, value_at
+from edgevlm.bags.series import header_ns
 from edgevlm.bags.topics import StateSource, TopicMap, unit_factor
 from edgevlm.contract import Stamped, StateSpec
+from edgevlm.rosmsg.selectors import Absent, read_number
 
 
 class StateAssembler:
@@ -43,8 +44,14 @@ class StateAssembler:
         """Fields that no message has had yet."""
         return tuple(name for name, stamp_ns in zip(self._names, self._stamps_ns, strict=True) if stamp_ns is None)
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each missing field is missing, as far as a message told."""
+        return {name: self._absent[name] for name in self.missing if name in self._absent}
+
     def reset(self) -> None:
         """Forget every field."""
+        self._absent: dict[str, str] = {}
         self._values = np.zeros(len(self._names), np.float64)
         self._stamps_ns: list[int | None] = [None] * len(self._names)
 
@@ -52,14 +59,18 @@ class StateAssembler:
         """Take a message; the whole state, float32 (S,), once each field has been seen. NaN is passed on.
 
         Raises:
-            LogError: the message has not the path that the topic map names.
+            LogError: the message has not the path that the topic map names, or an index into something with names.
         """
         changed = False
         for i, source, factor in self._sources[topic]:
-            value = joint_value(message, source) if source.joint else value_at(message, source, self._where)
-            if value is not None:
-                self._values[i], self._stamps_ns[i] = value * factor, stamp_ns
-                changed = True
+            found = read_number(message, source.steps, f"{self._where}: topic {topic}: path {source.place!r}")
+            if isinstance(found, Absent):
+                self._absent[self._names[i]] = found.reason
+                continue
+            inner = found.header is not getattr(message, "header", None)
+            own_ns = header_ns(found.header) if inner else 0  # of one element of an array
+            self._values[i], self._stamps_ns[i] = found.value * factor, own_ns or stamp_ns
+            changed = True
         known_ns = [known for known in self._stamps_ns if known is not None]
         if not changed or len(known_ns) < len(self._stamps_ns):
             return None

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bags.container import Container, MessageRef
+from edgevlm.bags.decoding import decoder, messages, topic_type
 from edgevlm.bags.frames import header_stamp_ns, read_frame
 from edgevlm.bags.messages import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
-from edgevlm.bags.series import Series, decoder, messages, read_series
+from edgevlm.bags.series import Series, read_series
 from edgevlm.bags.topics import TopicMap, default_topics, load_topics, topics_beside
 from edgevlm.contract import CameraSpec, Contract, Observation, Stamped
 from edgevlm.errors import DependencyError, EdgevlmError, LogError
@@ -157,9 +158,10 @@ def _check_roles(container: Container, topics: TopicMap) -> None:
             f"map them in a file such as {topics_beside(container.path).name}"
         )
     for role, topic, kinds in roles:
-        if kinds and found[topic] not in kinds:
+        kind = topic_type(container, topic)
+        if kinds and kind not in kinds:
             raise LogError(
-                f"{container.path}: {role}: expected {' or '.join(kinds)} on topic {topic}, got {found[topic]}; "
+                f"{container.path}: {role}: expected {' or '.join(kinds)} on topic {topic}, got {kind}; "
                 f"found: {listed}; correct the topic map"
             )
         decoder(container, topic)

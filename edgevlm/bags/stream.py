@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from edgevlm.bags.assembly import StateAssembler
 from edgevlm.bags.container import Container, MessageRef
+from edgevlm.bags.decoding import DAMAGE, decoder
 from edgevlm.bags.frames import header_stamp_ns, read_frame
 from edgevlm.bags.recording import open_log
-from edgevlm.bags.series import decoder, stamp_of
+from edgevlm.bags.series import header_ns
 from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import SECOND_NS, CameraSpec, Contract, Stamped, check_state
 from edgevlm.errors import ContractError, LogError, NonFiniteError, ShapeError
@@ -174,7 +174,7 @@ class Stream:
     def _decoded(self, topic: str, ref: MessageRef) -> Any:
         try:
             return self._decoders[topic](self._container.read(ref))
-        except (ValueError, LookupError, TypeError, struct.error):  # what the decoder makes of damaged bytes
+        except DAMAGE:
             self._counts[f"topic {topic}: damaged message(s)"] += 1
             return None
 
@@ -182,7 +182,7 @@ class Stream:
         self, assembler: StateAssembler, topic: str, message: Any, ref: MessageRef
     ) -> Stamped[NDArray[np.float32]] | None:
         assert self._contract.state is not None
-        whole = assembler.feed(topic, message, stamp_of(message, ref.log_ns))
+        whole = assembler.feed(topic, message, header_ns(getattr(message, "header", None)) or ref.log_ns)
         if whole is None:
             return None
         try:

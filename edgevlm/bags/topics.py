@@ -12,7 +12,6 @@ A file `<log>.topics.yaml` beside `<log>.mcap` is found by itself and takes its 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
@@ -21,8 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgevlm.contract import Contract, Spec
 from edgevlm.errors import LogError, OutputError, require
-
-_PATH = re.compile(r"[a-zA-Z]\w*(\[\d+\])?(\.[a-zA-Z]\w*(\[\d+\])?)*")
+from edgevlm.rosmsg.selectors import Step, parse_path
 
 # unit -> (the unit it is measured in, how many of those it is)
 _UNITS: Mapping[str, tuple[str, float]] = {
@@ -66,16 +64,26 @@ class StateSource(Spec):
     topic: str = Field(min_length=1)
     joint: str = ""
     quantity: Literal["position", "velocity", "effort"] = "position"  # of the joint
-    path: str = ""  # such as "pose.position.x" or "data[2]"
+    path: str = ""  # such as "pose.position.x", "position[name=gripper]" or "data[2]"
     unit: str = ""  # what the recording uses; empty: the contract's unit
 
     @model_validator(mode="after")
     def _one_of(self) -> StateSource:
         if bool(self.joint) == bool(self.path):
             raise ValueError("give either `joint` (of a JointState) or `path` (into a message), and not both")
-        if self.path and not _PATH.fullmatch(self.path):
-            raise ValueError(f"path {self.path!r} is none such as pose.position.x or data[2]")
+        if self.path:
+            parse_path(self.path)
         return self
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Where the number lies in a message."""
+        return parse_path(self.path) if self.path else (Step(self.quantity, key="name", value=self.joint),)
+
+    @property
+    def place(self) -> str:
+        """The joint or the path, as the map names it."""
+        return self.joint or self.path
 
 
 class TopicMap(Spec):

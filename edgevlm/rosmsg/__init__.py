@@ -1,0 +1,1 @@
+"""What live topics and recordings share: message definitions, paths into messages."""
