@@ -37,6 +37,7 @@ class Bypass:
         self._state: NDArray[np.float32] | None = None
         self._chunk: ActionChunk | None = None
         self._number = 0
+        self.at_rest = False
 
     def feed(self, chunk: ActionChunk, now_ros_ns: int, now_steady_ns: int) -> Refusal | None:
         """Take any chunk that has the contract's columns."""
@@ -69,6 +70,10 @@ class Bypass:
     def conflict(self, topics: Collection[str]) -> None:
         """Ignored."""
 
+    def finish(self) -> None:
+        """Nothing but the stop signal any more."""
+        self.at_rest = True
+
     def rearm(self) -> bool:
         """There is nothing to end."""
         return True
@@ -77,6 +82,8 @@ class Bypass:
         """The row for this stamp, or the chunk's first or last; nothing only before the first chunk."""
         self._number += 1
         until_ns = now_ros_ns + self._valid_ns
+        if self.at_rest:
+            return GateCommand(self._number, now_ros_ns, until_ns, "stop", None, "deactivated", now_ros_ns)
         if self._chunk is None:
             self.counts["command.hold"] += 1
             return GateCommand(self._number, now_ros_ns, until_ns, "hold", None, "chunk_missing", now_ros_ns)

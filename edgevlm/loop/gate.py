@@ -85,6 +85,13 @@ class Commander(Protocol):
     def rearm(self) -> bool:
         """See `Gate.rearm`."""
 
+    def finish(self) -> None:
+        """See `Gate.finish`."""
+
+    @property
+    def at_rest(self) -> bool:
+        """See `Gate.at_rest`."""
+
     def command(self, now_ros_ns: int, now_steady_ns: int) -> GateCommand:
         """See `Gate.command`."""
 
@@ -136,6 +143,7 @@ class Gate:
         self._jumped = False
         self._estop = self._estop_seen = False
         self._rivals: tuple[str, ...] = ()
+        self._finishing = False
         self._episode: _Episode | None = None
 
     def feed(self, chunk: ActionChunk, now_ros_ns: int, now_steady_ns: int) -> Refusal | None:
@@ -179,6 +187,15 @@ class Gate:
     def conflict(self, topics: Collection[str]) -> None:
         """Topics that somebody else publishes too, or that two publishers feed; none when that is over."""
         self._rivals = tuple(topics)
+
+    def finish(self) -> None:
+        """Follow no chunk any more: commands to come bring the robot to rest, as the fallback of `deactivated` says."""
+        self._finishing = True
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the last command leaves the robot at rest, or nothing is commanded."""
+        return self._motion.values is None or self._motion.at_rest
 
     def rearm(self) -> bool:
         """End latched causes that are over; False when the emergency stop is still pressed."""
@@ -241,6 +258,8 @@ class Gate:
         """The gravest thing that is wrong now, apart from what only following can show."""
         if self._estop or self._estop_seen:
             return "estop"
+        if self._finishing:
+            return "deactivated"
         if self._jumped:
             return "clock_jump"
         if self._rivals:

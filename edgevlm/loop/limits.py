@@ -14,6 +14,7 @@ from edgevlm.contract import Duration, Spec
 
 Cause = Literal[
     "estop",
+    "deactivated",
     "clock_jump",
     "publisher_conflict",
     "state_missing",
@@ -36,6 +37,7 @@ SEVERITY: Mapping[Fallback, int] = {"hold": 0, "decelerate": 1, "stop": 2}
 
 FALLBACKS: Mapping[Cause, Fallback] = {
     "estop": "stop",
+    "deactivated": "hold",
     "clock_jump": "hold",
     "publisher_conflict": "hold",
     "state_missing": "hold",

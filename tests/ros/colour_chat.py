@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 
@@ -21,15 +22,20 @@ class Said:
 
 
 class ColourChat:
-    """Names the strongest channel, with as many words as it may; "crash" raises, "slowly" takes half a second."""
+    """Names the strongest channel, with as many words as it may.
+
+    "crash" raises, "slowly" takes half a second, "for ever" ends when it is cancelled.
+    """
 
     needs_text = True
 
-    def ask(self, *, image: NDArray[np.uint8], text: str, max_new_tokens: int) -> Said:
+    def ask(self, *, image: NDArray[np.uint8], text: str, max_new_tokens: int, cancel: threading.Event) -> Said:
         if "crash" in text:
             raise RuntimeError("the model broke")
         if "slowly" in text:
             time.sleep(0.5)
+        if "for ever" in text:
+            cancel.wait(60)
         strongest = int(np.argmax(image.reshape(-1, 3).mean(axis=0)))
         words = ["it", "is", NAMES[strongest]][-max_new_tokens:]
         return Said(" ".join(words), tuple(range(strongest, strongest + len(words))))

@@ -16,9 +16,13 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: make ros-build")
 pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-build")
 
+import rclpy
+from sensor_msgs.msg import Image
 from support import tiny
 
-from edgevlm_ros.processes import environment
+from edgevlm_ros.processes import Processes, environment
+
+HERE = Path(__file__).parent
 
 NODES = ("policy_node", "command_gate", "vlm_node", "recorder")
 READY_S, END_S = 20.0, 15.0
@@ -194,6 +198,42 @@ def test_a_signal_while_a_node_starts_is_no_traceback_either(start: Start, bundl
     time.sleep(after_s)
     assert started.signal(signal.SIGINT) == 0, started.text
     assert "Traceback" not in started.text
+
+
+def test_a_signal_during_activation_does_not_wait_for_it(start: Start, bundle: Path) -> None:
+    started = start("policy_node", "-p", "autostart:=true", "-p", f"bundle:={bundle}", "-p", "check_s:=60.0")
+    started.wait_for("configure: done")
+    time.sleep(0.7)  # activation looks for cameras by now
+    assert started.signal(signal.SIGINT) == 0, started.text
+    assert "given up, the process is ending" in started.text
+
+
+def test_a_signal_while_a_model_answers_cancels_the_answer(domain: int, tmp_path: Path) -> None:
+    variables = {**environment(domain), "PYTHONPATH": f"{HERE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    asked = {"autostart": True, "question": "for ever", "period_s": 0.05, "max_age_s": 60.0}
+    with Processes(tmp_path, variables) as processes:
+        process = processes.start("vlm", HERE / "colour_chat.py", parameters=asked)
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=domain)
+        node = rclpy.create_node("camera", context=context)
+        camera = node.create_publisher(Image, "image_raw", 5)
+        try:
+            end = time.monotonic() + READY_S
+            while "activate: done" not in processes.log("vlm") or camera.get_subscription_count() == 0:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            picture = Image(height=2, width=2, encoding="rgb8", step=6, data=bytes(12))
+            picture.header.stamp = node.get_clock().now().to_msg()
+            for _ in range(10):
+                camera.publish(picture)
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(3.0) == 0
+        finally:
+            node.destroy_node()
+            rclpy.shutdown(context=context)
+        assert "Traceback" not in processes.log("vlm")
+        assert "still answers" not in processes.log("vlm")
 
 
 def test_a_recording_is_complete_when_the_terminal_is_closed(start: Start, tmp_path: Path) -> None:

@@ -24,11 +24,13 @@ if __name__ == "__main__":  # before anything that takes long to import
 
 import gc
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from edgevlm_msgs.msg import ActionChunk as ChunkMessage
 from edgevlm_msgs.msg import GateStatus
 from edgevlm_msgs.msg import Heartbeat as HeartbeatMessage
+from rclpy.duration import Duration
 from rclpy.publisher import Publisher
 from rclpy.service import Service
 from rclpy.subscription import Subscription
@@ -56,6 +58,7 @@ from edgevlm_ros.shell import Report, ShellNode, run
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
 
 _LOOK_EVERY_S = 0.5
+_DELIVERY_NS = 100_000_000
 _OFF = "NO LIMITS: `enabled` is false; chunks go to the robot as they are"
 
 
@@ -133,11 +136,14 @@ class CommandGate(ShellNode):
         listener.start()
 
     def deactivate(self) -> None:
-        """Send nothing any more: the last command ends with its validity."""
+        """Bring the robot to rest, and send nothing any more."""
+        if self._work is not None:
+            self._work.finish(paced=self._pacer is not None)
         if self._listener is not None:
             self._listener.stop()
         if self._pacer is not None:
             self._pacer.stop()
+        _deliver([*self._running, *self._endpoints])
         self._destroy(self._running)
         self._pacer = self._work = self._listener = None
 
@@ -225,6 +231,13 @@ class CommandGate(ShellNode):
                 self._work.watchdog.rearm()
             response.message = "" if response.success else "the emergency stop is still pressed; release it first"
         return response
+
+
+def _deliver(endpoints: Sequence[object]) -> None:
+    """Wait until what was sent has arrived: a publisher takes what is under way with it."""
+    for endpoint in endpoints:
+        if isinstance(endpoint, Publisher):
+            endpoint.wait_for_all_acked(Duration(nanoseconds=_DELIVERY_NS))
 
 
 def main() -> None:

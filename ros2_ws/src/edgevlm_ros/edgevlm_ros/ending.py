@@ -39,7 +39,8 @@ class Ending:
         for number in handled():
             signal.signal(number, _nothing)
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, name="edgevlm-ending", daemon=True).start()
+        self._thread = threading.Thread(target=self._listen, name="edgevlm-ending", daemon=True)
+        self._thread.start()
 
     def ask(self) -> None:
         """As a signal would."""
@@ -50,11 +51,15 @@ class Ending:
         """All is closed: what comes now must not kill the interpreter while it takes itself down."""
         for number in handled():
             signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
+        self._theirs.close()
+        self._thread.join()  # one that comes back from C during finalization aborts the process
+        self._ours.close()
 
     def _listen(self) -> None:
         ends = {0, *handled()}
         while received := self._ours.recv(64):
-            if ends.intersection(received):
+            if not self.asked and ends.intersection(received):
                 self.asked = True
                 self.wake()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,16 @@ from edgevlm_ros.stamps import seconds
 from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 
 _EARLY_KEPT = 64
+_LONGEST_REST_S = 4.0  # ros2 launch waits 5 s before it goes on to harder signals
+_MORE_COMMANDS, _MORE_S = 10, 0.2
 _TELL_EVERY_NS = SECOND_NS // 5  # while nothing is sent and nothing changes
+
+
+def _rest_s(limits: GateLimits) -> float:
+    """How long the robot may take to come to rest: from its highest velocity, and some commands more."""
+    braking = [axis.velocity / axis.acceleration for axis in limits.axes]
+    braking += [turning.velocity / turning.acceleration for turning in limits.orientations]
+    return min(_LONGEST_REST_S, max(braking, default=0.0) + _MORE_COMMANDS * limits.command_period_s + _MORE_S)
 
 
 class Work:
@@ -57,6 +67,33 @@ class Work:
         self._pending_ns: int | None = None  # lock-step: the stamp to command for
         self._accepted_ns: int | None = None  # lock-step: the observation of the last accepted chunk
         self._heard = False
+
+    def finish(self, paced: bool) -> None:
+        """Bring the robot to rest; the last message is a resting command, or the stop signal where it is not in time.
+
+        Args:
+            paced: commands go on by themselves; otherwise they are made here.
+        """
+        with self.lock:
+            self.commander.finish()
+            before = self._last
+        if before is None:
+            return  # nothing was ever sent
+        until_ns = self._node.steady_ns() + round(_rest_s(self._limits) * SECOND_NS)
+        while not self._rested(before) and self._node.steady_ns() < until_ns and self.wants_chunk is None:
+            if not paced:
+                self.on_timer()
+            time.sleep(self._limits.command_period_s)
+        with self.lock:
+            if not self._rested(before):
+                self._stopped = True
+                self.stop.publish(Bool(data=True))
+                self._node.get_logger().error("not at rest in time: command/stop is the last message")
+
+    def _rested(self, before: GateCommand) -> bool:
+        with self.lock:
+            later = self._last is not None and self._last.number > before.number
+            return later and self.commander.at_rest
 
     def on_timer(self) -> None:
         """One command for each period, from the pacer's thread or a timer."""

@@ -45,11 +45,10 @@ from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.policy_parameters import ITEMS, check, match_spec, runtime_options
 from edgevlm_ros.probe import Probe, mismatch
 from edgevlm_ros.senses import Senses
-from edgevlm_ros.shell import Report, ShellNode, run
+from edgevlm_ros.shell import STEP_END_S, Report, ShellNode, run
 from edgevlm_ros.topics import live_topics, message_class, state_types
 
 OpenPolicy = Callable[[str, RuntimeOptions], Policy]
-_STOP_S = 10.0  # a step that takes longer is left behind
 _LOOK_S = 0.05
 
 
@@ -110,9 +109,9 @@ class PolicyNode(ShellNode):
             self._inputs.stop()
         if self._run is not None:
             self._run.closed = True
-        if self._worker is not None and not self._worker.stop(_STOP_S):
+        if self._worker is not None and not self._worker.stop(STEP_END_S):
             self._stuck = True
-            self.get_logger().error(f"the model has not ended its step within {_STOP_S:g} s; restart the process")
+            self.get_logger().error(f"the model has not ended its step within {STEP_END_S:g} s; restart the process")
         self._worker = self._inputs = self._run = None
 
     def cleanup(self) -> None:
@@ -148,7 +147,7 @@ class PolicyNode(ShellNode):
         while True:
             names = [[f"{camera.name}/image_raw{end}" for end in ends] for camera in contract.cameras]
             found = [[f"/{name}" for name in pair if self.count_publishers(name)] for pair in names]
-            if all(found) or self.steady_ns() >= until_ns:
+            if all(found) or self.steady_ns() >= until_ns or self.ending.asked:
                 return [name for pair in found for name in pair]
             time.sleep(_LOOK_S)  # discovery goes on in a thread of its own
 

@@ -19,6 +19,7 @@ from edgevlm.contract import CameraSpec, Contract
 from edgevlm.errors import EdgevlmError, LogError
 from edgevlm_ros.contract_check import CAMERA_TYPES, Live, Seen
 from edgevlm_ros.qos import SENSOR
+from edgevlm_ros.shell import ShellNode
 from edgevlm_ros.stamps import to_ns
 from edgevlm_ros.topics import JOINT_STATE, StateAssembler, message_class, message_stamp_ns, state_types
 
@@ -30,7 +31,7 @@ _TURN_S = 0.05
 class Probe:
     """Looks at the topics of a contract for up to some seconds. Its own executor runs it, inside any callback."""
 
-    def __init__(self, node: Node, contract: Contract, topics: TopicMap) -> None:
+    def __init__(self, node: ShellNode, contract: Contract, topics: TopicMap) -> None:
         self._node, self._contract, self._topics = node, contract, topics
         names = [*topics.cameras.values(), *state_types(topics)]
         self._seen = {topic: Seen(node.resolve_topic_name(topic)) for topic in dict.fromkeys(names)}
@@ -54,7 +55,7 @@ class Probe:
         executor.add_node(helper)
         until_s = time.monotonic() + for_s
         try:
-            while time.monotonic() < until_s and not self._enough():
+            while time.monotonic() < until_s and not self._enough() and not self._node.ending.asked:
                 self._subscribe(helper)
                 executor.spin_once(_TURN_S)
         except ExternalShutdownException:

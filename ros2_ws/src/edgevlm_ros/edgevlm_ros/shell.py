@@ -35,6 +35,8 @@ from edgevlm_ros.parameters import Parameters
 
 _LEVELS = {"ok": DiagnosticStatus.OK, "warn": DiagnosticStatus.WARN, "error": DiagnosticStatus.ERROR}
 
+STEP_END_S = 4.0  # a model's step that takes longer is left behind: ros2 launch sends harder signals after 5 s
+
 _KEPT_BYTES = 32 << 20
 _SWITCH_S = 0.0005  # a thread that has work waits this long for another that computes, instead of 5 ms
 

@@ -33,7 +33,7 @@ from edgevlm.load import load_chat
 from edgevlm.tasks import Answer, Chat
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import RELIABLE, SENSOR, advertise, listen
-from edgevlm_ros.shell import Report, ShellNode, run
+from edgevlm_ros.shell import STEP_END_S, Report, ShellNode, run
 from edgevlm_ros.stamps import to_ns
 from edgevlm_ros.vlm_parameters import ITEMS
 
@@ -66,6 +66,7 @@ class VlmNode(ShellNode):
         self._frame: Image | CompressedImage | None = None
         self._questions: queue.Queue[_Question | None] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
+        self._cancel, self._stuck = threading.Event(), False
         self._counts: Counter[str] = Counter()
         self._error, self._busy_ms = "", math.nan
         self._timer: Any = None
@@ -85,7 +86,9 @@ class VlmNode(ShellNode):
         compressed = self._given["transport"] == "compressed"
         kind, topic = (CompressedImage, "image_raw/compressed") if compressed else (Image, "image_raw")
         self._subscription = listen(self, kind, topic, self._keep, SENSOR)
-        self._questions = queue.Queue(_WAITING)
+        if self._stuck:
+            raise ContractError("the model has not ended an answer of the activation before; restart the process")
+        self._questions, self._cancel = queue.Queue(_WAITING), threading.Event()
         self._thread = threading.Thread(target=self._work, args=(self._questions,), name="edgevlm-chat", daemon=True)
         self._thread.start()
         if self._given["period_s"] > 0:
@@ -102,14 +105,18 @@ class VlmNode(ShellNode):
                 question = self._questions.get_nowait()
                 if question is not None:
                     question.done(None, "the node was deactivated", 0.0)
+            self._cancel.set()
             self._questions.put(None)
-            self._thread.join()
+            self._thread.join(STEP_END_S)
+            self._stuck = self._thread.is_alive()
             self._thread = None
+            if self._stuck:
+                self.get_logger().error(f"the model still answers after {STEP_END_S:g} s; restart the process")
 
     def cleanup(self) -> None:
-        if self._chat is not None:
+        if self._chat is not None and not self._stuck:  # an engine must not be closed while it runs
             self._chat.close()
-            self._chat = None
+        self._chat = None
 
     def report(self) -> list[Report]:
         keys = ("asked", "answered", "failed")
@@ -215,9 +222,14 @@ class VlmNode(ShellNode):
             started_ns, answer, problem = self.steady_ns(), None, ""
             try:
                 answer = self._chat.ask(
-                    image=question.image, text=question.text, max_new_tokens=question.max_new_tokens
+                    image=question.image,
+                    text=question.text,
+                    max_new_tokens=question.max_new_tokens,
+                    cancel=self._cancel,
                 )
-                self._counts["answered"] += 1
+                if self._cancel.is_set():
+                    answer, problem = None, "the node was deactivated"
+                self._counts["answered"] += answer is not None
             except Exception as error:  # noqa: BLE001 - the boundary to a model: the node goes on
                 self._counts["failed"] += 1
                 problem = f"{type(error).__name__}: {error}"

@@ -1,0 +1,196 @@
+"""A gate that ends while the robot moves: brakes within the limits, and its last message leaves the robot at rest."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: make ros-build")
+pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-build")
+
+from geometry_msgs.msg import TwistStamped
+from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import JointState
+from support import tiny
+from support.gate_rig import PERIOD_S, Rig, judge_velocities, wait_until
+
+from edgevlm.bundle import open_bundle
+from edgevlm.loop.gate import GateCommand
+from edgevlm.loop.limits import AxisLimits, GateLimits
+from edgevlm_ros.gate_work import Work
+from edgevlm_ros.processes import Processes, environment
+
+VELOCITY, ACCELERATION, VALID_S = 0.2, 0.5, 0.1
+FAST = [0.02, 0.0, 1.0]  # 0.2 m/s: 0.4 s to brake
+PARAMETERS: dict[str, Any] = {
+    "autostart": True,
+    "autostart_period_s": 0.1,
+    "command_period_s": PERIOD_S,
+    "command_valid_s": VALID_S,
+    "recover_after_s": 0.0,
+    **{f"axes.{axis}.velocity": VELOCITY for axis in ("dx", "dy")},
+    **{f"axes.{axis}.acceleration": ACCELERATION for axis in ("dx", "dy")},
+}
+
+
+class Moving:
+    """A gate that follows at full velocity."""
+
+    def __init__(self, domain: int, directory: Path, **parameters: Any) -> None:
+        bundle = tiny.mono(directory / "mono")
+        self.processes = Processes(directory, environment(domain))
+        self.process = self.processes.start(
+            "gate", "edgevlm_ros.command_gate", parameters={**PARAMETERS, "bundle": str(bundle), **parameters}
+        )
+        opened = open_bundle(bundle, verify_files=False)
+        topics = {"command/twist": TwistStamped, "command/gripper": JointState}
+        self.rig = Rig(domain, opened.manifest.policy().contract, opened.sha256, topics)
+        self.rig.joints, self.rig.row = {"x": 0.0, "y": 0.0, "grip": 0.0}, FAST
+        wait_until(lambda: self.rates()[-1:] == [pytest.approx(VELOCITY)], 20)
+
+    def rates(self) -> list[float]:
+        return [message.twist.linear.x for message in self.rig.of("command/twist")]
+
+    def faults(self) -> int:
+        """Commands that broke a limit so far; the first one that came has no past here."""
+        return judge_velocities(self.rig.of("command/twist"), VELOCITY, ACCELERATION, VALID_S)
+
+    def stops(self) -> list[bool]:
+        return [message.data for message in self.rig.of("command/stop")]
+
+    def last_topic(self) -> str:
+        return next(topic for _, topic, _ in reversed(self.rig.received) if topic.startswith("command/"))
+
+    def close(self) -> None:
+        self.processes.close()
+        self.rig.close()
+
+
+@pytest.fixture
+def start(domain: int, tmp_path: Path) -> Iterator[Callable[..., Moving]]:
+    made: list[Moving] = []
+
+    def begin(**parameters: Any) -> Moving:
+        made.append(Moving(domain, tmp_path / str(len(made)), **parameters))
+        return made[-1]
+
+    yield begin
+    for moving in made:
+        moving.close()
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT, signal.SIGTERM]])
+def test_a_signal_brakes_within_the_limits_and_the_last_command_rests(
+    start: Callable[..., Moving], numbers: list[int]
+) -> None:
+    moving = start()
+    begun = moving.faults()
+    for number in numbers:
+        moving.process.send_signal(number)
+        time.sleep(0.05)
+    assert moving.process.wait(10) == 0
+    time.sleep(0.2)
+    assert moving.rates()[-1] == 0.0
+    assert moving.faults() == begun
+    assert len([rate for rate in moving.rates()[-40:] if 0 < rate < VELOCITY]) > 10  # it braked, it did not jump
+    assert moving.stops() == [False]
+    assert (moving.rig.status.mode, moving.rig.status.cause) == ("hold", "deactivated")
+    log = moving.processes.log("gate")
+    assert "Traceback" not in log
+    assert "not at rest" not in log
+
+
+def test_deactivating_does_the_same_and_it_follows_again_afterwards(start: Callable[..., Moving]) -> None:
+    moving = start()
+    begun = moving.faults()
+    assert moving.rig.change(Transition.TRANSITION_DEACTIVATE)
+    time.sleep(0.1)
+    assert moving.rates()[-1] == 0.0
+    assert moving.faults() == begun
+    assert moving.rig.change(Transition.TRANSITION_ACTIVATE)
+    wait_until(lambda: moving.rates()[-1] == pytest.approx(VELOCITY))
+
+
+def test_a_fallback_of_stop_makes_the_stop_signal_the_last_message(start: Callable[..., Moving]) -> None:
+    moving = start(**{"fallback.deactivated": "stop"})
+    moving.process.send_signal(signal.SIGINT)
+    assert moving.process.wait(10) == 0
+    time.sleep(0.2)
+    assert moving.stops() == [False, True]
+    assert moving.last_topic() == "command/stop"
+
+
+def test_a_gate_that_never_commanded_sends_nothing(domain: int, tmp_path: Path) -> None:
+    bundle = tiny.mono(tmp_path / "mono")
+    with Processes(tmp_path, environment(domain)) as processes:
+        process = processes.start("gate", "edgevlm_ros.command_gate", parameters={**PARAMETERS, "bundle": str(bundle)})
+        wait_until(lambda: "configure: done" in processes.log("gate"), 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert "Traceback" not in processes.log("gate")
+
+
+class Stuck:
+    """A commander that never comes to rest."""
+
+    columns, counts, at_rest = (), Counter[str](), False
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def finish(self) -> None:
+        pass
+
+    def command(self, now_ros_ns: int, now_steady_ns: int) -> GateCommand:
+        self.number += 1
+        return GateCommand(self.number, now_ros_ns, now_ros_ns, "hold", None, "deactivated", now_ros_ns)
+
+
+class Wire:
+    """A publisher, a log and two clocks."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def publish(self, message: Any, *_: object) -> None:
+        self.sent.append(message)
+
+    def prepare(self) -> None:
+        pass
+
+    def get_logger(self) -> Any:
+        return logging.getLogger("gate")
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def steady_ns(self) -> int:
+        return time.monotonic_ns()
+
+
+def test_a_robot_that_does_not_come_to_rest_in_time_gets_the_stop_signal() -> None:
+    limits = GateLimits(
+        axes=(AxisLimits(action="dx", state=None, position=None, velocity=0.1, acceleration=1.0, tracking=None),),
+        command_period_s=0.01,
+        command_valid_s=0.1,
+        deadline_s=0.3,
+        state_max_age_s=0.2,
+        recover_after_s=0.0,
+        future_s=0.1,
+        reset_after_s=1.0,
+    )
+    node, stop = Wire(), Wire()
+    work = Work(node, "0" * 64, Stuck(), limits)  # type: ignore[arg-type]
+    work.status, work.stop = Wire(), stop  # type: ignore[assignment]
+    work.on_timer()
+    begin = time.monotonic()
+    work.finish(paced=False)
+    assert 0.3 < time.monotonic() - begin < 2.0  # braking, ten commands, and some
+    assert [message.data for message in stop.sent] == [False, True]
