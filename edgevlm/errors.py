@@ -187,6 +187,11 @@ class PromptError(ContractError):
     exit_code = 26
 
 
+def install(extra: str) -> str:
+    """The command that brings an extra, to be run in a clone: edgevlm is on no package index yet."""
+    return f"pip install '.[{extra}]'"
+
+
 def require(module: str, *, extra: str) -> Any:
     """Import `module` at its point of use; `Any` because optional packages are typed where they are used.
 
@@ -198,6 +203,6 @@ def require(module: str, *, extra: str) -> Any:
     except ImportError as error:
         raise DependencyError(
             f"this needs the package {module!r}, which cannot be imported here ({error}); "
-            f"install it with: pip install 'edgevlm[{extra}]'"
+            f"install it from your clone of edgevlm: {install(extra)}"
         ) from error
     return loaded

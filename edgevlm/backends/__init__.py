@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from edgevlm.backends.base import Backend, BackendFactory
 from edgevlm.backends.ort import OrtBackend
 from edgevlm.bundle import Bundle
-from edgevlm.errors import DependencyError
+from edgevlm.errors import DependencyError, install
 from edgevlm.options import RuntimeOptions
 
 # engine -> (module it needs, extra that brings it); "auto" takes the first whose module is installed.
@@ -25,8 +25,10 @@ def pick_engine(options: RuntimeOptions) -> str:
     for name, (module, _) in ENGINES.items():
         if find_spec(module) is not None:
             return name
-    extras = " or ".join(f"pip install 'edgevlm[{extra}]'" for _, extra in ENGINES.values())
-    raise DependencyError(f"no engine is installed, one of {list(ENGINES)} is needed; install one with: {extras}")
+    extras = " or ".join(install(extra) for _, extra in ENGINES.values())
+    raise DependencyError(
+        f"no engine is installed, one of {list(ENGINES)} is needed; install one from your clone of edgevlm: {extras}"
+    )
 
 
 def open_backend(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:

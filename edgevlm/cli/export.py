@@ -90,13 +90,14 @@ def command(
 
 
 def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:
-    """The figures of records/fidelity.json as tables."""
-    table = Table(
-        "stage", "form", "cosine (worst)", "max abs error", title="stages against PyTorch", title_justify="left"
-    )
+    """The figures of records/fidelity.json as tables; a title says what was compared with, and on which inputs."""
+    against = _against(fidelity)
+    table = Table("stage", "form", "cosine (worst)", "max abs error", title=f"stages {against}", title_justify="left")
     for row in fidelity["stages"]:
         table.add_row(row["stage"], row["form"], f"{row['cosine_min']:.6f}", f"{row['max_abs_error']:.3g}")
     console.print(table)
+    if note := fidelity["data"].get("note"):
+        console.print(note, style="yellow")
     if "retrieval" in fidelity:
         console.print(_retrieval_table(fidelity))
         return
@@ -110,7 +111,7 @@ def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:
         console.print(_chat_table(fidelity))
         return
     table = Table(
-        "column", "form", "unit", "mean", "p99", "worst", title="the whole policy against PyTorch", title_justify="left"
+        "column", "form", "unit", "mean", "p99", "worst", title=f"the whole policy {against}", title_justify="left"
     )
     for row in fidelity["pipeline"]:
         table.add_row(
@@ -119,9 +120,17 @@ def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:
     console.print(table)
 
 
+def _against(fidelity: dict[str, Any]) -> str:
+    reference = "PyTorch" if fidelity["against"]["kind"] == "checkpoint" else "the other bundle"
+    if fidelity["data"]["kind"] != "synthetic":
+        return f"against {reference}"
+    inputs = "frames" if "pipeline" in fidelity else "features" if "scoring" in fidelity else "pictures"
+    return f"against {reference}, on made-up {inputs}"
+
+
 def _retrieval_table(fidelity: dict[str, Any]) -> Table:
     columns = ("form", "picture cosine (worst)", "text cosine (worst)", "logit error / scale", "same best text")
-    table = Table(*columns, title="the whole model against PyTorch", title_justify="left")
+    table = Table(*columns, title=f"the whole model {_against(fidelity)}", title_justify="left")
     for row in fidelity["retrieval"]:
         cosines = f"{row['image_cosine_min']:.6f}", f"{row['text_cosine_min']:.6f}"
         table.add_row(row["form"], *cosines, f"{row['logit_relative_error']:.3g}", f"{row['same_best_text']:.1%}")
@@ -130,7 +139,7 @@ def _retrieval_table(fidelity: dict[str, Any]) -> Table:
 
 def _scoring_table(fidelity: dict[str, Any]) -> Table:
     columns = ("form", "logit error / scale", "logit cosine (of what varies)", "same best label")
-    table = Table(*columns, title="the whole model against PyTorch", title_justify="left")
+    table = Table(*columns, title=f"the whole model {_against(fidelity)}", title_justify="left")
     for row in fidelity["scoring"]:
         error, cosine = f"{row['logit_relative_error']:.3g}", f"{row['logit_centred_cosine']:.6f}"
         table.add_row(row["form"], error, cosine, f"{row['same_best_label']:.1%}")
@@ -139,7 +148,7 @@ def _scoring_table(fidelity: dict[str, Any]) -> Table:
 
 def _detection_table(fidelity: dict[str, Any]) -> Table:
     columns = ("form", "logit error / scale", "box error / side", "box overlap (mean, worst 5 %)", "same best label")
-    table = Table(*columns, title="the whole model against PyTorch", title_justify="left")
+    table = Table(*columns, title=f"the whole model {_against(fidelity)}", title_justify="left")
     for row in fidelity["detection"]:
         errors = f"{row['logit_relative_error']:.3g}", f"{row['box_max_abs_error']:.3g}"
         overlap = f"{row['box_iou_mean']:.4f}, {row['box_iou_p05']:.4f}"
@@ -149,7 +158,7 @@ def _detection_table(fidelity: dict[str, Any]) -> Table:
 
 def _chat_table(fidelity: dict[str, Any]) -> Table:
     columns = ("form", "logit error / scale", "logit cosine (worst)", "same next word", "same answers")
-    table = Table(*columns, title="the whole model against PyTorch", title_justify="left")
+    table = Table(*columns, title=f"the whole model {_against(fidelity)}", title_justify="left")
     for row in fidelity["chat"]:
         cosine, answers = f"{row['logit_cosine_min']:.6f}", f"{row['same_answers']} of {row['answers']}"
         same = f"{row['same_next_word']:.1%}"

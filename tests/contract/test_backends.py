@@ -322,7 +322,7 @@ def test_affinity_needs_a_processor_for_every_thread(open_stage: Open) -> None:
 
 
 def test_every_engine_of_this_version_is_judged_here_or_not_installed() -> None:
-    assert INSTALLED, f"none of {list(ENGINES)} is installed: pip install 'edgevlm[cpu]'"
+    assert INSTALLED, f"none of {list(ENGINES)} is installed: pip install '.[cpu]'"
 
 
 def test_a_run_that_takes_longer_than_it_may_is_ended_and_says_what_to_raise(open_stage: Open) -> None:

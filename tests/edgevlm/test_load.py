@@ -87,7 +87,7 @@ def run(script: str, *arguments: str) -> str:
 def test_without_an_engine_it_says_which_extra_to_install(tmp_path: Path) -> None:
     lines = run(SCRIPT, str(tiny.mono(tmp_path / "bundle"))).splitlines()
     assert len(lines) == 2
-    assert all("pip install 'edgevlm[cpu]'" in line for line in lines)
+    assert all("pip install '.[cpu]'" in line for line in lines)
 
 
 def test_running_a_bundle_imports_no_training_framework(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import edgevlm
 from edgevlm_export.report import ExportReport
 
 ROOT = Path(__file__).parents[2]
-# What `pip install 'edgevlm[cpu,vision]'` brings, as far as loading a bundle imports it.
+# What `pip install '.[cpu,vision]'` brings, as far as loading a bundle imports it.
 NEEDED = (
     *("numpy", "numpy.libs", "pydantic", "pydantic_core", "annotated_types", "typing_extensions.py"),
     *("typing_inspection", "tokenizers", "onnxruntime", "flatbuffers", "google", "packaging", "cv2"),

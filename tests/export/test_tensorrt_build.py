@@ -13,7 +13,7 @@ from edgevlm.bundle import open_bundle
 from edgevlm_export.report import ExportReport
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs pip install 'edgevlm[tensorrt-rtx]'"
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs pip install '.[tensorrt-rtx]'"
 )
 
 

@@ -1,4 +1,4 @@
-"""ament_python package: nodes, launch files and configurations. The runtime itself is `pip install edgevlm`."""
+"""ament_python package: nodes, launch files and configurations. The runtime is installed from the top of the clone."""
 
 from glob import glob
 
