@@ -68,7 +68,8 @@ def open_simulator(name: str) -> Simulator:
     except (ImportError, AttributeError, OSError, RuntimeError, ValueError) as error:
         raise SimulatorError(
             f"simulator {name!r} ({points[name].value}) does not start: {error}; install what it needs "
-            "(in your clone: pip install '.[sim]') and check that pictures can be rendered off-screen (MUJOCO_GL=osmesa or egl)"
+            "(in your clone: pip install '.[sim]') and check that pictures can be rendered off-screen "
+            "(MUJOCO_GL=osmesa or egl)"
         ) from error
     typed: Simulator = simulator
     return typed

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 
@@ -21,6 +22,10 @@ from edgevlm.bags.topics import TopicMap
 from edgevlm.cli.app import app
 
 ROS = ROOT / "ros2_ws" / "src" / "edgevlm_ros"
+sys.path.append(str(ROS))  # where the workspace is not built; what is imported from there needs no ROS
+from edgevlm_ros.declared import NODES  # noqa: E402
+from edgevlm_ros.items import AUTOSTART, fit  # noqa: E402
+
 MESSAGES = ROOT / "ros2_ws" / "src" / "edgevlm_msgs"
 LANGUAGES = {"sh", "python", "yaml", "json", "text", "ini", "dockerfile", "xml"}
 # What a page may have besides our own programs, as far as the first words go.
@@ -111,7 +116,7 @@ def declared_arguments(name: str) -> frozenset[str]:
 def ros2_run(words: tuple[str, ...]) -> None:
     package, executable, *rest = words
     assert package == "edgevlm_ros"
-    assert f'f"{executable} = ' in (ROS / "setup.py").read_text(), f"ros2 run edgevlm_ros {executable}: no such program"
+    assert f'"{executable}"' in (ROS / "setup.py").read_text(), f"ros2 run edgevlm_ros {executable}: no such program"
     assert not rest or rest[0] == "--ros-args"
     pairs = rest[1:]
     while pairs:
@@ -125,37 +130,12 @@ def ros2_run(words: tuple[str, ...]) -> None:
             parameter(executable, key, yaml.safe_load(setting))
 
 
-def parameter(executable: str, key: str, value: object) -> None:
-    """The node declares it, with a value of that type."""
-    items = {name: default for name, default in _items() if name}
-    assert key in items, f"{executable}: no parameter {key!r}"
-    default = items[key]
-    if isinstance(default, (list, tuple)):
-        assert isinstance(value, list), f"{executable} {key}: expected a list, got {value!r}"
-        strings = all(isinstance(one, str) for one in default)
-        assert not strings or all(isinstance(one, str) for one in value), f"{executable} {key}: not texts: {value!r}"
-    elif isinstance(default, bool):
-        assert isinstance(value, bool), f"{executable} {key}: expected true or false, got {value!r}"
-    elif isinstance(default, str):
-        assert isinstance(value, str), f"{executable} {key}: expected a text, got {value!r}"
-    else:
-        assert isinstance(value, int | float), f"{executable} {key}: expected a number, got {value!r}"
-
-
-@cache
-def _items() -> tuple[tuple[str, object], ...]:
-    """(name, default) of every `Item(name, default, ..)` that the nodes' sources declare with literals."""
-    found = []
-    for path in (ROS / "edgevlm_ros").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Item" and len(node.args) >= 2:
-                name, default = node.args[:2]
-                if isinstance(name, ast.Constant):
-                    try:
-                        found.append((name.value, ast.literal_eval(default)))
-                    except ValueError:
-                        found.append((name.value, ""))
-    return tuple(found)
+def parameter(node: str, key: str, value: object) -> None:
+    """The node declares it, and takes a value of that type. Parameters of an axis are the bundle's own."""
+    items = {item.name: item for item in (*AUTOSTART, *NODES[node])}
+    if not key.startswith("axes."):
+        assert key in items, f"{node}: no parameter {key!r}"
+        fit(items[key], value)
 
 
 def ros2_topic_pub(words: tuple[str, ...]) -> None:

@@ -53,7 +53,7 @@ def build_model() -> mujoco.MjModel:
     """
     spec = importlib.util.find_spec("metaworld")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the tabletop simulator needs Meta-World; in your clone of edgevlm: pip install '.[sim]'")
+        raise ModuleNotFoundError("the tabletop simulator needs Meta-World; in your clone: pip install '.[sim]'")
     folder = Path(spec.submodule_search_locations[0]) / "assets" / "sawyer_xyz"
     pucks = "".join(_PUCK.format(colour=colour, rgba=_PUCK_RGBA[colour]) for colour in COLOURS)
     text = _SCENE.format(pucks=pucks, pos=_join(_CAMERA_POS), xyaxes=_look_at(), fovy=_CAMERA_FOVY_DEG)

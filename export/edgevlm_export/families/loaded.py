@@ -52,7 +52,7 @@ def check_loaded(checkpoint: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def check_tied(checkpoint: Path, tied: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
-    """Refuse weights that the config ties (`tied`, each to another) and the files keep apart. Raises CheckpointError."""
+    """Refuse weights that the config ties (`tied`, each to another) and the files do not. Raises CheckpointError."""
     apart = [f"{one} and {other}" for one, other in tied.items() if not torch.equal(state[one], state[other])]
     _refuse(
         checkpoint, "hold", apart, "which config.json ties to each other ('tie_word_embeddings'), with other numbers"
