@@ -1,9 +1,10 @@
 """Seeded attacks on everything that takes input from outside: how many cases ran, and what came of them.
 
-    PYTHONPATH=tests python benchmarks/attacks.py [--seconds 30] [--seed N] [--only NAME,..] [--json F]
+    PYTHONPATH=tests python benchmarks/attacks.py [--seconds 30] [--seed N] [--only NAME,..] [--json F] [--write PAGE]
 
-Each attack runs in a process of its own for its share of the time. A case that raises anything but what it may, breaks
-a promise, takes too much memory or does not end is a finding: it is printed with its seed, and the exit code is 1.
+Each attack runs in a process of its own for its share of the time, two at once. A case that raises anything but what it
+may, breaks a promise, takes too much memory or does not end is a finding: it is printed with its seed, and the exit
+code is 1. `--write` puts the table between the two marks of a page.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +35,8 @@ ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the tabl
     "bundles": "attack.bundles:Bundles",
 }
 _FINDINGS_SHOWN = 5
+_JOBS = 2
+BEGIN, END = "<!-- made by benchmarks/attacks.py -->", "<!-- end -->"
 
 
 @dataclass
@@ -123,18 +127,36 @@ def _show(outcomes: Mapping[str, Outcome]) -> None:
             console.print(f"{name}: {finding}", style="red", markup=False, soft_wrap=True)
 
 
+def _write(page: Path, seed: int, outcomes: Mapping[str, Outcome]) -> None:
+    before, mark, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise SystemExit(f"{page}: expected the marks {BEGIN} and {END}")
+    rows = [f"Seeds from {seed}.", "", "| attack | cases | what came of them | findings |", "|---|---|---|---|"]
+    for name, outcome in outcomes.items():
+        came = ", ".join(f"{label} {count:,}" for label, count in outcome.outcomes.most_common())
+        rows.append(f"| `{name}` | {outcome.cases:,} {outcome.unit} | {came} | {len(outcome.findings)} |")
+    page.write_text("\n".join([f"{before}{BEGIN}", *rows, f"{END}{after}"]), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="for each attack")
     parser.add_argument("--seed", type=int, default=0, help="of the first case")
     parser.add_argument("--only", default=",".join(ATTACKS), help="names, with commas")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", type=Path, help="a page with the two marks")
     given = parser.parse_args()
-    outcomes = {}
-    for name in given.only.split(","):
-        print(f"{name}: {given.seconds:.0f} s", file=sys.stderr, flush=True)
-        outcomes[name] = run_attack(name, given.seed, given.seconds)
+    names = given.only.split(",")
+    with ThreadPoolExecutor(_JOBS) as pool:
+        ran = pool.map(lambda name: run_attack(name, given.seed, given.seconds), names)
+        outcomes = {}
+        for name, outcome in zip(names, ran, strict=True):
+            print(f"{name}: {outcome.cases:,} {outcome.unit}", file=sys.stderr, flush=True)
+            outcomes[name] = outcome
     _show(outcomes)
+    if given.write:
+        _write(given.write, given.seed, outcomes)
     if given.json:
         record = {name: asdict(outcome) for name, outcome in outcomes.items()}
         given.json.write_text(
