@@ -24,8 +24,9 @@ SECOND_NS = 1_000_000_000
 Encoding = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8"]
 CHANNELS: Mapping[str, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
+SHORTEST_S = 1e-9  # a stamp counts nanoseconds: nothing shorter can be told from 0
 LONGEST_S = 1e6  # no duration of a contract is longer: all of them fit an int64 of nanoseconds
-Duration = Annotated[float, Field(gt=0, le=LONGEST_S)]
+Duration = Annotated[float, Field(ge=SHORTEST_S, le=LONGEST_S)]
 MOST_NAMES = 4096  # of a state, of a chunk, of a plan, of a window's frames
 MOST_TOKENS = 1 << 20  # of a text, a prompt or a dialogue
 Side = Annotated[int, Field(gt=0, le=1 << 14)]  # of a picture, in pixels

@@ -7,6 +7,7 @@ row becomes delta / step_s. A delta relative to the observation becomes a positi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,10 +15,13 @@ import numpy as np
 
 from edgevlm.contract import ActionGroup, Contract
 from edgevlm.errors import ContractError
+from edgevlm.gate.averaging import Geometry, RotationForm
 from edgevlm.loop.limits import AxisLimits, GateLimits, OrientationLimits
 
 Sent = Literal["position", "velocity", "orientation", "value"]
-Form = Literal["quaternion_xyzw", "rotation_vector", "rpy"]
+Form = RotationForm
+
+_TURNS: Mapping[str, float] = {"rad": math.tau, "deg": 360.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,7 @@ class Column:
         state: index of the state field that measures it, or None.
         low, high: the range of the position, infinite when there is none.
         tracking: how far the command may be from the measured position.
+        period: of a joint without ends: positions so far apart are the same; 0.0 of all others.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Column:
     low: float = -math.inf
     high: float = math.inf
     tracking: float = math.inf
+    period: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,14 @@ def orientations(contract: Contract, limits: GateLimits) -> tuple[Orientation, .
         ContractError: a state field is missing, or the columns are not one group's rotation.
     """
     return tuple(_orientation(contract, given, limits.command_valid_s) for given in limits.orientations)
+
+
+def geometry(columns: Sequence[Column], orientations: Sequence[Orientation]) -> Geometry:
+    """What an executor must know to average rows."""
+    return Geometry(
+        rotations=tuple((turning.form, turning.columns) for turning in orientations),
+        periods=tuple((i, column.period) for i, column in enumerate(columns) if column.period),
+    )
 
 
 def _orientation(contract: Contract, given: OrientationLimits, command_valid_s: float) -> Orientation:
@@ -149,13 +163,15 @@ def _moving(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits | N
         raise ContractError(f"gate: {name!r} has no limits; add it to limits.axes")
     if _moves_by_rate(group, name):
         return _velocity(contract, group, i, axis)
-    if axis.state is None or axis.position is None or axis.tracking is None:
+    if axis.state is None or axis.tracking is None or (axis.position is None and not axis.continuous):
         raise ContractError(
-            f"gate: {name!r} is sent as a position: give it state, position and tracking in limits.axes"
+            f"gate: {name!r} is sent as a position: give it state, tracking and position in limits.axes, or continuous "
+            "instead of position where the joint has no ends"
         )
-    given, (low, high) = _bounds(group, i), axis.position
+    period = _period(name, group.units[i], axis)
+    given, (low, high) = _bounds(group, i), axis.position or (-math.inf, math.inf)
     relative = group.relative_to == "observation"
-    if not relative:
+    if not relative and not period:
         low, high = max(low, given[0]), min(high, given[1])
     if low >= high:
         raise ContractError(f"gate: {name!r} may be nowhere: the contract says {given}, the limits {axis.position}")
@@ -172,7 +188,21 @@ def _moving(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits | N
         low=low,
         high=high,
         tracking=axis.tracking,
+        period=period,
     )
+
+
+def _period(name: str, unit: str, axis: AxisLimits) -> float:
+    if not axis.continuous:
+        return 0.0
+    if unit not in _TURNS:
+        raise ContractError(f"gate: {name!r} is continuous, so its unit must be rad or deg, got {unit!r}")
+    if axis.tracking is not None and axis.tracking >= _TURNS[unit] / 2:
+        raise ContractError(
+            f"gate: {name!r} is continuous, and nothing is further than half a turn: expected tracking under "
+            f"{_TURNS[unit] / 2:.4g} {unit}, got {axis.tracking}"
+        )
+    return _TURNS[unit]
 
 
 def _velocity(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits) -> Column:
@@ -202,6 +232,11 @@ def _moves_by_rate(group: ActionGroup, name: str) -> bool:
     """Whether a velocity is sent; what can be read in two ways is refused."""
     if group.rotation == "quaternion_xyzw" and group.kind != "ee_pose":
         raise ContractError(f"gate: {name!r}: a {group.kind} with a quaternion is not supported; use a rotation vector")
+    if group.kind == "ee_delta" and group.rotation != "none" and group.relative_to == "observation":
+        raise ContractError(
+            f"gate: {name!r}: rotations relative to the observation cannot be added column by column; make them "
+            "relative to 'previous', or an absolute ee_pose"
+        )
     if group.kind in ("joint_velocity", "twist"):
         return True
     if group.kind in ("joint_delta", "ee_delta") and group.relative_to == "previous":

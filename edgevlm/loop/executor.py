@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import SECOND_NS, ActionChunk
 from edgevlm.errors import SessionError, StampError
+from edgevlm.gate.averaging import Geometry, mean_angle, mean_rotation
+from edgevlm.loop.rotation import numbers, quaternion
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,14 @@ class Executor(Protocol):
 
     def reset(self) -> None:
         """Forget chunks and time: a new episode begins."""
+
+
+@runtime_checkable
+class Averaging(Protocol):
+    """An executor that averages rows, or holds one that does: it must know which columns are no plain numbers."""
+
+    def set_geometry(self, geometry: Geometry) -> None:
+        """Called by the gate before anything else."""
 
 
 class _Time:
@@ -152,8 +162,9 @@ class Newest:
 class Ensembled:
     """Temporal ensembling: the mean of all live chunks' rows for the stamp, weighted exp(-decay * i), i = 0 the oldest.
 
-    For actions that can be averaged: positions and small deltas, not rotations. Source: Zhao et al. 2023, "Learning
-    Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (ACT), arXiv:2304.13705, algorithm 2.
+    Orientations are averaged as rotations and joints without ends as angles, once `set_geometry` has named them (the
+    gate does); all other columns as numbers. Source: Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation
+    with Low-Cost Hardware" (ACT), arXiv:2304.13705, algorithm 2.
 
     Attributes:
         late_chunks: offered chunks that had expired on arrival, or were as old as one already there.
@@ -163,8 +174,13 @@ class Ensembled:
         if not np.isfinite(decay) or decay < 0:
             raise ValueError(f"decay: expected a number from 0 on, got {decay}")
         self._decay = decay
+        self._geometry = Geometry()
         self.late_chunks = 0
         self.reset()
+
+    def set_geometry(self, geometry: Geometry) -> None:
+        """See `Averaging`."""
+        self._geometry = geometry
 
     def reset(self) -> None:
         """Forget the chunks and the time."""
@@ -196,9 +212,8 @@ class Ensembled:
             return _refusal(newest, row, stamp_ns) or NoCommand("spent", stamp_ns)
         weights = np.exp(-self._decay * np.arange(len(usable)))
         stacked = np.stack([chunk.values[row] for chunk, row in usable]).astype(np.float64)  # (n, A)
-        values = (weights / weights.sum()) @ stacked
-        values = np.clip(values, stacked.min(axis=0), stacked.max(axis=0))  # rounding must not leave the hull
         chunk, row = usable[-1]
+        values = _mean(stacked, weights, self._geometry)
         return Command(values.astype(np.float32), stamp_ns, chunk.observed_ns, chunk.sequence, row)
 
     def progress(self, stamp_ns: int) -> int | None:
@@ -215,6 +230,24 @@ class Ensembled:
 
     def _live(self, stamp_ns: int) -> list[ActionChunk]:
         return [chunk for chunk in self._chunks if stamp_ns <= chunk.valid_until_ns]
+
+
+def _mean(rows: NDArray[np.float64], weights: NDArray[np.float64], geometry: Geometry) -> NDArray[np.float64]:
+    """The weighted mean of rows (N, A), the newest last, each column as what it is; equal rows are their own mean."""
+    values: NDArray[np.float64] = (weights / weights.sum()) @ rows
+    values = np.clip(values, rows.min(axis=0), rows.max(axis=0))  # rounding must not leave the hull
+    for column, period in geometry.periods:
+        values[column] = mean_angle(rows[:, column], weights, period)
+    for form, columns in geometry.rotations:
+        parts = rows[:, list(columns)]
+        if (parts == parts[-1]).all():
+            values[list(columns)] = parts[-1]
+            continue
+        quaternions = np.array([quaternion(form, part) for part in parts.tolist()])
+        x, y, z, w = mean_rotation(quaternions, weights).tolist()
+        newest = quaternion(form, parts[-1].tolist())
+        values[list(columns)] = numbers(form, (x, y, z, w), newest)
+    return values
 
 
 class HandedOver:
@@ -302,6 +335,11 @@ class Receding:
             raise ValueError(f"execute_steps: expected at least 1, got {execute_steps}")
         self._inner = inner
         self._execute_steps = execute_steps
+
+    def set_geometry(self, geometry: Geometry) -> None:
+        """See `Averaging`."""
+        if isinstance(self._inner, Averaging):
+            self._inner.set_geometry(geometry)
 
     def wants_chunk(self, stamp_ns: int) -> bool:
         """When `execute_steps` rows of the newest chunk lie behind, or it has none left."""

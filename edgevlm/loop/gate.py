@@ -1,7 +1,9 @@
 """The safety gate: chunks, states and heartbeats in, one command per period out. No clock, no thread, no ROS.
 
-Stamps are data time (ROS time on a robot), deadlines steady time; both enter as arguments. Time between commands is
-data time as long as it is plausible, so a simulation that runs faster or slower is limited in its own time.
+Stamps are data time (ROS time on a robot), deadlines steady time; both enter as arguments. Limits hold in steady time,
+whatever data time does; in a simulation in its own time, however fast or slow that runs (`edgevlm.gate.clock`).
+No position is ever commanded that is further than `tracking` from the newest measured one: a robot that was pushed away
+is let go, and followed again from where it stands.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 
 from edgevlm.contract import SECOND_NS, ActionChunk, Contract, Stamped
 from edgevlm.errors import SessionError
-from edgevlm.loop.columns import Column, columns, orientations
-from edgevlm.loop.executor import Command, Executor, NoCommand
+from edgevlm.gate.clock import ClockRules, Elapsed, GateClock, even
+from edgevlm.loop.columns import Column, columns, geometry, orientations
+from edgevlm.loop.executor import Averaging, Command, Executor, NoCommand
 from edgevlm.loop.intake import ChunkCheck, Refusal, States
 from edgevlm.loop.limits import SEVERITY, Cause, Fallback, GateLimits
 from edgevlm.loop.motion import Motion, Step
@@ -127,12 +130,13 @@ class Gate:
         self._states = States(contract, limits, self.columns, turning)
         self._check = ChunkCheck(contract, limits, self.columns, turning)
         self._motion = Motion(self.columns, turning, limits.command_valid_s)
+        if isinstance(executor, Averaging):
+            executor.set_geometry(geometry(self.columns, turning))
         self._step_ns = round(contract.action.step_s * SECOND_NS)
         self._valid_ns = round(limits.command_valid_s * SECOND_NS)
         self._deadline_ns = round(limits.deadline_s * SECOND_NS)
-        self._now_ns: int | None = None
+        self._clock = GateClock(_clock_rules(limits))
         self._last: GateCommand | None = None
-        self._last_steady_ns = 0
         self._sent_ns: int | None = None  # when values were last sent, data time and steady time
         self._sent_steady_ns = 0
         self._heartbeat_steady_ns: int | None = None
@@ -140,7 +144,6 @@ class Gate:
         self._until_ns: dict[int, int] = {}  # observed_ns -> valid_until_ns of the last accepted chunks
         self._accepted = 0
         self._chunk_broken = False
-        self._jumped = False
         self._estop = self._estop_seen = False
         self._rivals: tuple[str, ...] = ()
         self._finishing = False
@@ -209,19 +212,18 @@ class Gate:
     def command(self, now_ros_ns: int, now_steady_ns: int) -> GateCommand:
         """What to send now. Called sooner than a tenth of the period after the last one, it is the same again."""
         now_ns = self._tick(now_ros_ns)
-        self._jumped |= now_ros_ns < now_ns
-        dt = self._interval(now_ros_ns, now_steady_ns)
+        elapsed = self._elapsed(now_ros_ns, now_steady_ns)
         cause = self._cause(now_ns, now_steady_ns)
         if cause is not None:
             self._fall_back(cause, now_ns, now_steady_ns)
-        if dt < self._limits.command_period_s / 10 and self._last is not None:
+        if max(elapsed) < self._limits.command_period_s / 10 and self._last is not None:
             stopping = self._episode is not None and self._episode.mode == "stop"
             if self._last.stop or not stopping:
                 return self._last
-        followed = self._follow(now_ns, now_steady_ns, dt) if self._may_follow(now_ns, now_steady_ns) else None
-        self._last = followed or self._fallback_command(now_ros_ns, dt)
-        self._last_steady_ns = now_steady_ns
-        self._jumped = self._estop_seen = False
+        followed = self._follow(now_ns, now_steady_ns, elapsed) if self._may_follow(now_ns, now_steady_ns) else None
+        self._last = followed or self._fallback_command(now_ros_ns, elapsed)
+        self._clock.commanded(now_ros_ns, now_steady_ns)
+        self._estop_seen = False
         if self._last.values is not None:
             self._sent_ns, self._sent_steady_ns = now_ros_ns, now_steady_ns
         self.counts[f"command.{self._last.mode}"] += 1
@@ -229,30 +231,21 @@ class Gate:
 
     def _tick(self, now_ros_ns: int) -> int:
         """Data time that never goes back; a clock that restarted resets what was seen, never what was commanded."""
-        if self._now_ns is None:
-            self._now_ns = now_ros_ns
-        elif now_ros_ns < self._now_ns - round(self._limits.reset_after_s * SECOND_NS):
-            self._jumped = True
+        if self._clock.tick(now_ros_ns):
             self.counts["clock.restarts"] += 1
             self._executor.reset()
             self._until_ns.clear()
             self._states.reset()
-            self._now_ns = now_ros_ns
-        self._now_ns = max(self._now_ns, now_ros_ns)
-        return self._now_ns
+        assert self._clock.now_ns is not None
+        return self._clock.now_ns
 
-    def _interval(self, now_ros_ns: int, now_steady_ns: int) -> float:
-        """Seconds since the last command; after a gap that ended its validity the robot is at rest."""
-        if self._last is None or self._motion.values is None:
-            return self._limits.command_period_s
-        data_ns, steady_ns = now_ros_ns - self._last.stamp_ns, now_steady_ns - self._last_steady_ns
-        if data_ns <= self._valid_ns and not self._jumped:
-            return data_ns / SECOND_NS
-        if steady_ns > self._valid_ns:
+    def _elapsed(self, now_ros_ns: int, now_steady_ns: int) -> Elapsed:
+        """Time since the last command; after a gap that ended its validity the robot is at rest."""
+        elapsed = self._clock.elapsed(now_ros_ns, now_steady_ns, moving=self._motion.values is not None)
+        if elapsed is None:
             self._motion.release()
-            return self._limits.command_period_s
-        self._jumped = True
-        return steady_ns / SECOND_NS
+            return even(self._limits.command_period_s)
+        return elapsed
 
     def _cause(self, now_ns: int, now_steady_ns: int) -> Cause | None:
         """The gravest thing that is wrong now, apart from what only following can show."""
@@ -260,7 +253,9 @@ class Gate:
             return "estop"
         if self._finishing:
             return "deactivated"
-        if self._jumped:
+        if self._clock.stopped:
+            return "clock_stopped"
+        if self._clock.jumped:
             return "clock_jump"
         if self._rivals:
             return "publisher_conflict"
@@ -308,7 +303,7 @@ class Gate:
         fresh = self._accepted > episode.accepted or episode.cause == "chunk_early"
         return waited and fresh and not episode.latched
 
-    def _follow(self, now_ns: int, now_steady_ns: int, dt: float) -> GateCommand | None:
+    def _follow(self, now_ns: int, now_steady_ns: int, elapsed: Elapsed) -> GateCommand | None:
         """The command for the row that is due, or None with the cause noted."""
         due = self._executor.command(now_ns)
         if isinstance(due, NoCommand):
@@ -321,7 +316,7 @@ class Gate:
         if starts and not self._motion.start(measured, target):
             self._fall_back("outside_workspace", now_ns, now_steady_ns)
             return None
-        step = self._motion.propose(target, state, now_ns, dt, self._remaining(due, now_ns, dt))
+        step = self._motion.propose(target, state, now_ns, elapsed, self._remaining(due, now_ns, elapsed.move_s))
         if self._motion.astray(step.values, measured):
             self._fall_back("tracking", now_ns, now_steady_ns)
             if starts:
@@ -353,18 +348,15 @@ class Gate:
             row=due.row,
         )
 
-    def _fallback_command(self, now_ns: int, dt: float) -> GateCommand:
+    def _fallback_command(self, now_ns: int, elapsed: Elapsed) -> GateCommand:
         episode = self._episode
         assert episode is not None
         values = None
         if episode.mode == "stop":
             self._motion.release()
         elif self._motion.values is not None:
-            state = self._states.newest
-            step = self._motion.propose(None, state, now_ns, dt, 0.0)
-            self._motion.commit(step, now_ns, state.stamp_ns if state else None)
-            values = step.values
-            if episode.mode == "decelerate" and self._motion.at_rest:
+            values = self._brake(now_ns, elapsed)
+            if values is None or (episode.mode == "decelerate" and self._motion.at_rest):
                 self._motion.release()
         return GateCommand(
             number=self._number(),
@@ -376,9 +368,29 @@ class Gate:
             since_ns=episode.since_ns,
         )
 
+    def _brake(self, now_ns: int, elapsed: Elapsed) -> tuple[float, ...] | None:
+        """The next values on the way to rest; None where they are too far from where the robot is measured."""
+        state = self._states.newest
+        step = self._motion.propose(None, state, now_ns, elapsed, 0.0)
+        if self._motion.astray(step.values, state.value if state else None):
+            self.counts["command.let_go"] += 1
+            return None
+        self._motion.commit(step, now_ns, state.stamp_ns if state else None)
+        return step.values
+
     def _number(self) -> int:
         return self._last.number + 1 if self._last else 1
 
     def _count(self, what: str, refusal: Refusal | None) -> Refusal | None:
         self.counts[f"{what}.{refusal.reason if refusal else 'accepted'}"] += 1
         return refusal
+
+
+def _clock_rules(limits: GateLimits) -> ClockRules:
+    return ClockRules(
+        source=limits.time,
+        period_ns=round(limits.command_period_s * SECOND_NS),
+        valid_ns=round(limits.command_valid_s * SECOND_NS),
+        deadline_ns=round(limits.deadline_s * SECOND_NS),
+        reset_after_ns=round(limits.reset_after_s * SECOND_NS),
+    )

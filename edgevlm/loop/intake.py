@@ -66,9 +66,9 @@ class States:
             return Refusal("old", f"state: {(now_ns - state.stamp_ns) / 1e9:.3f} s old on arrival")
         if self._stamps_ns and state.stamp_ns <= self._stamps_ns[-1]:
             return Refusal("late", f"state: its stamp is {self._stamps_ns[-1] - state.stamp_ns} ns before the newest")
-        if not np.isfinite(values).all():
+        if not (finite := _finite(values)).all():
             self._broken = True
-            bad = [name for name, number in zip(self._names, values, strict=True) if not math.isfinite(number)]
+            bad = [name for name, number in zip(self._names, finite, strict=True) if not number]
             return Refusal("not_finite", f"state: not finite: {bad}")
         if any(not _is_rotation(values[list(fields)]) for fields in self._quaternions):
             self._broken = True
@@ -119,8 +119,8 @@ class ChunkCheck:
             return Refusal("shape", f"chunk: expected up to ({self._spec.steps}, {len(names)}), got {values.shape}")
         if not math.isclose(chunk.step_s, self._spec.step_s, rel_tol=1e-6):
             return Refusal("step", f"chunk: expected rows {self._spec.step_s} s apart, got {chunk.step_s}")
-        if not np.isfinite(values).all():
-            bad = [name for i, name in enumerate(names) if not np.isfinite(values[:, i]).all()]
+        if not (finite := _finite(values)).all():
+            bad = [name for i, name in enumerate(names) if not finite[:, i].all()]
             return Refusal("not_finite", f"chunk {chunk.sequence}: not finite: {bad}")
         if not all(_is_rotation(values[:, part]) for part in self._quaternions):
             return Refusal("rotation", f"chunk {chunk.sequence}: a row's quaternion is not of length 1")
@@ -144,6 +144,13 @@ class ChunkCheck:
         return values.astype(np.float32)
 
 
+def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which numbers are finite as float32, the resolution of chunks and states."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(values.astype(np.float32, copy=False))
+
+
 def _is_rotation(quaternions: NDArray[Any]) -> bool:
     """Whether all (..., 4) are of length 1, as far as a model can be expected to be."""
-    return bool((np.abs(np.linalg.norm(quaternions, axis=-1) - 1) < 0.1).all())
+    lengths = np.linalg.norm(quaternions.astype(np.float64), axis=-1)
+    return bool((np.abs(lengths - 1) < 0.1).all())

@@ -11,10 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from edgevlm.contract import Duration, Spec
+from edgevlm.gate.clock import TimeSource
 
 Cause = Literal[
     "estop",
     "deactivated",
+    "clock_stopped",
     "clock_jump",
     "publisher_conflict",
     "state_missing",
@@ -38,6 +40,7 @@ SEVERITY: Mapping[Fallback, int] = {"hold": 0, "decelerate": 1, "stop": 2}
 FALLBACKS: Mapping[Cause, Fallback] = {
     "estop": "stop",
     "deactivated": "hold",
+    "clock_stopped": "hold",
     "clock_jump": "hold",
     "publisher_conflict": "hold",
     "state_missing": "hold",
@@ -66,6 +69,7 @@ class AxisLimits(Spec):
         position: (lowest, highest) of the measured axis: the workspace, or the joint's range.
         velocity, acceleration: magnitudes.
         tracking: how far a position command may be from the measured position.
+        continuous: a joint without ends, as URDF's `continuous`: positions a whole turn apart are the same.
     """
 
     action: str = Field(min_length=1)
@@ -74,6 +78,7 @@ class AxisLimits(Spec):
     velocity: Positive
     acceleration: Positive
     tracking: Positive | None
+    continuous: bool = False
 
     @model_validator(mode="after")
     def _measured(self) -> AxisLimits:
@@ -82,6 +87,11 @@ class AxisLimits(Spec):
         if self.state is None and (self.position is not None or self.tracking is not None):
             raise ValueError(
                 f"axis {self.action!r}: position and tracking limits need the state field that measures the axis"
+            )
+        if self.continuous and self.position is not None:
+            raise ValueError(
+                f"axis {self.action!r}: a continuous joint has no range, got position {self.position}; leave position "
+                "empty, or continuous false for a joint with ends"
             )
         return self
 
@@ -112,6 +122,8 @@ class GateLimits(Spec):
         recover_after_s: how long all must be well before following goes on.
         future_s: how far a stamp may lie ahead of the clock.
         reset_after_s: a clock that jumps back by more has restarted.
+        time: "system": limits hold in steady time, whatever data time does. "simulated": they hold in data time, and
+            steady time only shows that it stopped (for longer than deadline_s).
         fallbacks: what to do for a cause; causes not named here do as in `FALLBACKS`.
         latched: causes that only `Gate.rearm` ends.
     """
@@ -125,6 +137,7 @@ class GateLimits(Spec):
     recover_after_s: Annotated[float, Field(ge=0, le=1e6)]
     future_s: Duration
     reset_after_s: Duration
+    time: TimeSource = "system"
     fallbacks: Mapping[Cause, Fallback] = FALLBACKS
     latched: tuple[Cause, ...] = ("estop",)
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgevlm.contract import SECOND_NS, Stamped
+from edgevlm.gate.clock import Elapsed
 from edgevlm.loop.axes import At, step_position, step_velocity
 from edgevlm.loop.columns import Column, Orientation
-from edgevlm.loop.rotation import Facing, Vector, between, numbers, quaternion, step_orientation
+from edgevlm.loop.rotation import Facing, Quaternion, Vector, between, dot, numbers, quaternion, step_orientation
 
 _SENT_KEPT = 1024  # far more than fit between two states that are fresh enough to act on
 
@@ -39,6 +40,7 @@ class Motion:
         self._values: tuple[float, ...] | None = None
         self._rates = (0.0,) * len(self._columns)
         self._limited: tuple[int, ...] = ()
+        self._sent_q: dict[int, Quaternion] = {}  # of each orientation, by its first column: outlives `release`
 
     @property
     def values(self) -> tuple[float, ...] | None:
@@ -57,7 +59,10 @@ class Motion:
         self._sent.clear()
 
     def start(self, state: Sequence[float] | None, target: Sequence[float]) -> bool:
-        """Begin from rest where the robot is measured; False when that is outside its range by more than `tracking`."""
+        """Begin from rest where the robot is measured, in its range or beside it.
+
+        False when that is outside by more than `tracking`: a person must bring it back.
+        """
         values = []
         for i, column in enumerate(self._columns):
             if column.sent == "position":
@@ -66,13 +71,17 @@ class Motion:
                 inside = min(max(measured, column.low), column.high)
                 if abs(measured - inside) > column.tracking:
                     return False
-                values.append(inside)
+                values.append(measured)
             else:
                 values.append(0.0 if column.sent == "velocity" else _bounded(column, target[i]))
         for turning in self._orientations:
             assert state is not None
-            for i, field in zip(turning.columns, turning.state, strict=True):
-                values[i] = state[field]
+            measured_numbers = [state[field] for field in turning.state]
+            q = quaternion(turning.form, measured_numbers)
+            before = self._sent_q.get(turning.columns[0], q)
+            aligned = measured_numbers if dot(q, before) >= 0 else numbers(turning.form, q, before)
+            for i, value in zip(turning.columns, aligned, strict=True):
+                values[i] = value
         self._values = tuple(values)
         return True
 
@@ -81,7 +90,7 @@ class Motion:
         target: Sequence[float] | None,
         state: Stamped[tuple[float, ...]] | None,
         now_ns: int,
-        dt: float,
+        elapsed: Elapsed,
         remaining: float,
     ) -> Step:
         """The next command towards the row `target`, or braking; nothing is remembered before `commit`."""
@@ -93,11 +102,13 @@ class Motion:
                 continue  # an axis that rests goes on resting: every limit allows that
             if column.sent == "position":
                 at = At(self._values[i], self._rates[i], i in self._limited)
-                values[i], rates[i], changed = step_position(column, at, wanted, dt, remaining)
+                if column.period and wanted is not None and not column.relative:
+                    wanted = min(max(wanted, column.given[0]), column.given[1])
+                values[i], rates[i], changed = step_position(column, at, wanted, elapsed, remaining)
             elif column.sent == "velocity":
                 wanted = None if wanted is None else wanted / column.divide_s
                 here = self._here(i, column, state, now_ns)
-                rates[i], changed = step_velocity(column, here, self._rates[i], wanted, dt, self._horizon_s)
+                rates[i], changed = step_velocity(column, here, self._rates[i], wanted, elapsed, self._horizon_s)
                 values[i] = rates[i]
             elif column.sent == "value" and wanted is not None:
                 values[i] = _bounded(column, wanted)
@@ -107,7 +118,7 @@ class Motion:
             if changed:
                 limited.append(i)
         for turning in self._orientations:
-            if self._turn(turning, target, values, rates, (dt, remaining)):
+            if self._turn(turning, target, values, rates, (elapsed, remaining)):
                 limited.append(turning.columns[0])
         return Step(tuple(values), tuple(rates), tuple(limited))
 
@@ -117,7 +128,7 @@ class Motion:
         target: Sequence[float] | None,
         values: list[float],
         rates: list[float],
-        times: tuple[float, float],
+        times: tuple[Elapsed, float],
     ) -> bool:
         """One orientation's next values and rates, in place; whether a limit changed it."""
         before = [values[i] for i in turning.columns]
@@ -127,9 +138,9 @@ class Motion:
         wanted = None if target is None else [target[i] for i in turning.columns]
         goal = None if wanted is None else quaternion(turning.form, wanted)
         after = step_orientation(turning.limits, at, goal, *times)
-        # A quaternion is always sent with length 1 and without a change of sign; other forms as they were given.
-        exact = wanted is not None and after.q is goal and turning.form != "quaternion_xyzw"
-        sent = wanted if wanted is not None and exact else numbers(turning.form, after.q, before)
+        # A quaternion is always sent with length 1; other forms as they were given. None changes its sign on the way.
+        exact = after.q is goal and turning.form != "quaternion_xyzw" and dot(after.q, at.q) >= 0
+        sent = wanted if wanted is not None and exact else numbers(turning.form, after.q, at.q)
         for i, value in zip(turning.columns, sent, strict=True):
             values[i] = value
         rates[x], rates[y], rates[z] = after.rate
@@ -138,6 +149,9 @@ class Motion:
     def commit(self, step: Step, now_ns: int, state_ns: int | None) -> None:
         """This step was sent now; `state_ns` is the stamp of the newest measured state."""
         self._values, self._rates, self._limited = step.values, step.rates, step.limited
+        for turning in self._orientations:
+            sent = [step.values[i] for i in turning.columns]
+            self._sent_q[turning.columns[0]] = quaternion(turning.form, sent)
         if self._sent and now_ns <= self._sent[-1][0]:  # the clock restarted
             self._sent.clear()
         # The same rates go on: one entry, however long a robot is told to rest without a new state.
@@ -151,8 +165,10 @@ class Motion:
         """Whether a commanded position would be further from the measured one than `tracking`."""
         for value, column in zip(values, self._columns, strict=True):
             measured = None if state is None or column.state is None else state[column.state]
-            if column.sent == "position" and measured is not None and abs(value - measured) > column.tracking:
-                return True
+            if column.sent == "position" and measured is not None:
+                apart = value - measured
+                if abs(math.remainder(apart, column.period) if column.period else apart) > column.tracking:
+                    return True
         for turning in self._orientations:
             if state is not None and _angle(turning, values, state) > turning.limits.tracking:
                 return True

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from edgevlm.gate.clock import Elapsed
 from edgevlm.loop.axes import fastest
 from edgevlm.loop.columns import Form
 from edgevlm.loop.limits import OrientationLimits
@@ -30,13 +31,44 @@ def quaternion(form: Form, numbers: Sequence[float]) -> Quaternion:
     return multiply(yaw, multiply(pitch, roll))
 
 
-def numbers(form: Form, q: Quaternion, near: Sequence[float]) -> tuple[float, ...]:
-    """A unit quaternion in one of the contract's forms; of its two signs the one nearer to the quaternion `near`."""
+def numbers(form: Form, q: Quaternion, near: Quaternion) -> tuple[float, ...]:
+    """A unit quaternion in one of the contract's forms, so that `quaternion` of them has the sign nearer to `near`.
+
+    A rotation vector is then up to two half turns long, and a roll up to a whole turn: what follows `near` in small
+    steps makes no jump in the quaternions that go over the wire.
+    """
+    signed = q if dot(q, near) >= 0 else _scaled4(q, -1.0)
     if form == "quaternion_xyzw":
-        sign = -1.0 if sum(a * b for a, b in zip(q, near, strict=True)) < 0 else 1.0
-        return tuple(sign * part for part in q)
+        return signed
     if form == "rotation_vector":
-        return logarithm(q)
+        return _long_logarithm(signed, near)
+    roll, pitch, yaw = _rpy(q)
+    if dot(quaternion(form, (roll, pitch, yaw)), signed) < 0:
+        roll -= math.copysign(math.tau, roll)
+    return roll, pitch, yaw
+
+
+def dot(a: Quaternion, b: Quaternion) -> float:
+    """Below 0 when two unit quaternions have signs that do not fit each other."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
+
+
+def _scaled4(q: Quaternion, by: float) -> Quaternion:
+    return q[0] * by, q[1] * by, q[2] * by, q[3] * by
+
+
+def _long_logarithm(q: Quaternion, near: Quaternion) -> Vector:
+    """The rotation vector, up to a whole turn long, of this very quaternion; the axis of a whole turn is free."""
+    x, y, z, w = q
+    sine = math.sqrt(x * x + y * y + z * z)
+    if w >= 0 or sine > 1e-9:
+        scale = 2.0 if sine < 1e-9 else 2 * math.atan2(sine, w) / sine
+        return x * scale, y * scale, z * scale
+    axis = near[:3] if _length(near[:3]) > 1e-9 else (1.0, 0.0, 0.0)
+    return _scaled(axis, math.tau / _length(axis))
+
+
+def _rpy(q: Quaternion) -> Vector:
     x, y, z, w = q
     pitch = math.asin(min(max(2 * (w * y - z * x), -1.0), 1.0))
     roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
@@ -95,10 +127,11 @@ class Facing(NamedTuple):
 
 
 def step_orientation(
-    limits: OrientationLimits, at: Facing, target: Quaternion | None, dt: float, remaining: float
+    limits: OrientationLimits, at: Facing, target: Quaternion | None, elapsed: Elapsed, remaining: float
 ) -> Facing:
     """The next command, by the rules of `axes.step_position`; `behind` says that a limit changed it. None brakes."""
-    change = limits.acceleration * dt
+    dt, change = elapsed.move_s, limits.acceleration * elapsed.change_s
+    velocity = limits.velocity * (elapsed.change_s / dt if elapsed.change_s < dt else 1.0)
     if target is None:
         chosen = _towards(at.rate, (0.0, 0.0, 0.0), change)
         return Facing(multiply_unit(_scaled(chosen, dt), at.q), chosen, False)
@@ -106,11 +139,11 @@ def step_orientation(
     angle = _length(turn)
     wanted = _scaled(turn, 1 / max(dt, remaining))
     speed = _length(wanted)
-    allowed = speed <= limits.velocity and _length(_minus(wanted, at.rate)) <= change
+    allowed = speed <= velocity and _length(_minus(wanted, at.rate)) <= change
     if allowed and not (at.behind and speed > _length(at.rate)):
         exact = remaining <= dt
         return Facing(target if exact else multiply_unit(_scaled(wanted, dt), at.q), wanted, False)
-    speed = min(speed, limits.velocity, fastest(angle, limits.acceleration, dt))
+    speed = min(speed, velocity, fastest(angle, limits.acceleration, dt))
     chosen = _towards(at.rate, _scaled(turn, speed / angle) if angle else turn, change)
     return Facing(multiply_unit(_scaled(chosen, dt), at.q), chosen, True)
 

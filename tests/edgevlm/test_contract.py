@@ -73,6 +73,7 @@ def camera(**parts: Any) -> dict[str, Any]:
         ({"window": window(pad="zeros")}, "pad"),
         ({"action": action(execute_steps=6)}, "execute_steps"),
         ({"action": action(step_s=float("inf"))}, "step_s"),
+        ({"action": action(step_s=1e-10)}, "step_s"),
         ({"plan": plan(units=("m",))}, "units must have 2"),
         ({"plan": plan(relative_to=("x",))}, "relative_to must have 2"),
         ({"plan": plan(scale=(1.0, 1.0, 1.0))}, "scale must have 2"),

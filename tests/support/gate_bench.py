@@ -89,5 +89,5 @@ def bench_limits(bench: Bench, period_s: float) -> GateLimits:
         "acceleration": 1e6,
         "tracking": 2.0,
     }
-    times = {"command_period_s": period_s, "command_valid_s": period_s, "deadline_s": 10.0}
+    times = {"command_period_s": period_s, "command_valid_s": period_s, "deadline_s": 10.0, "time": "simulated"}
     return GateLimits(**{**LIMITS, "axes": (axis,), **times})

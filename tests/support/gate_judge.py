@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from support.rotations import Form, angle_between, matrix, rotation_between, wire_quaternion
 
 from edgevlm.contract import (
     ActionChunk,
@@ -36,13 +37,52 @@ STATE = ("measured_x", "measured_shoulder", "ignored", "measured_elbow")
 class Rule:
     """One column's limits, written down a second time, in the units of what is sent."""
 
-    form: Literal["position", "velocity", "value"]
+    form: Literal["position", "velocity", "value", "turning"]
     low: float
     high: float
     velocity: float = math.inf
     acceleration: float = math.inf
     tracking: float = math.inf
     state: int | None = None
+    period: float = 0.0  # of a joint without ends
+
+
+@dataclass(frozen=True)
+class Turning:
+    """An orientation's limits, written down a second time: rad, rad/s, rad/s^2."""
+
+    columns: tuple[int, ...]
+    state: tuple[int, ...]
+    form: Form
+    velocity: float
+    acceleration: float
+    tracking: float
+
+
+class _Turned(NamedTuple):
+    matrix: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    wire: NDArray[np.float64]
+
+
+class _Before(NamedTuple):
+    """The command in force, and how fast it was reached."""
+
+    values: Sequence[float]
+    rates: Sequence[float]
+    turns: Sequence[_Turned]
+    ros_ns: int
+    steady_ns: int
+    stood: bool
+
+
+class _Between(NamedTuple):
+    """Seconds since the command in force; it is None where the robot starts from rest."""
+
+    before: _Before | None
+    all_s: float
+    smaller_s: float
+    stood: bool
 
 
 RULES = (
@@ -57,11 +97,11 @@ RULES = (
 def arm() -> Contract:
     """joint_position, ee_delta to the previous row, joint_delta to the observation, twist and gripper, in one chunk."""
     groups = (
-        _group("joint_position", ("shoulder",), "rad", 1.25, lower=-1.5),
-        _group("ee_delta", ("dx",), "m", 0.04, relative_to="previous"),
-        _group("joint_delta", ("elbow_offset",), "rad", 0.5, relative_to="observation"),
-        _group("twist", ("spin",), "rad/s", 5.0),
-        _group("gripper", ("grip",), "1", 1.0),
+        group("joint_position", ("shoulder",), "rad", 1.25, lower=-1.5),
+        group("ee_delta", ("dx",), "m", 0.04, relative_to="previous"),
+        group("joint_delta", ("elbow_offset",), "rad", 0.5, relative_to="observation"),
+        group("twist", ("spin",), "rad/s", 5.0),
+        group("gripper", ("grip",), "1", 1.0),
     )
     fields = tuple(StateField(name=name, unit="1") for name in STATE)
     return contract(groups, fields)
@@ -78,7 +118,8 @@ def contract(groups: tuple[ActionGroup, ...], fields: tuple[StateField, ...], st
     )
 
 
-def _group(kind: Any, names: tuple[str, ...], unit: str, most: float, **more: Any) -> ActionGroup:
+def group(kind: Any, names: tuple[str, ...], unit: str, most: float, **more: Any) -> ActionGroup:
+    """An action group of columns with the same unit and bounds."""
     count, lower = len(names), more.pop("lower", -most)
     return ActionGroup(
         kind=kind,
@@ -129,27 +170,52 @@ def chunk(values: NDArray[Any], observed_ns: int, sequence: int, names: Sequence
 class Judge:
     """Give it what went in and what came out; a broken limit is an AssertionError.
 
-    Two readings of "the time between commands" are allowed, as a robot would: data time while it is within the
-    validity of the command before, otherwise steady time while that is; otherwise the robot had come to rest.
+    It knows commands, measured states, limits and the two clocks. On the system's clock limits hold in steady time, and
+    no velocity grows by more than the smaller of both times allows. In simulated time they hold in data time while that
+    goes on as it should, otherwise in steady time; while the clock stands nothing moves. After a gap longer than a
+    command is valid the robot is at rest where it is measured.
+
+    Args:
+        turning: the columns of an orientation and what limits it, with the state fields that measure it.
     """
 
-    def __init__(self, rules: Sequence[Rule] = RULES, period_s: float = PERIOD_S, valid_s: float = VALID_S) -> None:
-        self.rules, self.period_s, self.valid_ns = rules, period_s, round(valid_s * S)
+    def __init__(
+        self,
+        rules: Sequence[Rule] = RULES,
+        period_s: float = PERIOD_S,
+        valid_s: float = VALID_S,
+        time: Literal["system", "simulated"] = "system",
+        turning: Sequence[Turning] = (),
+    ) -> None:
+        self.rules, self.turning, self.time = rules, turning, time
+        self.period_s, self.valid_ns = period_s, round(valid_s * S)
         self.until_ns: dict[int, int] = {}  # of chunks that are wholly finite
-        self.state: Sequence[float] | None = None
         self.judged = self.restarts = 0
+        self._state: Sequence[float] | None = None
+        self._newest_ns: int | None = None
+        self._strange = False  # data time went back since the command in force
         self._number = 0
-        self._values: Sequence[float] | None = None
-        self._rates: list[float] = []
-        self._ros_ns = self._steady_ns = 0
+        self._before: _Before | None = None
 
     def chunk(self, given: ActionChunk) -> None:
         """A chunk went in."""
         if np.isfinite(given.values).all():
             self.until_ns[given.sequence] = given.valid_until_ns
 
+    def state(self, values: Sequence[float]) -> None:
+        """A measured state went in, and was taken."""
+        self._state = values
+
+    def time_is(self, ros_ns: int) -> None:
+        """Data time went in; a clock that restarted makes every state worthless."""
+        if self._newest_ns is not None and ros_ns < self._newest_ns - S:
+            self._state, self._newest_ns, self._strange = None, ros_ns, True
+        self._newest_ns = max(ros_ns, self._newest_ns or ros_ns)
+        self._strange |= ros_ns < self._newest_ns
+
     def command(self, command: Any, ros_ns: int, steady_ns: int) -> None:
         """A command came out at this time."""
+        self.time_is(ros_ns)
         if command.number == self._number:
             return
         assert command.number > self._number
@@ -164,34 +230,95 @@ class Judge:
         if command.values is None:
             return
         self.judged += 1
-        self._judge(command, ros_ns, steady_ns)
-        self._values, self._ros_ns, self._steady_ns = command.values, ros_ns, steady_ns
+        assert all(map(math.isfinite, command.values)), command.values
+        between = self._between(ros_ns, steady_ns)
+        rates = [self._column(i, command.values[i], between) for i in range(len(self.rules))]
+        turns = [self._turn(k, command.values, between) for k in range(len(self.turning))]
+        self._before = _Before(command.values, rates, turns, ros_ns, steady_ns, between.stood)
+        self._strange = False
 
-    def _judge(self, command: Any, ros_ns: int, steady_ns: int) -> None:
-        gap_ns = ros_ns - self._ros_ns
-        if not 0 < gap_ns <= self.valid_ns:
-            gap_ns = steady_ns - self._steady_ns
-        fresh = self._values is None or gap_ns > self.valid_ns
-        self.restarts += fresh
-        dt = self.period_s if fresh else gap_ns / S
-        rates = []
-        for i, rule in enumerate(self.rules):
-            value = command.values[i]
-            assert math.isfinite(value), (i, value)
-            measured = None if self.state is None or rule.state is None else self.state[rule.state]
-            before = 0.0 if fresh else self._rates[i]
-            if rule.form == "value":
-                assert rule.low <= value <= rule.high, (i, value)
-                rates.append(0.0)
-                continue
-            rate = value
-            if rule.form == "position":
-                assert rule.low <= value <= rule.high, (i, value)
-                start = min(max(measured, rule.low), rule.high) if fresh and measured is not None else None
-                rate = (value - (start if start is not None else self._values[i])) / dt  # type: ignore[index]
-                if command.mode == "follow":
-                    assert measured is not None and abs(value - measured) <= rule.tracking, (i, value, measured)
-            assert abs(rate) <= rule.velocity * (1 + 1e-9), (i, rate)
-            assert abs(rate - before) <= rule.acceleration * dt * (1 + 1e-6), (i, before, rate, dt)
-            rates.append(rate)
-        self._rates = rates
+    def _between(self, ros_ns: int, steady_ns: int) -> _Between:
+        before = self._before
+        if before is None:
+            return self._fresh()
+        data_ns, gap_ns = ros_ns - before.ros_ns, steady_ns - before.steady_ns
+        if self.time == "simulated" and not self._strange:
+            if 0 <= data_ns < self.period_s * S / 10:
+                return _Between(before, gap_ns / S, gap_ns / S, True)
+            if 0 < data_ns <= self.valid_ns:
+                return _Between(before, data_ns / S, data_ns / S, False)
+        if gap_ns > self.valid_ns:
+            return self._fresh()
+        smaller_ns = min(gap_ns, data_ns) if 0 < data_ns <= self.valid_ns else gap_ns
+        return _Between(before, gap_ns / S, smaller_ns / S, False)
+
+    def _fresh(self) -> _Between:
+        self.restarts += 1
+        return _Between(None, self.period_s, self.period_s, False)
+
+    def _measured(self, index: int | None) -> float | None:
+        return None if self._state is None or index is None else self._state[index]
+
+    def _column(self, i: int, value: float, between: _Between) -> float:
+        rule, before = self.rules[i], between.before
+        if rule.form == "value":
+            assert rule.low <= value <= rule.high, (i, value)
+            return 0.0
+        if rule.form == "turning":
+            return 0.0
+        if rule.form == "velocity":
+            assert abs(value) <= rule.velocity * (1 + 1e-9), (i, value)
+            last = before.rates[i] if before else 0.0
+            self._changed(i, last, value, between)
+            return value
+        measured = self._measured(rule.state)
+        if measured is not None:
+            apart = math.remainder(value - measured, rule.period) if rule.period else value - measured
+            assert abs(apart) <= rule.tracking * (1 + 1e-12), ("tracking", i, value, measured)
+        start = before.values[i] if before else measured
+        assert start is not None, "started without a state"
+        assert value <= max(rule.high, start), ("range", i, start, value)
+        assert value >= min(rule.low, start), ("range", i, start, value)
+        if between.stood:
+            assert value == start, ("moved while the clock stood", i, start, value)
+            return before.rates[i] if before else 0.0
+        rate = (value - start) / between.all_s
+        assert abs(rate) <= rule.velocity * (1 + 1e-9), ("velocity", i, rate)
+        self._changed(i, before.rates[i] if before else 0.0, rate, between)
+        return rate
+
+    def _changed(self, i: int, last: float, rate: float, between: _Between) -> None:
+        """No harder than allowed; faster only by the smaller of both times."""
+        most, slack = self.rules[i].acceleration, 1e-6
+        # After a clock that stood still nobody knows how much of the braking a robot saw.
+        low, high = (min(last, 0.0), max(last, 0.0)) if between.before and between.before.stood else (last, last)
+        hardest = most * between.all_s * (1 + slack)
+        assert low - hardest - 1e-12 <= rate <= high + hardest + 1e-12, ("acceleration", i, last, rate, between.all_s)
+        if self.rules[i].form == "velocity":
+            faster = abs(rate) - max(abs(low), abs(high))
+            assert faster <= most * between.smaller_s * (1 + slack) + 1e-12, ("faster", i, last, rate, between)
+
+    def _turn(self, k: int, values: Sequence[float], between: _Between) -> _Turned:
+        limit, before = self.turning[k], between.before
+        numbers = [values[i] for i in limit.columns]
+        after = matrix(limit.form, numbers)
+        measured = None if self._state is None else matrix(limit.form, [self._state[i] for i in limit.state])
+        if measured is not None:
+            assert angle_between(measured, after) <= limit.tracking * (1 + 1e-6) + 1e-7, "tracking of a rotation"
+        start = before.turns[k].matrix if before else measured
+        assert start is not None, "started without a state"
+        wire = wire_quaternion(limit.form, numbers)
+        if before:
+            assert wire @ before.turns[k].wire > 0, ("a quaternion changed its sign", before.turns[k].wire, wire)
+        if between.stood:
+            assert angle_between(start, after) < 1e-6, "turned while the clock stood"
+            return _Turned(after, before.turns[k].rate if before else np.zeros(3), wire)
+        rate = rotation_between(start, after) / between.all_s
+        assert np.linalg.norm(rate) <= limit.velocity * (1 + 1e-6) + 1e-6, ("angular velocity", rate)
+        last = before.turns[k].rate if before else np.zeros(3)
+        change = float(np.linalg.norm(rate - last))
+        hardest = limit.acceleration * between.all_s * (1 + 1e-6) + 1e-5
+        if before and before.stood:  # somewhere between braked and not
+            hardest += float(np.linalg.norm(last))
+        assert change <= hardest, ("angular acceleration", last, rate, between.all_s)
+        return _Turned(after, rate, wire)

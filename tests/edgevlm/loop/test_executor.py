@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.rotations import FORMS, Form, angle_between, matrix, quaternion_of
 
 from edgevlm.contract import ActionChunk
 from edgevlm.errors import SessionError, StampError
+from edgevlm.gate.averaging import Geometry
 from edgevlm.loop.executor import Command, Ensembled, Executor, HandedOver, Newest, NoCommand, Receding
+from edgevlm.loop.rotation import numbers
 
 STEP_NS = 10_000_000
 CORES: dict[str, Callable[[], Executor]] = {
@@ -328,3 +331,58 @@ def test_ensembled_equals_the_weighted_mean_of_its_rows(ticks: list[Tick]) -> No
         weights = np.exp(-decay * np.arange(len(used)))
         assert isinstance(outcome, Command)
         assert outcome.values[0] == pytest.approx(float(weights @ np.array(used) / weights.sum()), rel=1e-6)
+
+
+def turning_chunk(observed_ns: int, numbers: Sequence[float]) -> ActionChunk:
+    """Eight equal rows of one orientation, and one angle."""
+    values = np.tile(np.array(numbers, np.float32), (8, 1))
+    names = tuple(f"r{i}" for i in range(len(numbers)))
+    return replace(chunk(observed_ns), values=values, names=names, units=("1",) * len(numbers))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(
+    vectors=st.lists(st.tuples(*[st.floats(-0.4, 0.4)] * 3), min_size=2, max_size=4),
+    base=st.tuples(*[st.floats(-3.0, 3.0)] * 3),
+    flips=st.integers(0, 15),
+)
+def test_orientations_are_averaged_as_rotations(
+    form: Form, vectors: list[tuple[float, ...]], base: tuple[float, ...], flips: int
+) -> None:
+    """Against the rotation nearest to the weighted sum of matrices; numbers a whole turn apart are no difference."""
+    executor = Receding(Ensembled(0.3), 4)
+    executor.set_geometry(Geometry(((form, tuple(range(4 if form == "quaternion_xyzw" else 3))),), ()))
+    around, summed = matrix("rotation_vector", base), np.zeros((3, 3))
+    for k, vector in enumerate(vectors):
+        q = quaternion_of(matrix("rotation_vector", vector) @ around)
+        sign = -1.0 if flips >> k & 1 else 1.0
+        x, y, z, w = q * sign
+        sent = numbers(form, (x, y, z, w), (x, y, z, w))
+        assert executor.offer(turning_chunk(k, sent), 10)
+        summed += np.exp(-0.3 * k) * matrix(form, sent)
+    command = executor.command(10)
+    assert isinstance(command, Command)
+    u, _, vt = np.linalg.svd(summed)
+    mean = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+    assert angle_between(matrix(form, command.values.tolist()), mean) < 1e-3  # chunks are float32
+
+
+def test_q_and_minus_q_do_not_turn_the_hand() -> None:
+    executor = Ensembled()
+    executor.set_geometry(Geometry((("quaternion_xyzw", (0, 1, 2, 3)),), ()))
+    q = [0.0, 0.0, np.sin(0.05), np.cos(0.05)]
+    executor.offer(turning_chunk(0, q), 10)
+    executor.offer(turning_chunk(1, [-part for part in q]), 10)
+    command = executor.command(10)
+    assert isinstance(command, Command)
+    np.testing.assert_allclose(command.values, [-part for part in q], atol=1e-6)
+
+
+def test_a_joint_without_ends_is_averaged_the_shorter_way() -> None:
+    executor = Ensembled(0.0)
+    executor.set_geometry(Geometry((), ((0, 2 * np.pi),)))
+    executor.offer(turning_chunk(0, [3.1, 3.1]), 10)
+    executor.offer(turning_chunk(1, [-3.1, -3.1]), 10)
+    command = executor.command(10)
+    assert isinstance(command, Command)
+    assert command.values.tolist() == pytest.approx([-np.pi, 0.0], abs=1e-6)

@@ -51,18 +51,21 @@ class Bench:
 
     def observe(self, announced: bool = True) -> None:
         self.observed_ns = [*self.observed_ns[-2:], self.ros_ns]
+        self.judge.time_is(self.ros_ns)
         self.gate.heartbeat(self.ros_ns, self.steady_ns, self.ros_ns if announced else None)
 
     def chunk(self, values: NDArray[Any], observed_ns: int) -> None:
         self.sequence += 1
         chunk = gate_judge.chunk(values, observed_ns, self.sequence)
         self.judge.chunk(chunk)
+        self.judge.time_is(self.ros_ns)
         self.gate.feed(chunk, self.ros_ns, self.steady_ns)
 
     def state(self, values: NDArray[Any], age_ns: int = 0) -> None:
         measured = values.astype(np.float32)
+        self.judge.time_is(self.ros_ns)
         if self.gate.feed_state(Stamped(measured, self.ros_ns - age_ns), self.ros_ns) is None:
-            self.judge.state = measured.tolist()
+            self.judge.state(measured.tolist())
 
     def command(self) -> GateCommand:
         command = self.gate.command(self.ros_ns, self.steady_ns)
@@ -166,7 +169,7 @@ def test_no_fallback_mode_breaks_a_limit(mode: str, recover_after_s: float, step
 def test_the_judge_finds_what_a_gate_would_let_through() -> None:
     """Control: the same chunks sent as they are, without a gate, break a limit at once."""
     bench = Bench(Newest())
-    bench.judge.state = [0.0] * 4
+    bench.judge.state([0.0] * 4)
     row = np.array([0.05, 0.0, 0.0, 0.0, 0.0])
     bench.judge.chunk(gate_judge.chunk(np.tile(row, (8, 1)), bench.ros_ns, 1))
     command = GateCommand(1, bench.ros_ns, bench.ros_ns, "follow", tuple(row.tolist()), sequence=1)

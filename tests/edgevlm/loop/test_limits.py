@@ -14,6 +14,7 @@ from support import gate_judge
 
 from edgevlm.contract import ActionGroup, Contract, StateField
 from edgevlm.errors import ContractError
+from edgevlm.gate.clock import Elapsed, even
 from edgevlm.loop.axes import At, fastest, step_position, step_velocity
 from edgevlm.loop.columns import Column, columns, orientations
 from edgevlm.loop.limits import FALLBACKS, GateLimits
@@ -128,6 +129,18 @@ def test_refuses_actions_that_can_be_read_in_two_ways(kind: str, relative_to: st
         columns(one_group(kind=kind, relative_to=relative_to, rotation=rotation), limits(axis()))
 
 
+def test_refuses_rotations_that_would_be_added_column_by_column() -> None:
+    contract = one_group(kind="ee_delta", names=("x", "y", "z"), relative_to="observation", rotation="rotation_vector")
+    with pytest.raises(ContractError, match="cannot be added"):
+        columns(contract, limits(axis("x")))
+
+
+@pytest.mark.parametrize("name", ["command_period_s", "deadline_s", "state_max_age_s", "future_s", "reset_after_s"])
+def test_refuses_times_shorter_than_a_stamp_can_tell(name: str) -> None:
+    with pytest.raises(ValidationError, match=name):
+        limits(lambda given: given.update({name: 1e-10}))
+
+
 def test_refuses_an_axis_that_may_never_stand_still() -> None:
     with pytest.raises(ContractError, match="stand still"):
         columns(one_group(kind="joint_velocity", lower=(0.1,)), limits(axis()))
@@ -191,7 +204,7 @@ def test_the_fastest_speed_uses_up_the_room_exactly(room: float, acceleration: f
 def test_a_position_axis_keeps_every_limit(steps: list[tuple[float | None, float, float]]) -> None:
     at = REST
     for target, dt, remaining in steps:
-        after = step_position(COLUMN, at, target, dt, remaining)
+        after = step_position(COLUMN, at, target, even(dt), remaining)
         real = (after.position - at.position) / dt
         assert -1.0 <= after.position <= 1.0
         assert abs(real) <= 2.0 * (1 + 1e-9)
@@ -207,7 +220,7 @@ def test_a_velocity_axis_never_leaves_its_workspace(steps: list[tuple[float | No
     """A plant that does exactly what it is told, each velocity until the next command."""
     position, velocity = 0.0, 0.0
     for target, dt in steps:
-        after, _ = step_velocity(COLUMN, position, velocity, target, dt, horizon_s=0.2)
+        after, _ = step_velocity(COLUMN, position, velocity, target, even(dt), horizon_s=0.2)
         assert abs(after) <= 2.0
         assert abs(after - velocity) <= 3.0 * dt * (1 + 1e-9)
         velocity = after
@@ -220,7 +233,7 @@ def test_a_far_target_is_reached_without_running_past_it(target: float, dt: floa
     """Past it by at most what one command may change: acceleration * dt^2."""
     at, furthest = REST, 0.0
     for _ in range(600):
-        at = step_position(COLUMN, at, target, dt, 0.0)
+        at = step_position(COLUMN, at, target, even(dt), 0.0)
         furthest = max(furthest, at.position * math.copysign(1, target))
     assert at.position == target
     assert at.velocity == 0.0
@@ -231,21 +244,21 @@ def test_an_axis_that_fell_behind_a_moving_target_catches_up() -> None:
     at, target, errors = REST, 0.0, []
     for k in range(200):  # 0.4 rad/s at once: 27 times what one command may change
         target = min(0.4 * 0.005 * (k + 1), 0.2)
-        at = step_position(COLUMN, at, target, 0.005, 0.0)
+        at = step_position(COLUMN, at, target, even(0.005), 0.0)
         errors.append(abs(target - at.position))
     assert max(errors) > 0.01
     assert errors[-1] == 0.0
 
 
 def test_what_is_within_the_limits_passes_bit_for_bit() -> None:
-    assert step_position(COLUMN, REST._replace(position=0.1), 0.1003, 0.02, 0.02).position == 0.1003
-    assert step_velocity(COLUMN, None, 0.0, 0.0123, 0.02, 0.1) == (0.0123, False)
+    assert step_position(COLUMN, REST._replace(position=0.1), 0.1003, even(0.02), 0.02).position == 0.1003
+    assert step_velocity(COLUMN, None, 0.0, 0.0123, even(0.02), 0.1) == (0.0123, False)
 
 
 def test_a_row_is_a_ramp_over_its_own_interval() -> None:
     at, seen = REST, []
     for k in range(5):
-        at = step_position(COLUMN, at, 0.004, 0.02, 0.1 - 0.02 * k)
+        at = step_position(COLUMN, at, 0.004, even(0.02), 0.1 - 0.02 * k)
         seen.append(at.position)
         assert not at.behind
     assert seen == pytest.approx([0.0008, 0.0016, 0.0024, 0.0032, 0.004])
@@ -253,5 +266,36 @@ def test_a_row_is_a_ramp_over_its_own_interval() -> None:
 
 
 def test_outside_its_workspace_a_velocity_axis_may_only_come_back() -> None:
-    assert step_velocity(COLUMN, 1.1, 0.0, 1.0, 0.02, 0.1) == (0.0, True)
-    assert step_velocity(COLUMN, 1.1, 0.0, -0.05, 0.02, 0.1) == (-0.05, False)
+    assert step_velocity(COLUMN, 1.1, 0.0, 1.0, even(0.02), 0.1) == (0.0, True)
+    assert step_velocity(COLUMN, 1.1, 0.0, -0.05, even(0.02), 0.1) == (-0.05, False)
+
+
+@pytest.mark.parametrize("position", [1.3, -1.4])
+@pytest.mark.parametrize("target", [None, 0.0, 1e6, -1e6])
+def test_outside_its_range_a_position_comes_back_at_limited_speed_or_stays(position: float, target: Any) -> None:
+    at = At(position, 0.0, False)
+    for _ in range(400):
+        after = step_position(COLUMN, at, target, even(0.02), 0.0)
+        real = (after.position - at.position) / 0.02
+        assert abs(real) <= 2.0 * (1 + 1e-9)
+        assert abs(real - at.velocity) <= 3.0 * 0.02 * (1 + 1e-6)
+        assert max(abs(after.position), 1.0) <= max(abs(at.position), 1.0), "never further out"
+        at = after._replace(velocity=real)
+    assert at.position == (position if target is None else min(max(target, -1.0), 1.0))
+
+
+@given(st.lists(st.tuples(TARGET, DT, st.floats(0, 1)), max_size=60))
+@example([(1e6, 0.02, 0.0)] * 100)
+@example([(1e6, 0.02, 1.0)] * 100 + [(-1e6, 0.2, 0.0)] * 20)
+def test_a_position_axis_keeps_every_limit_in_steady_time_however_slow_data_time_is(
+    steps: list[tuple[float | None, float, float]],
+) -> None:
+    at = REST
+    for target, dt, share in steps:
+        after = step_position(COLUMN, at, target, Elapsed(dt, dt * share), 0.0)
+        real = (after.position - at.position) / dt
+        assert -1.0 <= after.position <= 1.0
+        assert abs(real) <= 2.0 * (1 + 1e-9)
+        assert abs(real - at.velocity) <= 3.0 * dt * (1 + 1e-6)
+        assert abs(real) - abs(at.velocity) <= 3.0 * dt * share * (1 + 1e-6) + 1e-9, "faster by data time alone"
+        at = after._replace(velocity=real)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from support import gate_judge
 from support.gate_judge import S
+from support.rotations import FORMS, Form, matrix, rotation_between, wire_quaternion
 
 from edgevlm.contract import ActionGroup, Stamped, StateField
+from edgevlm.gate.clock import even
 from edgevlm.loop.executor import Newest
 from edgevlm.loop.gate import Gate
 from edgevlm.loop.limits import GateLimits, OrientationLimits
 from edgevlm.loop.rotation import Facing, between, exponential, multiply, numbers, quaternion, step_orientation
 
-Form = Literal["quaternion_xyzw", "rotation_vector", "rpy"]
-FORMS: tuple[Form, ...] = ("quaternion_xyzw", "rotation_vector", "rpy")
 PART = st.floats(-3.0, 3.0)
 VECTOR = st.tuples(PART, PART, PART)
 LIMITS = OrientationLimits(
@@ -33,54 +31,6 @@ LIMITS = OrientationLimits(
 )
 STILL = (0.0, 0.0, 0.0)
 SAME = (0.0, 0.0, 0.0, 1.0)
-
-
-def turn(axis: int, angle: float) -> NDArray[np.float64]:
-    """The matrix of a rotation about x, y or z."""
-    matrix = np.eye(3)
-    a, b = [i for i in range(3) if i != axis]
-    sign = -1.0 if axis == 1 else 1.0
-    matrix[[a, a, b, b], [a, b, a, b]] = (
-        math.cos(angle),
-        -sign * math.sin(angle),
-        sign * math.sin(angle),
-        math.cos(angle),
-    )
-    return matrix
-
-
-def matrix(form: Form, given_numbers: Sequence[float]) -> NDArray[np.float64]:
-    """Without quaternion arithmetic: by its columns, by Rodrigues' formula, by three matrices."""
-    if form == "rpy":
-        roll, pitch, yaw = given_numbers
-        product: NDArray[np.float64] = turn(2, yaw) @ turn(1, pitch) @ turn(0, roll)
-        return product
-    if form == "rotation_vector":
-        vector = np.array(given_numbers)
-        angle = float(np.linalg.norm(vector))
-        if angle < 1e-12:
-            return np.eye(3)
-        x, y, z = vector / angle
-        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-        result: NDArray[np.float64] = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
-        return result
-    x, y, z, w = np.array(given_numbers) / np.linalg.norm(given_numbers)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def rotation_between(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation vector of a small turn, from matrices."""
-    change = end @ start.T
-    axis = np.array([change[2, 1] - change[1, 2], change[0, 2] - change[2, 0], change[1, 0] - change[0, 1]]) / 2
-    sine = float(np.linalg.norm(axis))
-    angle = math.atan2(sine, (np.trace(change) - 1) / 2)
-    return axis if sine < 1e-12 else axis * (angle / sine)
 
 
 @given(VECTOR)
@@ -105,6 +55,28 @@ def test_products_are_products_of_matrices(one: tuple[float, float, float], othe
     np.testing.assert_allclose(matrix("quaternion_xyzw", product), expected, atol=1e-12)
 
 
+@given(VECTOR, VECTOR)
+def test_numbers_carry_the_sign_of_the_rotation_before(
+    vector: tuple[float, float, float], before: tuple[float, float, float]
+) -> None:
+    """What a message makes of the numbers is judged, with half angles of its own."""
+    q, near = exponential(vector), exponential(before)
+    for form in FORMS:
+        sent = numbers(form, q, near)
+        np.testing.assert_allclose(matrix(form, sent), matrix("quaternion_xyzw", q), atol=1e-9)
+        wire = wire_quaternion(form, sent)
+        np.testing.assert_allclose(wire, quaternion(form, sent), atol=1e-12)
+        assert wire @ np.array(near) >= -1e-12
+
+
+def test_a_whole_turn_is_a_rotation_vector_too() -> None:
+    """The other sign of no rotation at all: about whichever axis, or about the one before."""
+    for near in ((0.0, 0.0, 0.0, -1.0), (0.0, 0.6, 0.0, -0.8)):
+        sent = numbers("rotation_vector", SAME, near)
+        assert math.hypot(*sent) == pytest.approx(math.tau)
+        assert wire_quaternion("rotation_vector", sent)[3] == pytest.approx(-1.0)
+
+
 def test_of_two_signs_the_nearer_is_sent() -> None:
     assert numbers("quaternion_xyzw", (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, -1.0)) == (0.0, 0.0, 0.0, -1.0)
 
@@ -114,7 +86,7 @@ def test_an_orientation_keeps_every_limit(steps: list[tuple[Any, float, float]])
     at = Facing(SAME, STILL, False)
     rate = np.zeros(3)
     for target, dt, remaining in steps:
-        after = step_orientation(LIMITS, at, None if target is None else exponential(target), dt, remaining)
+        after = step_orientation(LIMITS, at, None if target is None else exponential(target), even(dt), remaining)
         real = rotation_between(matrix("quaternion_xyzw", at.q), matrix("quaternion_xyzw", after.q)) / dt
         assert np.linalg.norm(real) <= 2.0 * (1 + 1e-6)
         assert np.linalg.norm(real - rate) <= 5.0 * dt * (1 + 1e-6) + 1e-9
@@ -125,7 +97,7 @@ def test_an_orientation_keeps_every_limit(steps: list[tuple[Any, float, float]])
 def test_a_far_orientation_is_reached_and_kept(target: tuple[float, float, float]) -> None:
     at, goal = Facing(SAME, STILL, False), exponential(target)
     for _ in range(400):
-        at = step_orientation(LIMITS, at, goal, 0.02, 0.0)
+        at = step_orientation(LIMITS, at, goal, even(0.02), 0.0)
     assert at.q == goal
     assert math.hypot(*between(at.q, goal)) < 1e-6
     assert math.hypot(*at.rate) < 1e-6

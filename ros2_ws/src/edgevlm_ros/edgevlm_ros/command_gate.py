@@ -105,7 +105,8 @@ class CommandGate(ShellNode):
         """Check the state's topics, and begin to command."""
         assert self._bundle is not None
         contract, settings = self._bundle.manifest.policy().contract, self.settings
-        limits = gate_limits(settings.values(), contract)
+        simulated = self.get_parameter("use_sim_time").value or settings["lock_step"]
+        limits = gate_limits(settings.values(), contract, "simulated" if simulated else "system")
         topics = live_topics(contract, settings["topics"])
         types = self._live_types(topics)
         rows = make_executor(settings["executor"], contract.action.execute_steps)
@@ -200,6 +201,8 @@ class CommandGate(ShellNode):
             return
         if self.get_parameter("use_sim_time").value:
             self._running.append(self.create_timer(limits.command_period_s, work.on_timer))
+            # A timer of /clock does not fire when /clock stops: this one does.
+            self._running.append(self.create_timer(limits.command_period_s, work.watch_clock, clock=self.steady))
             return
         self._pacer = Pacer(limits.command_period_s, work.on_timer)
         self._pacer.start()

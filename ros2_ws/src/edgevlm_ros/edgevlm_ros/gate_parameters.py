@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from edgevlm.contract import ActionGroup, Contract
 from edgevlm.errors import ContractError
+from edgevlm.gate.clock import TimeSource
 from edgevlm.loop.columns import columns, orientations
 from edgevlm.loop.executor import Ensembled, Executor, HandedOver, Newest, Receding
 from edgevlm.loop.limits import FALLBACKS, AxisLimits, Cause, GateLimits, OrientationLimits
@@ -55,6 +56,7 @@ def contract_items(contract: Contract) -> list[Item]:
                 f"{axis}.acceleration", 0.0, f"largest acceleration, of a column in {unit}; must be given", 0.0, _RATE
             ),
             Item(f"{axis}.tracking", 0.0, "how far a commanded position may be from the measured; 0: none", 0.0, _RATE),
+            Item(f"{axis}.continuous", False, "true: a joint without ends (URDF: continuous); leave position empty"),
         ]
     for i, names in enumerate(_turning(contract)):
         turning = f"orientations.{i}"
@@ -93,8 +95,8 @@ def missing(values: Mapping[str, Any], contract: Contract) -> list[str]:
     return [name for name in needed if not values[name]]
 
 
-def gate_limits(values: Mapping[str, Any], contract: Contract) -> GateLimits:
-    """The limits, checked against the contract.
+def gate_limits(values: Mapping[str, Any], contract: Contract, time: TimeSource = "system") -> GateLimits:
+    """The limits, checked against the contract; `time` says in which time they hold.
 
     Raises:
         ContractError: a limit is missing or does not fit; the message names the parameter.
@@ -105,7 +107,7 @@ def gate_limits(values: Mapping[str, Any], contract: Contract) -> GateLimits:
         )
     axes = tuple(_axis(values, name) for name, _ in _moving(contract))
     turning = tuple(_orientation(values, i, names) for i, names in enumerate(_turning(contract)))
-    limits = _limits(values, axes, turning, contract.action.step_s)
+    limits = _limits(values, axes, turning, contract.action.step_s).model_copy(update={"time": time})
     try:
         columns(contract, limits)
         orientations(contract, limits)
@@ -157,6 +159,7 @@ def _axis(values: Mapping[str, Any], name: str) -> AxisLimits:
             velocity=values[f"axes.{name}.velocity"],
             acceleration=values[f"axes.{name}.acceleration"],
             tracking=values[f"axes.{name}.tracking"] or None,
+            continuous=values[f"axes.{name}.continuous"],
         )
     except ValidationError as error:
         raise ContractError(f"axes.{name}.{told(error)}") from error

@@ -30,6 +30,7 @@ from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 _EARLY_KEPT = 64
 _LONGEST_REST_S = 4.0  # ros2 launch waits 5 s before it goes on to harder signals
 _MORE_COMMANDS, _MORE_S = 10, 0.2
+_ONE_INSTANT_NS = SECOND_NS // 1000
 _TELL_EVERY_NS = SECOND_NS // 5  # while nothing is sent and nothing changes
 
 
@@ -61,7 +62,7 @@ class Work:
         self._rivals, self._conflicts = Rivals(), dict[str, int]()
         self._early: list[tuple[int, Callable[[int], None]]] = []  # lock-step: what came before the state of its stamp
         self._last: GateCommand | None = None
-        self._commanded_steady_ns = self._told_steady_ns = 0
+        self._commanded_steady_ns, self._told_steady_ns = node.steady_ns(), 0
         self._stopped: bool | None = None
         self._state_ns: int | None = None  # stamp of the last whole state
         self._pending_ns: int | None = None  # lock-step: the stamp to command for
@@ -98,7 +99,17 @@ class Work:
     def on_timer(self) -> None:
         """One command for each period, from the pacer's thread or a timer."""
         with self.lock:
-            self._command(self._node.now_ns())
+            self._command(*self._both_clocks())
+
+    def _both_clocks(self) -> tuple[int, int]:
+        """ROS time and steady time of one instant: a process that was held up between the two would see a jump."""
+        for _ in range(3):
+            before_ns = self._node.steady_ns()
+            now_ns = self._node.now_ns()
+            steady_ns = self._node.steady_ns()
+            if steady_ns - before_ns < _ONE_INSTANT_NS:
+                break
+        return now_ns, steady_ns
 
     def on_heartbeat(self, message: HeartbeatMessage) -> None:
         """A sign of life."""
@@ -220,10 +231,10 @@ class Work:
         if self.wants_chunk(stamp_ns) and self._accepted_ns != stamp_ns:
             return
         self._pending_ns = None
-        self._command(stamp_ns)
+        self._command(stamp_ns, self._node.steady_ns())
 
-    def _command(self, now_ns: int) -> None:
-        steady_ns = self._commanded_steady_ns = self._node.steady_ns()
+    def _command(self, now_ns: int, steady_ns: int) -> None:
+        self._commanded_steady_ns = steady_ns
         command = self.commander.command(now_ns, steady_ns)
         if self._last is not None and command.number == self._last.number:
             return
@@ -254,8 +265,16 @@ class Work:
                 return
             sender.publish(command, command.values[setpoint.columns], stamp)
 
+    def watch_clock(self) -> None:
+        """By steady time: commands go on when the clock that they go by has stopped, and say so."""
+        with self.lock:
+            stopped = self._last is not None and self._last.cause == "clock_stopped"
+            silent_ns = self._node.steady_ns() - self._commanded_steady_ns
+            if stopped or silent_ns > self._limits.deadline_s * SECOND_NS:
+                self._command(*self._both_clocks())
+
     def look_around(self) -> None:
-        """Who else publishes what only one may publish; and whether the clock that commands go by has stopped."""
+        """Who else publishes what only one may publish; in lock-step, whether states have stopped coming."""
         counts = {topic: self._node.count_publishers(name) for topic, name in self.watched.items()}
         with self.lock:
             self._look_around(counts)
@@ -265,8 +284,9 @@ class Work:
         self._rivals.counted(counts, steady_ns)
         self._tell_conflicts(steady_ns)
         self.watchdog.check(steady_ns)
-        if self._last is not None and steady_ns - self._commanded_steady_ns > self._limits.deadline_s * SECOND_NS:
-            self._command(self._state_ns if self.wants_chunk and self._state_ns else self._node.now_ns())
+        silent_ns = steady_ns - self._commanded_steady_ns
+        if self._last and self.wants_chunk and self._state_ns and silent_ns > self._limits.deadline_s * SECOND_NS:
+            self._command(self._state_ns, steady_ns)
 
     def _refused(self, key: str, detail: str, counted: bool = False) -> None:
         """`counted`: the gate has counted it already."""

@@ -1,0 +1,112 @@
+"""Time since the last command: steady time on the system's clock, data time in a simulation, and what is neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgevlm.gate.clock import ClockRules, Elapsed, GateClock, even
+
+MS = 1_000_000
+RULES: dict[str, Any] = {"period_ns": 20 * MS, "valid_ns": 100 * MS, "deadline_ns": 300 * MS, "reset_after_ns": 10**9}
+
+
+class Clock:
+    """A gate's clock with a command at data time 1 s and steady time 7 s."""
+
+    def __init__(self, source: Any) -> None:
+        self.clock = GateClock(ClockRules(source=source, **RULES))
+        self.ros_ns, self.steady_ns = 1000 * MS, 7000 * MS
+        self.after(0, 0)
+        self.clock.commanded(self.ros_ns, self.steady_ns)
+
+    def after(self, data_ms: float, steady_ms: float) -> Elapsed | None:
+        self.ros_ns += round(data_ms * MS)
+        self.steady_ns += round(steady_ms * MS)
+        self.clock.tick(self.ros_ns)
+        return self.clock.elapsed(self.ros_ns, self.steady_ns, moving=True)
+
+
+@pytest.mark.parametrize(
+    ("data_ms", "steady_ms", "elapsed", "jumped"),
+    [
+        (20, 20, even(0.02), False),
+        (99, 20, even(0.02), False),  # a step ahead that looks like a late command
+        (20, 99, Elapsed(0.099, 0.02), False),  # a step back that looks like one in time
+        (5, 20, Elapsed(0.02, 0.005), False),
+        (0, 20, even(0.02), True),  # it stands
+        (-1, 20, even(0.02), True),
+        (101, 20, even(0.02), True),
+        (3_600_000, 20, even(0.02), True),
+        (-3_600_000, 20, even(0.02), True),
+        (0, 1, Elapsed(0.001, 0.0), False),  # asked again at once: no fault yet
+        (150, 150, None, False),  # the robot is at rest
+        (20, 150, None, True),
+    ],
+)
+def test_the_system_s_clock(data_ms: float, steady_ms: float, elapsed: Elapsed | None, jumped: bool) -> None:
+    clock = Clock("system")
+    assert clock.after(data_ms, steady_ms) == elapsed
+    assert (clock.clock.jumped, clock.clock.stopped) == (jumped, False)
+
+
+@pytest.mark.parametrize(
+    ("data_ms", "steady_ms", "elapsed", "jumped"),
+    [
+        (20, 20, even(0.02), False),
+        (20, 0.2, even(0.02), False),  # a hundred times as fast
+        (20, 299, even(0.02), False),
+        (0, 299, even(0.0), False),
+        (-1, 20, even(0.02), True),
+        (101, 20, even(0.02), True),
+        (101, 150, None, False),
+    ],
+)
+def test_a_simulation_s_clock(data_ms: float, steady_ms: float, elapsed: Elapsed | None, jumped: bool) -> None:
+    clock = Clock("simulated")
+    assert clock.after(data_ms, steady_ms) == elapsed
+    assert clock.clock.jumped == jumped
+
+
+def test_a_simulation_that_stopped_moves_nothing_and_brakes_by_steady_time() -> None:
+    clock = Clock("simulated")
+    clock.after(0, 300)
+    assert not clock.clock.stopped
+    assert clock.after(0, 1) == Elapsed(0.0, 0.02)
+    assert clock.clock.stopped
+    clock.clock.commanded(clock.ros_ns, clock.steady_ns)
+    assert clock.after(0, 15) == Elapsed(0.0, 0.015)
+    clock.clock.commanded(clock.ros_ns, clock.steady_ns)
+    assert clock.after(10, 20) == even(0.01)
+    assert not clock.clock.stopped
+
+
+def test_steps_back_within_a_second_are_waited_for_and_further_ones_are_restarts() -> None:
+    clock = Clock("system").clock
+    assert clock.now_ns == 1000 * MS
+    assert not clock.tick(1 * MS)
+    assert clock.now_ns == 1000 * MS
+    assert clock.tick(-1 * MS)
+    assert clock.now_ns == -1 * MS
+
+
+@given(
+    source=st.sampled_from(["system", "simulated"]),
+    steps=st.lists(st.tuples(st.integers(-(10**9) * 2, 10**9 * 2), st.integers(0, 10**9), st.booleans()), max_size=30),
+)
+def test_no_time_is_negative_and_the_system_s_is_steady(source: Any, steps: list[tuple[int, int, bool]]) -> None:
+    clock = Clock(source)
+    commanded_ns = clock.steady_ns
+    for data_ns, steady_ns, commands in steps:
+        elapsed = clock.after(data_ns / MS, steady_ns / MS)
+        if elapsed is not None:
+            assert min(elapsed) >= 0
+        if elapsed is not None and source == "system":
+            assert elapsed.move_s == (clock.steady_ns - commanded_ns) / 1e9 <= 0.1
+            assert elapsed.change_s <= elapsed.move_s
+        if commands:
+            clock.clock.commanded(clock.ros_ns, clock.steady_ns)
+            commanded_ns = clock.steady_ns
