@@ -33,6 +33,7 @@ from edgevlm.profiler import machine
 
 ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the table
     "bundles": "attack.bundles:Bundles",
+    "gate": "attack.gate:GateSequences",
 }
 _FINDINGS_SHOWN = 5
 _JOBS = 2

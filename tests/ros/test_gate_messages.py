@@ -60,7 +60,7 @@ def values_of(contract: Contract, **more: Any) -> dict[str, Any]:
         part, _, key = name.rpartition(".")
         if part.startswith("axes.") and key in filled:
             values[name] = filled[key]
-        elif part.startswith("axes."):
+        elif part.startswith("axes.") and key == "state":
             values[name] = part.removeprefix("axes.")
         elif part.startswith("orientations."):
             values[name] = filled.get(key, ["qx", "qy", "qz", "qw"])
@@ -142,6 +142,16 @@ def test_defaults_make_limits_that_fit_the_contract() -> None:
     assert (limits.command_period_s, limits.command_valid_s) == (0.05, pytest.approx(0.15))
     assert limits.latched == ("estop",)
     assert [axis.action for axis in limits.axes] == ["dx", "dy"]
+
+
+def test_the_time_of_limits_is_the_node_s_and_a_joint_without_ends_the_parameter_s() -> None:
+    contract = robot(group("joint_position", ("j",), "rad"))
+    endless = values_of(contract, **{"axes.j.continuous": True, "axes.j.position": []})
+    limits = gate_limits(endless, contract, "simulated")
+    assert (limits.time, limits.axes[0].continuous) == ("simulated", True)
+    assert gate_limits(endless, contract).time == "system"
+    with pytest.raises(ContractError, match=r"axes\.j\..*no range"):
+        gate_limits({**endless, "axes.j.position": [-1.0, 1.0]}, contract)
 
 
 def test_a_value_is_refused_while_others_are_still_missing() -> None:
