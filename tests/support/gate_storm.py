@@ -17,6 +17,7 @@ from support.gate_judge import PERIOD_S, VALID_S, Judge, Rule, S, Turning
 from support.rotations import FORMS, Form, matrix, vector_of
 
 from edgevlm.contract import ActionGroup, Contract, Stamped, StateField
+from edgevlm.gate.clock import TimeSource
 from edgevlm.loop.executor import Ensembled, Executor, HandedOver, Newest, Receding
 from edgevlm.loop.gate import Gate, GateCommand
 from edgevlm.loop.limits import FALLBACKS, GateLimits
@@ -72,7 +73,7 @@ def storm_limits(form: Form, **more: Any) -> GateLimits:
         ("wrist", "at_wrist", None, 3.0, 9.0, 0.5, True),
     )
     names = _names(form)
-    turning = {"actions": names, "state": tuple(f"at_{name}" for name in names)}
+    turning: dict[str, Any] = {"actions": names, "state": tuple(f"at_{name}" for name in names)}
     turning |= {"velocity": 2.0, "acceleration": 8.0, "tracking": 0.6}
     given = {**gate_judge.limits(), "axes": [dict(zip(keys, axis, strict=True)) for axis in axes]}
     return GateLimits(**{**given, "orientations": (turning,), **more})
@@ -89,7 +90,8 @@ class Storm:
     def __init__(self, seed: int) -> None:
         self.luck = luck = np.random.default_rng(seed)
         self.form: Form = FORMS[luck.integers(3)]
-        time = ("system", "simulated")[luck.integers(2)]
+        times: tuple[TimeSource, ...] = ("system", "simulated")
+        time = times[luck.integers(2)]
         modes = ("hold", "decelerate", "stop")
         fallbacks = {cause: modes[luck.integers(3)] for cause in FALLBACKS if cause != "estop"}
         limits = storm_limits(
@@ -100,7 +102,7 @@ class Storm:
         )
         self.gate = Gate(storm_contract(self.form), limits, EXECUTORS[luck.integers(len(EXECUTORS))]())
         rules, turning = storm_rules(self.form)
-        self.judge = Judge(rules, PERIOD_S, VALID_S, time, turning)  # type: ignore[arg-type]
+        self.judge = Judge(rules, PERIOD_S, VALID_S, time, turning)
         self.ros_ns, self.steady_ns, self.sequence = 1000 * S, 5 * S, 0
         self.joints = luck.normal(0, 0.5, 3)
         self.hand = luck.normal(0, 1.0, 3)  # a rotation vector
