@@ -1,4 +1,7 @@
-"""What a model puts out -> actions and plans in the units of the contract. Non-finite numbers never pass."""
+"""What a model puts out -> actions and plans in the units of the contract.
+
+Numbers that are not finite never pass, nor an action far outside the contract's bounds.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import SECOND_NS, ActionSpec, Plan, PlanSpec, StateSpec
-from edgevlm.errors import NonFiniteError, ShapeError
+from edgevlm.errors import ActionRangeError, NonFiniteError, ShapeError
+
+# An action this many times as far outside the bounds as they are apart is no action but a broken model. Less is left to
+# the gate, which cuts it: bounds are often drawn narrower than the training's for a first run on a robot.
+FAR = 10.0
 
 
 def _output(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -33,11 +40,28 @@ class ActionDecoder:
     def __init__(self, spec: ActionSpec) -> None:
         self._shape = (spec.steps, len(spec.names))
         self._scale, self._offset = spec.column("scale"), spec.column("offset")
+        self._spec = spec
+        lower, upper = (spec.column(key).astype(np.float64) for key in ("lower", "upper"))
+        self._lowest, self._highest = lower - FAR * (upper - lower), upper + FAR * (upper - lower)
 
     def __call__(self, chunk: NDArray[Any]) -> NDArray[np.float32]:
-        """Raises NonFiniteError and ShapeError."""
+        """Raises ActionRangeError, NonFiniteError and ShapeError."""
         with np.errstate(all="ignore"):
-            return _finite("chunk", _output("chunk", chunk, self._shape) * self._scale + self._offset)
+            values = _finite("chunk", _output("chunk", chunk, self._shape) * self._scale + self._offset)
+        far = (values < self._lowest) | (values > self._highest)
+        if far.any():
+            raise self._far(values, far)
+        return values
+
+    def _far(self, values: NDArray[np.float32], far: NDArray[np.bool_]) -> ActionRangeError:
+        row, column = (int(at) for at in np.argwhere(far)[0])
+        spec = self._spec
+        lower, upper = (float(spec.column(key)[column]) for key in ("lower", "upper"))
+        return ActionRangeError(
+            f"action {spec.names[column]!r}, row {row}: expected {lower:g} to {upper:g} {spec.units[column]} as the "
+            f"contract says, got {float(values[row, column]):g}, which is over {FAR:g} times as far outside as "
+            "these are apart, so no action was put out; stop the robot, then run: edgevlm verify BUNDLE"
+        )
 
 
 class PlanDecoder:

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgevlm.bounded import MB, read_bounded
 from edgevlm.errors import BundleError, OutputError, TamperedError, UnsafePathError
 from edgevlm.manifest import FORMAT_NAME, FileEntry, Manifest, StageSpec
 from edgevlm.onnx_file import read_onnx
+from edgevlm.onnx_numbers import check_numbers
 
 MANIFEST = "manifest.json"
 DIGEST = "manifest.sha256"
@@ -92,14 +93,22 @@ class Bundle:
         return records
 
 
-def open_bundle(root: str | os.PathLike[str], *, verify_files: bool = True) -> Bundle:
-    """Parse and check a bundle. Nothing of it is run, and no more is read than the manifest may list.
+class SealedManifest(NamedTuple):
+    """What a bundle says of itself, without the files that it lists; see `read_manifest`."""
+
+    manifest: Manifest
+    sha256: str  # `bundle_sha256`
+
+
+def read_manifest(root: str | os.PathLike[str]) -> SealedManifest:
+    """What a bundle says of itself, for whoever runs none of its files: they are not looked at.
+
+    Its hash names the files as well: a process that has opened the whole bundle, and bears the same `bundle_sha256`,
+    runs what this manifest describes.
 
     Raises:
-        BundleError: no such directory, no manifest, one that does not parse or is too large, or a stage whose graph has
-            what no stage may have (see `edgevlm.onnx_file`).
-        TamperedError: a file is missing, cannot be read, has another size or another hash, or is not listed.
-        UnsafePathError: a link that leads out of the bundle, or a stage that reads weights which are not listed.
+        BundleError: no such directory, no manifest, or one that does not parse or is too large.
+        TamperedError: the manifest has another hash than manifest.sha256 says.
     """
     root = Path(root)
     manifest = root / MANIFEST
@@ -109,12 +118,26 @@ def open_bundle(root: str | os.PathLike[str], *, verify_files: bool = True) -> B
             f"{'none there' if root.is_dir() else 'no directory'}; make one with: edgevlm export CHECKPOINT -o {root}"
         )
     text = _read(manifest, MANIFEST_BYTES)
-    bundle = Bundle(root, Manifest.parse(text), hashlib.sha256(text).hexdigest())
-    _check_digest(root, bundle.sha256)
+    sealed = SealedManifest(Manifest.parse(text), hashlib.sha256(text).hexdigest())
+    _check_digest(root, sealed.sha256)
+    return sealed
+
+
+def open_bundle(root: str | os.PathLike[str]) -> Bundle:
+    """Parse and check a bundle. Nothing of it is run, and no more is read than the manifest may list.
+
+    Raises:
+        BundleError: no such directory, no manifest, one that does not parse or is too large, or a stage whose graph has
+            what no stage may have (see `edgevlm.onnx_file`), or numbers that no model has (`edgevlm.onnx_numbers`).
+        TamperedError: a file is missing, cannot be read, has another size or another hash, or is not listed.
+        UnsafePathError: a link that leads out of the bundle, or a stage that reads weights which are not listed.
+    """
+    root = Path(root)
+    bundle = Bundle(root, *read_manifest(root))
     try:
         _check_nothing_else(root, bundle.manifest)
         for relative, entry in bundle.manifest.files.items():
-            _check_file(root / relative, entry, hashed=verify_files)
+            _check_file(root / relative, entry)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, up to Python 3.12
         raise TamperedError(f"{root}: cannot be read ({error}); export or copy the bundle again") from error
     for name, stage in bundle.manifest.stages.items():
@@ -185,7 +208,7 @@ def _check_link(root: Path, relative: str, manifest: Manifest) -> None:
         )
 
 
-def _check_file(path: Path, entry: FileEntry, *, hashed: bool) -> None:
+def _check_file(path: Path, entry: FileEntry) -> None:
     if not path.is_file():
         raise TamperedError(
             f"{path}: the manifest lists this file and it is not there; export or copy the bundle again"
@@ -193,12 +216,12 @@ def _check_file(path: Path, entry: FileEntry, *, hashed: bool) -> None:
     size = path.stat().st_size
     if size != entry.bytes:
         raise TamperedError(f"{path}: expected {entry.bytes} bytes, got {size}; export or copy the bundle again")
-    if hashed and (got := file_sha256(path)) != entry.sha256:
+    if (got := file_sha256(path)) != entry.sha256:
         raise TamperedError(f"{path}: expected sha256 {entry.sha256}, got {got}; export or copy the bundle again")
 
 
 def _check_graphs(root: Path, name: str, stage: StageSpec) -> None:
-    """Whether each form is a plain graph that reads weights from listed files of this stage alone."""
+    """Whether each form is a plain graph of sound numbers, with weights from listed files of this stage alone."""
     for form in dict.fromkeys(stage.forms.values()):
         folder = Path(form).parent
         for location in read_onnx(root / form).external:
@@ -208,6 +231,7 @@ def _check_graphs(root: Path, name: str, stage: StageSpec) -> None:
                     f"{root / form}: expected weights in {list(stage.data)}, which the manifest lists for the stage "
                     f"{name!r}, got {location!r}; do not use this bundle"
                 )
+        check_numbers(root / form)
 
 
 def file_sha256(path: Path) -> str:

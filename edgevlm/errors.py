@@ -187,6 +187,12 @@ class PromptError(ContractError):
     exit_code = 26
 
 
+class ActionRangeError(ContractError):
+    """A model put out an action far outside the bounds of its contract."""
+
+    exit_code = 27
+
+
 def install(extra: str) -> str:
     """The command that brings an extra, to be run in a clone: edgevlm is on no package index yet."""
     return f"pip install '.[{extra}]'"

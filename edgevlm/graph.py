@@ -7,28 +7,40 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.backends import Backend
-from edgevlm.errors import SessionError
+from edgevlm.errors import NonFiniteError, SessionError
 
 Key = tuple[Hashable, ...]
 Clock = Callable[[], int]
+
+_SHOWN = 4  # outputs that an error names
+_TOGETHER_BYTES = 1 << 20  # up to here, many small arrays are looked at as one: a copy costs less than the calls
 
 
 class Value:
     """An immutable array with a version. Two values with one version are equal; the array is made when first needed."""
 
-    __slots__ = ("_array", "_make", "version")
+    __slots__ = ("_array", "_finite", "_make", "version")
 
-    def __init__(self, version: Hashable, make: Callable[[], NDArray[Any]] | NDArray[Any]) -> None:
+    def __init__(
+        self, version: Hashable, make: Callable[[], NDArray[Any]] | NDArray[Any], *, finite: bool = False
+    ) -> None:
         self.version = version
         self._make = make if callable(make) else None
         self._array = None if callable(make) else make
+        self._finite = finite
+
+    def is_finite(self) -> bool:
+        """Whether it has neither NaN nor infinity; looked at once."""
+        if not self._finite:
+            self._finite = all_finite((self.array,))
+        return self._finite
 
     @property
     def array(self) -> NDArray[Any]:
@@ -38,6 +50,21 @@ class Value:
             self._array = self._make()
             self._make = None
         return self._array
+
+
+def all_finite(arrays: Collection[NDArray[Any]]) -> bool:
+    """Whether no array has NaN or infinity, by sums: what is not finite makes a sum that is not finite.
+
+    A sum of finite numbers may overflow as well; only then is each number looked at.
+    """
+    floats = [array for array in arrays if array.dtype.kind == "f"]
+    summed = floats
+    if len(floats) > 2 and sum(array.nbytes for array in floats) <= _TOGETHER_BYTES:
+        summed = [np.concatenate([array.reshape(-1) for array in floats])]
+    with np.errstate(all="ignore"):
+        if all(np.isfinite(np.add.reduce(array, axis=None)) for array in summed):
+            return True
+    return all(bool(np.isfinite(array).all()) for array in floats)
 
 
 class Memory:
@@ -105,30 +132,41 @@ class Graph:
     def run(self, stage: str, inputs: Mapping[str, Value], memory: Memory) -> dict[str, Value]:
         """The outputs of `stage`, from memory where these input versions were seen before.
 
-        NaN and infinity are given, for the driver to refuse, and not kept: the next call with these inputs runs again.
-
         Raises:
+            NonFiniteError: NaN or infinity in an input, before the stage runs, or in an output: what is quantized would
+                hide it from whoever comes later. Nothing is kept.
             BackendError: the engine failed; nothing is kept.
         """
         key = tuple(value.version for value in inputs.values())
         known = memory.get(stage, key)
         if known is not None:
             return known
+        for name, value in inputs.items():
+            if not value.is_finite():
+                raise NonFiniteError(
+                    f"stage {stage!r}, input {name!r}: expected finite numbers, got NaN or infinity; check what is "
+                    "given to the model"
+                )
         outputs = self._engine_run(stage, {name: value.array for name, value in inputs.items()}, memory)
-        result = {name: Value((stage, name, key), array) for name, array in outputs.items()}
         memory.count_run(stage)
-        if all(np.isfinite(array).all() for array in outputs.values()):
-            memory.put(stage, key, result)
+        _check_outputs(stage, outputs)
+        result = {name: Value((stage, name, key), array, finite=True) for name, array in outputs.items()}
+        memory.put(stage, key, result)
         return result
 
     def run_state(self, stage: str, arrays: Mapping[str, NDArray[Any]], memory: Memory) -> dict[str, NDArray[Any]]:
         """The outputs of a stage whose inputs hold state: run every time, and nothing is kept.
 
+        Its inputs are what runs before it gave, which were looked at then, and what a driver makes of whole numbers:
+        a conversation's keys and values are not looked at again for each token.
+
         Raises:
+            NonFiniteError: NaN or infinity in an output.
             BackendError: the engine failed.
         """
         outputs = self._engine_run(stage, arrays, memory)
         memory.count_run(stage)
+        _check_outputs(stage, outputs)
         return outputs
 
     def _engine_run(self, stage: str, arrays: Mapping[str, NDArray[Any]], memory: Memory) -> dict[str, NDArray[Any]]:
@@ -147,3 +185,14 @@ class Graph:
         for stage, backend in self._backends.items():
             with self._turns[stage]:
                 backend.close()
+
+
+def _check_outputs(stage: str, outputs: Mapping[str, NDArray[Any]]) -> None:
+    """Raises NonFiniteError."""
+    if all_finite(outputs.values()):
+        return
+    bad = [name for name, array in outputs.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    raise NonFiniteError(
+        f"stage {stage!r}, output {', '.join(map(repr, bad[:_SHOWN]))}: expected finite numbers, got NaN or infinity; "
+        "what was given makes the model overflow: try an fp32 bundle, then run: edgevlm verify BUNDLE"
+    )

@@ -63,4 +63,4 @@ def load_scorer(path: str | os.PathLike[str], options: RuntimeOptions | None = N
 def _open(path: str | os.PathLike[str], options: RuntimeOptions | None) -> tuple[Bundle, RuntimeOptions]:
     options = options or RuntimeOptions()
     pick_engine(options)
-    return open_bundle(path, verify_files=options.verify_files), options
+    return open_bundle(path), options

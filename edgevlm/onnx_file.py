@@ -62,7 +62,7 @@ class OnnxFacts(NamedTuple):
     computes_alone: bool
 
 
-class _Malformed(Exception):
+class Malformed(Exception):
     """The bytes are no such message; the text says why."""
 
 
@@ -88,100 +88,100 @@ def read_onnx(path: Path) -> OnnxFacts:
         with open(descriptor, "rb") as stream, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
             del stream
             return read_onnx_bytes(data)
-    except _Malformed as error:
+    except Malformed as error:
         raise BundleError(f"{path}: expected an ONNX graph of plain operators, got {error}; do not use it") from error
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise BundleError(f"{path}: cannot be read ({error}); export the bundle again") from error
 
 
 def read_onnx_bytes(data: bytes | mmap.mmap) -> OnnxFacts:
-    """As `read_onnx`, of the bytes themselves. Raises _Malformed."""
+    """As `read_onnx`, of the bytes themselves. Raises Malformed."""
     graph, graphs = _Graph(), 0
-    for number, value in _fields(data, (0, len(data))):
+    for number, value in fields(data, (0, len(data))):
         if number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
-            raise _Malformed("training information" if number == _MODEL_TRAINING else "functions")
+            raise Malformed("training information" if number == _MODEL_TRAINING else "functions")
         if not isinstance(value, tuple):
             continue
         if number == _MODEL_OPSETS:
-            for inner, part in _fields(data, value):
+            for inner, part in fields(data, value):
                 if inner == _OPSET_DOMAIN:
-                    _check_domain(_text(data, part))
+                    _check_domain(text(data, part))
         elif number == _MODEL_GRAPH:
             graphs += 1
             _read_graph(data, value, graph)
     if graphs != 1:
-        raise _Malformed(f"{graphs} graphs")
+        raise Malformed(f"{graphs} graphs")
     return OnnxFacts(frozenset(graph.external), frozenset(graph.operators), _computes_alone(graph))
 
 
 def _read_graph(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if not isinstance(value, tuple):
             continue
         if number == _GRAPH_NODE:
             if len(graph.nodes) >= MOST_NODES:
-                raise _Malformed(f"over {MOST_NODES} nodes")
+                raise Malformed(f"over {MOST_NODES} nodes")
             _read_node(data, value, graph)
         elif number == _GRAPH_INITIALIZER:
             name, size = _read_tensor(data, value, graph)
             graph.constants[name] = size
         elif number == _GRAPH_SPARSE:
-            raise _Malformed("sparse weights, which a load would spread out")
+            raise Malformed("sparse weights, which a load would spread out")
 
 
 def _read_node(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
     operator = domain = ""
     inputs: list[str] = []
     outputs: list[str] = []
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if number == _NODE_OPERATOR:
-            operator = _text(data, value)
+            operator = text(data, value)
         elif number == _NODE_DOMAIN:
-            domain = _text(data, value)
+            domain = text(data, value)
         elif number == _NODE_INPUT:
-            inputs.append(_text(data, value))
+            inputs.append(text(data, value))
         elif number == _NODE_OUTPUT:
-            outputs.append(_text(data, value))
+            outputs.append(text(data, value))
         elif number == _NODE_ATTRIBUTE and isinstance(value, tuple):
             _read_attribute(data, value, graph)
     _check_domain(domain)
     if operator in CONTROL_FLOW:
-        raise _Malformed(f"the control flow operator {operator}")
+        raise Malformed(f"the control flow operator {operator}")
     graph.operators.add((domain, operator))
     graph.nodes.append((operator, tuple(inputs), tuple(outputs)))
 
 
 def _read_attribute(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if number in _ATTRIBUTE_GRAPHS:
-            raise _Malformed("a graph inside a node")
+            raise Malformed("a graph inside a node")
         if number in _ATTRIBUTE_SPARSE:
-            raise _Malformed("sparse weights, which a load would spread out")
+            raise Malformed("sparse weights, which a load would spread out")
         if number in _ATTRIBUTE_TENSORS and isinstance(value, tuple):
             _read_tensor(data, value, graph)
 
 
 def _read_tensor(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> tuple[str, int]:
     name, size, outside, locations = "", 1, False, 0
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if number == _TENSOR_DIMENSION:
-            for dimension in _numbers(data, value):
+            for dimension in numbers(data, value):
                 size = min(size * dimension, _MOST_SIZE)
         elif number == _TENSOR_NAME:
-            name = _text(data, value)
+            name = text(data, value)
         elif number == _TENSOR_LOCATION:
             outside = value == 1
         elif number == _TENSOR_EXTERNAL and isinstance(value, tuple):
-            entry = {inner: part for inner, part in _fields(data, value) if inner in (_ENTRY_KEY, _ENTRY_VALUE)}
-            if _ENTRY_KEY in entry and _text(data, entry[_ENTRY_KEY]) == "location":
+            entry = {inner: part for inner, part in fields(data, value) if inner in (_ENTRY_KEY, _ENTRY_VALUE)}
+            if _ENTRY_KEY in entry and text(data, entry[_ENTRY_KEY]) == "location":
                 locations += 1
-                graph.external.add(_text(data, entry.get(_ENTRY_VALUE, (0, 0))))
+                graph.external.add(text(data, entry.get(_ENTRY_VALUE, (0, 0))))
     if outside and locations != 1:
-        raise _Malformed(f"a tensor outside the file with {locations} locations")
+        raise Malformed(f"a tensor outside the file with {locations} locations")
     return name, size
 
 
-def _numbers(data: bytes | mmap.mmap, value: int | Span) -> Iterator[int]:
+def numbers(data: bytes | mmap.mmap, value: int | Span) -> Iterator[int]:
     """A repeated number's values, packed or one by one."""
     if not isinstance(value, tuple):
         yield value
@@ -215,33 +215,37 @@ def _computes_alone(graph: _Graph) -> bool:
 
 def _check_domain(domain: str) -> None:
     if domain not in DOMAINS:
-        raise _Malformed(f"operators of the domain {domain!r:.80}")
+        raise Malformed(f"operators of the domain {domain!r:.80}")
 
 
-def _text(data: bytes | mmap.mmap, value: int | Span) -> str:
+def text(data: bytes | mmap.mmap, value: int | Span) -> str:
     if not isinstance(value, tuple):
-        raise _Malformed("a number where a name belongs")
+        raise Malformed("a number where a name belongs")
     begin, end = value
     if end - begin > _TEXT_BYTES:
-        raise _Malformed(f"a name of {end - begin} bytes")
+        raise Malformed(f"a name of {end - begin} bytes")
     try:
         return data[begin:end].decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _Malformed("a name that is no UTF-8") from error
+        raise Malformed("a name that is no UTF-8") from error
 
 
-def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """(field number, number or span of bytes) of each field in turn. Raises _Malformed."""
+def fields(data: bytes | mmap.mmap, span: Span, *, fixed: bool = False) -> Iterator[tuple[int, int | Span]]:
+    """(field number, number or span of bytes) of each field in turn; the bytes of one float each only with `fixed`.
+
+    Raises:
+        Malformed: they are no protobuf message.
+    """
     place, end = span
     while place < end:
         key, place = _varint(data, place, end)
         number, kind = key >> 3, key & 7
         if number == 0:
-            raise _Malformed("a field without a number")
+            raise Malformed("a field without a number")
         if kind == _BYTES:
             length, place = _varint(data, place, end)
             if length > end - place:
-                raise _Malformed("a field that is longer than the file")
+                raise Malformed("a field that is longer than the file")
             yield number, (place, place + length)
             place += length
         elif kind == _VARINT:
@@ -250,9 +254,11 @@ def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int | Sp
         elif kind in _FIXED:
             place += _FIXED[kind]
             if place > end:
-                raise _Malformed("a field that is longer than the file")
+                raise Malformed("a field that is longer than the file")
+            if fixed:
+                yield number, (place - _FIXED[kind], place)
         else:
-            raise _Malformed(f"the wire type {kind}")
+            raise Malformed(f"the wire type {kind}")
 
 
 _FIXED: Mapping[int, int] = {_FIXED64: 8, _FIXED32: 4}
@@ -266,4 +272,4 @@ def _varint(data: bytes | mmap.mmap, place: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, i + 1
         shift += 7
-    raise _Malformed("a number without an end")
+    raise Malformed("a number without an end")

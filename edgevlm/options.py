@@ -20,7 +20,6 @@ class RuntimeOptions(Spec):
         optimize: let the engine rewrite the graph; off only to compare forms bit by bit.
         affinity: CPU numbers for the engine's threads; empty leaves it to the system.
         run_limit_s: a run of a stage that takes longer is ended by the engine, with a BackendError.
-        verify_files: compare every file with the manifest's sha256 when opening.
     """
 
     engine: Literal["auto", "ort"] = "auto"
@@ -30,4 +29,3 @@ class RuntimeOptions(Spec):
     optimize: bool = True
     affinity: tuple[int, ...] = ()
     run_limit_s: float = Field(default=300.0, gt=0, le=86_400)
-    verify_files: bool = True

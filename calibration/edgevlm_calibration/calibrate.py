@@ -18,6 +18,7 @@ from onnx import helper
 from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.errors import BackendError, CalibrationError, require
+from edgevlm.graph import all_finite
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.policy import Policy
 from edgevlm_calibration.models import open_session
@@ -176,10 +177,18 @@ class ObservingBackend:
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"{self._where}: {error}") from error
         for name in self._entering:
-            self._seen[name].add(inputs[name])
+            self._observe(name, inputs[name])
         for name in (*self._inner, *self._leaving):
-            self._seen[name].add(results.pop(name) if name in self._inner else results[name])
+            self._observe(name, results.pop(name) if name in self._inner else results[name])
         return results
+
+    def _observe(self, name: str, values: NDArray[Any]) -> None:
+        if not all_finite((values,)):
+            raise CalibrationError(
+                f"{self._where}: expected finite numbers in {name!r} on the data of the calibration, got NaN or "
+                "infinity, which int8 would hide; export with --precision fp32, or from a sound checkpoint"
+            )
+        self._seen[name].add(values)
 
     def close(self) -> None:
         self._session = None

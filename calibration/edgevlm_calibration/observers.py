@@ -29,7 +29,7 @@ class Magnitudes:
         self.maximum = -math.inf
 
     def add(self, values: NDArray[Any]) -> None:
-        """Count every value; non-finite ones are a defect of the model that the runtime refuses earlier or later."""
+        """Count every value; whoever calls has refused those that are not finite."""
         flat = np.asarray(values, np.float32).ravel()
         if not flat.size:
             return

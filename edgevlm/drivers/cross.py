@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers.dual import TEXTS_KEPT, Embedding, Words, unit
-from edgevlm.errors import BundleError, NonFiniteError, TaskError
+from edgevlm.errors import BundleError, TaskError
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest import CrossArgs, Manifest, Port, StageSpec
 
@@ -85,11 +85,6 @@ class CrossDriver:
         inputs = {port: given[kind] for kind, port in self._words.items()}
         (output,) = self._graph.run(self._args.head, {**inputs, **looked}, memory).values()
         scores: NDArray[np.float32] = output.array[0]
-        if not np.isfinite(scores).all():
-            raise NonFiniteError(
-                f"stage {self._args.head!r}: expected finite scores, got NaN or infinity; the input makes the model "
-                "overflow: try an fp32 bundle"
-            )
         return scores
 
     def logits(self, pictures: Iterable[Value], texts: Sequence[Words], memory: Memory) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.cached import CachedStage, check_finite
+from edgevlm.drivers.cached import CachedStage
 from edgevlm.drivers.kv import KeyValues
 from edgevlm.drivers.prompt import Feature, Logits, Prompt
 from edgevlm.graph import Graph, Memory, Value
@@ -89,5 +89,4 @@ class DecoderDriver:
         """The features (T, H) of one tile; of one seen lately, the stage is not run again."""
         outputs = self._graph.run(self._args.vision, {self._pixels: pixels}, memory)
         features: NDArray[np.float32] = outputs[self._features.name].array[0]
-        check_finite(self._args.vision, "features", [features])
         return features

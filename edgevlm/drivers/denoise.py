@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edgevlm.contract import Contract
 from edgevlm.drivers.policy import Text
-from edgevlm.errors import BundleError
-from edgevlm.graph import Graph, Memory, Value
+from edgevlm.errors import BundleError, NonFiniteError
+from edgevlm.graph import Graph, Memory, Value, all_finite
 from edgevlm.manifest import DenoiseArgs, Manifest, Port, PortKind, StageSpec
 
 CROSS = ("cross_key", "cross_value")
@@ -135,10 +135,16 @@ class DenoiseDriver:
         prefix = self._graph.run(self._args.prefix, known, memory)
         arrays = {name: value.array for name, value in prefix.items()} | {self._step_mask: mask.array}
         sample = noise(self._args.seed, act, self._shape)
-        for told in self._times:
+        for step, told in enumerate(self._times):
             moving = {self._sample: sample, self._time: told}
             velocity = self._graph.run_state(self._args.step, arrays | moving, memory)[self._velocity]
-            sample = (sample + self._stride * velocity).astype(np.float32, copy=False)
+            with np.errstate(over="ignore"):  # what is not finite is told below
+                sample = (sample + self._stride * velocity).astype(np.float32, copy=False)
+            if not all_finite((sample,)):
+                raise NonFiniteError(
+                    f"stage {self._args.step!r}: expected steps that keep the chunk finite, got infinity at the time "
+                    f"step {step} of {len(self._times)}; run: edgevlm verify BUNDLE"
+                )
         return {"chunk": Value(("chunk", act), sample[:, :, : self._columns])}
 
     def _now(self, camera: str, slots: Sequence[Value | None], memory: Memory) -> Value:

@@ -15,6 +15,7 @@ from edgevlm.errors import BundleError
 from edgevlm.graph import Clock, Graph
 from edgevlm.loops import CachedArgs, Seq2SeqSpec
 from edgevlm.manifest import DenoiseArgs
+from edgevlm.onnx_numbers import check_rows
 from edgevlm.options import RuntimeOptions
 
 
@@ -51,4 +52,5 @@ def open_rows(bundle: Bundle, path: str) -> NDArray[Any]:
         rows: NDArray[Any] = np.load(bundle.path(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: expected a .npy file ({error}); export the bundle again") from error
+    check_rows(bundle.path(path), rows)
     return rows

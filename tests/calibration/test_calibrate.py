@@ -119,3 +119,10 @@ def test_a_vocabulary_without_a_usable_word_asks_for_a_log(bundle: Bundle, tmp_p
     Tokenizer(models.WordLevel({"[UNK]": 0, "1": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(InstructionError, match="--data LOG"):
         make_up(bundle.manifest.contract, tmp_path / "tokenizer.json")
+
+
+def test_a_tensor_that_overflows_on_the_data_is_refused_by_name(tmp_path: Path, data: Data) -> None:
+    root = tiny.mono(tmp_path / "mono")
+    tiny.rewrite(root, lambda raw: raw["preprocess"]["front"][1].update(std=[5e-39] * 3))
+    with pytest.raises(CalibrationError, match=r"stage 'head' of .*finite numbers in 'all'.*int8 would hide"):
+        calibrate_on(open_bundle(root), data, samples=20)

@@ -13,7 +13,7 @@ from support import tiny
 
 from edgevlm.actions import ActionDecoder, PlanDecoder
 from edgevlm.contract import PlanSpec
-from edgevlm.errors import NonFiniteError, ShapeError
+from edgevlm.errors import ActionRangeError, NonFiniteError, ShapeError
 
 CONTRACT = tiny.mono_contract()
 assert CONTRACT.plan is not None
@@ -44,9 +44,29 @@ def test_a_chunk_is_finite_or_refused(flat: list[float]) -> None:
         values = ActionDecoder(CONTRACT.action)(chunk)
     except NonFiniteError:
         assert not np.isfinite(chunk).all()  # scales of at most 1 don't overflow
+    except ActionRangeError:
+        assert np.isfinite(chunk).all()
     else:
         assert np.isfinite(values).all()
         assert np.isfinite(chunk).all()
+        spec = CONTRACT.action
+        lower, upper = spec.column("lower"), spec.column("upper")
+        assert (np.abs(values - (lower + upper) / 2) <= 10.5 * (upper - lower) + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"), [(0.06, ""), (1.25, ""), (-1.25, ""), (1.27, "1.27"), (-3.7e30, "-3.7e")]
+)
+def test_refuses_an_action_over_ten_times_as_far_outside_its_bounds_as_these_are_apart(
+    value: float, refused: str
+) -> None:
+    chunk = np.zeros((1, 5, 3), np.float32)
+    chunk[0, 2, 0] = value / 0.05  # dx, whose bounds are -0.06 and 0.06
+    if not refused:
+        assert ActionDecoder(CONTRACT.action)(chunk)[2, 0] == pytest.approx(value)
+        return
+    with pytest.raises(ActionRangeError, match=rf"'dx', row 2: expected -0\.06 to 0\.06 m .* got {refused}"):
+        ActionDecoder(CONTRACT.action)(chunk)
 
 
 def test_refuses_a_finite_output_that_overflows_when_it_is_scaled() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from support import tiny
 from support.protobuf import model, node, tensor
 
-from edgevlm.bundle import file_sha256, new_directory, open_bundle, write_manifest, write_record
+from edgevlm.bundle import file_sha256, new_directory, open_bundle, read_manifest, write_manifest, write_record
 from edgevlm.errors import BundleError, EdgevlmError, OutputError, TamperedError, UnsafePathError
 from edgevlm.manifest import FileEntry, Manifest
 
@@ -113,15 +113,16 @@ def test_refuses_a_missing_file_and_names_it(root: Path) -> None:
     open_bundle(root)
 
 
-def test_hashes_may_be_skipped_but_sizes_and_the_manifest_are_always_checked(root: Path) -> None:
-    stage = root / "stages" / "vision.onnx"
-    content = bytearray(stage.read_bytes())
-    content[100] ^= 1
-    stage.write_bytes(content)
-    open_bundle(root, verify_files=False)
-    stage.write_bytes(content[:-1])
-    with pytest.raises(TamperedError, match=r"expected 328 bytes, got 327"):
-        open_bundle(root, verify_files=False)
+def test_whoever_runs_nothing_reads_the_manifest_alone_and_it_is_the_one_that_the_hash_names(root: Path) -> None:
+    bundle = open_bundle(root)
+    for path in files_of(root):
+        if path.name not in ("manifest.json", "manifest.sha256"):
+            path.unlink()
+    assert read_manifest(root) == (bundle.manifest, bundle.sha256)
+    content = (root / "manifest.json").read_bytes()
+    (root / "manifest.json").write_bytes(content.replace(b"tiny", b"mini"))
+    with pytest.raises(TamperedError, match="expected sha256"):
+        read_manifest(root)
 
 
 @pytest.mark.parametrize("kind", ["absent", "file", "empty", "no manifest"])

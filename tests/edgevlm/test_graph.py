@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgevlm.errors import BackendError
-from edgevlm.graph import Graph, Memory, Value
+from edgevlm.errors import BackendError, NonFiniteError
+from edgevlm.graph import Graph, Memory, Value, all_finite
 
 
 class Adder:
@@ -234,12 +234,36 @@ def test_a_stage_with_state_is_run_every_time_and_nothing_is_kept() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_run_that_was_not_finite_is_given_and_not_kept(bad: float) -> None:
+def test_a_run_that_was_not_finite_raises_there_and_is_not_kept(bad: float) -> None:
     adder = Adder("a")
     graph, memory, value = Graph({"add": adder}, Clock()), Memory({"add": 4}), Value("v", array(3.0))
     adder.weight = bad
-    assert not np.isfinite(graph.run("add", {"a": value}, memory)["sum"].array).any()
+    with pytest.raises(NonFiniteError, match=r"stage 'add', output 'sum'.*NaN or infinity"):
+        graph.run("add", {"a": value}, memory)
+    with pytest.raises(NonFiniteError, match="stage 'add', output 'sum'"):
+        graph.run_state("add", {"a": array(3.0)}, memory)
     adder.weight = 2.0
     for _ in range(2):
         assert graph.run("add", {"a": value}, memory)["sum"].array.tolist() == [6.0]
-    assert adder.runs == memory.runs["add"] == 2
+    assert adder.runs == memory.runs["add"] == 3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_an_input_that_is_not_finite_is_refused_before_the_stage_runs(bad: float) -> None:
+    adder = Adder("a")
+    graph, memory = Graph({"add": adder}, Clock()), Memory({"add": 4})
+    with pytest.raises(NonFiniteError, match=r"stage 'add', input 'a'"):
+        graph.run("add", {"a": Value("v", array(bad))}, memory)
+    assert adder.runs == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["f2", "f4", "f8", "i8"]), st.integers(0, 40)), max_size=6), st.data())
+def test_arrays_are_finite_exactly_where_every_number_is(shapes: list[tuple[str, int]], data: st.DataObject) -> None:
+    arrays = []
+    for kind, size in shapes:
+        top = 3e38 if kind in ("f4", "f8") else 6e4
+        values = np.full(size, data.draw(st.sampled_from([0.0, 1.0, top, -top])), kind)
+        if size and kind != "i8" and data.draw(st.booleans()):
+            values[data.draw(st.integers(0, size - 1))] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf, 1.0]))
+        arrays.append(values)
+    assert all_finite(arrays) == all(np.isfinite(array).all() for array in arrays)

@@ -22,7 +22,7 @@ from sensor_msgs.msg import JointState
 from support import tiny
 from support.gate_rig import PERIOD_S, Rig, judge_velocities, wait_until
 
-from edgevlm.bundle import open_bundle
+from edgevlm.bundle import read_manifest
 from edgevlm_ros.processes import Processes, environment
 from edgevlm_ros.stamps import to_ns
 
@@ -69,7 +69,7 @@ class Gates:
     def __call__(self, namespace: str, **parameters: Any) -> Rig:
         given = {**TIMES, "bundle": str(self._bundle), **LIMITS, **parameters}
         self._processes.start(namespace, "edgevlm_ros.command_gate", parameters=given, namespace=namespace)
-        opened = open_bundle(self._bundle, verify_files=False)
+        opened = read_manifest(self._bundle)
         rig = Rig(self._domain, opened.manifest.contract, opened.sha256, COMMANDS, namespace=f"/{namespace}")
         rig.joints = {"x": 0.0, "y": 0.0, "grip": 0.0}
         self._rigs[namespace] = rig
@@ -344,7 +344,7 @@ def test_a_robot_of_another_kind_needs_no_other_code(
     rig = Rig(
         domain,
         robot.contract(),
-        open_bundle(root, verify_files=False).sha256,
+        read_manifest(root).sha256,
         {topic: JointState},
         namespace="/second",
         state_topic="driver/axes",

@@ -289,7 +289,7 @@ def test_a_picture_that_overflows_is_refused(open_rig: Callable[..., Rig]) -> No
     rig = open_rig()
     symbols = (Feature("broken", 0), 1)
     broken = Prompt(symbols, {"broken": Value("broken", np.full((1, 3, 8, 8), np.nan, np.float32))})
-    with pytest.raises(NonFiniteError, match=r"stage 'vision'.*features"):
+    with pytest.raises(NonFiniteError, match=r"stage 'vision'.*'pixels'"):
         rig.driver.read(broken, rig.cache, rig.memory)
     assert rig.cache.length == 0
 

@@ -185,15 +185,35 @@ def test_a_tokenizer_with_more_words_than_the_model_is_refused(tmp_path: Path) -
         edgevlm.load(root)
 
 
-def test_numbers_that_are_not_finite_end_an_answer(tmp_path: Path) -> None:
-    root = talker.chat(tmp_path / "chat")
+def with_row(root: Path, folder: Path, number: float) -> Path:
+    """The bundle with this number all over the embedding of '~'."""
     table = np.load(root / "embeddings.npy")
-    table[ord("~") - 33 + 0] = np.nan  # the byte of '~' is the 94th printable one
-    with (tmp_path / "table.npy").open("wb") as stream:
+    table[ord("~") - 33] = number  # the byte of '~' is the 94th printable one
+    with (folder / "table.npy").open("wb") as stream:
         np.save(stream, table)
-    tiny.refile(root, "embeddings.npy", (tmp_path / "table.npy").read_bytes())
+    tiny.refile(root, "embeddings.npy", (folder / "table.npy").read_bytes())
+    return root
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 3e38])
+def test_embeddings_that_no_model_has_are_refused(tmp_path: Path, number: float) -> None:
+    root = with_row(talker.chat(tmp_path / "chat"), tmp_path, number)
+    with pytest.raises(BundleError, match=r"embeddings\.npy.*sound checkpoint"):
+        edgevlm.load_chat(root)
+
+
+def test_numbers_that_are_not_finite_end_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = with_row(talker.chat(tmp_path / "chat"), tmp_path, 7.0)
     with edgevlm.load_chat(root) as chat:
         good = chat.ask(None, "a", max_new_tokens=2).token_ids
-        with pytest.raises(NonFiniteError, match="decoder"):
+        decoder = chat._speaker._graph._backends["decoder"]
+        plain = decoder.run
+
+        def overflowing(inputs: Any) -> Any:
+            broken = any((array == 7.0).all(axis=-1).any() for array in inputs.values() if array.ndim == 3)
+            return {name: array * np.float32("inf" if broken else 1) for name, array in plain(inputs).items()}
+
+        monkeypatch.setattr(decoder, "run", overflowing)
+        with pytest.raises(NonFiniteError, match="stage 'decoder', output"):
             chat.ask(None, "a~", max_new_tokens=2)
         assert chat.ask(None, "a", max_new_tokens=2).token_ids == good

@@ -39,7 +39,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from edgevlm.bags.topics import TopicMap
-from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.bundle import SealedManifest, read_manifest
 from edgevlm.errors import ContractError, EdgevlmError
 from edgevlm.loop.bypass import Bypass
 from edgevlm.loop.gate import Gate
@@ -67,7 +67,7 @@ class CommandGate(ShellNode):
 
     def __init__(self) -> None:
         super().__init__("command_gate")
-        self._bundle: Bundle | None = None
+        self._bundle: SealedManifest | None = None
         self._pressed = False
         self._endpoints: list[Publisher | Subscription | Service | Timer] = []  # from configure to cleanup
         self._running: list[Publisher | Subscription | Service | Timer] = []  # from activate to deactivate
@@ -81,7 +81,7 @@ class CommandGate(ShellNode):
     def configure(self) -> None:
         """Read the contract; nothing is sent yet."""
         try:
-            bundle = open_bundle(self.settings["bundle"], verify_files=False)
+            bundle = read_manifest(self.settings["bundle"])
         except EdgevlmError:
             super().refuse_undeclared()  # it may be the name of this parameter
             raise

@@ -29,7 +29,7 @@ from rclpy.subscription import Subscription
 from edgevlm.bags.messages import assemble
 from edgevlm.bags.topics import TopicMap, save_topics, topics_beside
 from edgevlm.bags.writer import LogWriter
-from edgevlm.bundle import open_bundle
+from edgevlm.bundle import read_manifest
 from edgevlm.contract import Contract
 from edgevlm.errors import ContractError, EdgevlmError, LogError, OutputError
 from edgevlm_ros.parameters import Parameters
@@ -220,7 +220,7 @@ def _installed_body(type_name: str) -> str:
 
 
 def _contract(bundle: str) -> Contract | None:
-    return open_bundle(bundle, verify_files=False).manifest.contract if bundle else None
+    return read_manifest(bundle).manifest.contract if bundle else None
 
 
 def _path(output: str) -> Path:
