@@ -140,7 +140,7 @@ class Gate:
         self._sent_ns: int | None = None  # when values were last sent, data time and steady time
         self._sent_steady_ns = 0
         self._heartbeat_steady_ns: int | None = None
-        self._chunk_steady_ns: int | None = None
+        self._chunk_until_steady_ns: int | None = None  # how long the last chunk may stay the newest
         self._until_ns: dict[int, int] = {}  # observed_ns -> valid_until_ns of the last accepted chunks
         self._accepted = 0
         self._chunk_broken = False
@@ -168,7 +168,9 @@ class Gate:
             del self._until_ns[next(iter(self._until_ns))]
         self._accepted += 1
         self._chunk_broken = False
-        self._chunk_steady_ns = now_steady_ns
+        whole = self._limits.chunk_deadline == "whole_chunk"
+        lasts_ns = max(0, checked.valid_until_ns - now_ns) if whole else self._deadline_ns
+        self._chunk_until_steady_ns = now_steady_ns + lasts_ns
         return self._count("chunk", None)
 
     def feed_state(self, state: Stamped[NDArray[np.float32]], now_ros_ns: int) -> Refusal | None:
@@ -264,14 +266,13 @@ class Gate:
         values, state = self._motion.values, self._states.newest
         if values is not None and self._motion.astray(values, state.value if state else None):
             return "tracking"
-        if self._silent(self._heartbeat_steady_ns, now_steady_ns):
+        beat_ns = self._heartbeat_steady_ns
+        if beat_ns is None or now_steady_ns - beat_ns > self._deadline_ns:
             return "heartbeat_missing"
         if self._chunk_broken:
             return "chunk_not_finite"
-        return "chunk_missing" if self._silent(self._chunk_steady_ns, now_steady_ns) else None
-
-    def _silent(self, last_steady_ns: int | None, now_steady_ns: int) -> bool:
-        return last_steady_ns is None or now_steady_ns - last_steady_ns > self._deadline_ns
+        until_ns = self._chunk_until_steady_ns
+        return "chunk_missing" if until_ns is None or now_steady_ns > until_ns else None
 
     def _fall_back(self, cause: Cause, now_ns: int, now_steady_ns: int) -> None:
         mode = self._limits.fallbacks[cause]

@@ -32,6 +32,7 @@ Cause = Literal[
     "chunk_expired",
 ]
 Fallback = Literal["hold", "decelerate", "stop"]
+ChunkDeadline = Literal["deadline", "whole_chunk"]
 
 # hold: brake, then keep sending the resting command. decelerate: brake, then send nothing. stop: send nothing, raise
 # the stop signal. A fallback only becomes stricter, in this order, until the gate has recovered.
@@ -118,6 +119,7 @@ class GateLimits(Spec):
         command_period_s: how often `command` is called.
         command_valid_s: how long a command may be used; a gap longer than this starts again from rest.
         deadline_s: longest silence of chunks and of heartbeats, in steady time.
+        chunk_deadline: "whole_chunk": a chunk may be the newest for as long as it is valid, however long that is.
         state_max_age_s: oldest state to act on, in data time.
         recover_after_s: how long all must be well before following goes on.
         future_s: how far a stamp may lie ahead of the clock.
@@ -133,6 +135,7 @@ class GateLimits(Spec):
     command_period_s: Duration
     command_valid_s: Duration
     deadline_s: Duration
+    chunk_deadline: ChunkDeadline = "deadline"
     state_max_age_s: Duration
     recover_after_s: Annotated[float, Field(ge=0, le=1e6)]
     future_s: Duration

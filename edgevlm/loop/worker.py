@@ -106,6 +106,7 @@ class Worker:
     Attributes:
         counts: "acted"; "act_failed", "push_failed", "hook_failed"; "failed.<error class>" of all three;
             "idle": observations without an instruction.
+        busy_since_ns: steady time at which the step under way began; None between steps. Any thread may look.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Worker:
         self._latencies_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+        self.busy_since_ns: int | None = None
         self.counts: Counter[str] = Counter()
 
     @property
@@ -176,7 +178,9 @@ class Worker:
             self._push(matched.passed)
             chunks.append(self._session.act(observation))
 
+        self.busy_since_ns = steady_ns
         error = self._guard(act, "act")
+        self.busy_since_ns = None
         warm_up = self.counts["acted"] < self._warm_up
         times = Times(ros_ns, self._clocks.ros(), steady_ns, self._clocks.steady(), warm_up)
         if error is not None:

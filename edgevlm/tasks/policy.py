@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -106,6 +107,25 @@ class Policy:
 
     def warm_up(self, steps: int = 3) -> None:
         """Run every stage on made-up input in a session of its own, so that the first real step is not the slowest."""
+        deque(self._made_up_steps(steps), maxlen=0)
+
+    def step_times_ns(self, steps: int = 20, within_s: float = 1.0) -> list[int]:
+        """Steady time of steps on made-up input, each with a fresh frame, after a warm-up of two.
+
+        As many of `steps` as fit in `within_s`, and at least three.
+        """
+        taken: list[int] = []
+        begun = last = self.clock()
+        for number, _ in enumerate(self._made_up_steps(steps + 2)):
+            now = self.clock()
+            if number >= 2:
+                taken.append(now - last)
+            if len(taken) >= 3 and now - begun > within_s * SECOND_NS:
+                break
+            last = now
+        return taken
+
+    def _made_up_steps(self, steps: int) -> Iterator[None]:
         session = self.session()
         frames = {camera.name: np.zeros(camera.shape, np.uint8) for camera in self.contract.cameras}
         state = self._mean if self.contract.state else None
@@ -119,6 +139,7 @@ class Policy:
                 session.push(name, Stamped(image, stamp_ns))
             if stamp_ns >= 0:
                 session.run_stages(stamp_ns, text, state)
+                yield
 
     def _made_up_text(self) -> Text | None:
         if self.contract.instruction is None:

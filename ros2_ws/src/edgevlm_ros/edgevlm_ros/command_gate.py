@@ -35,7 +35,7 @@ from rclpy.publisher import Publisher
 from rclpy.service import Service
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from edgevlm.bags.topics import TopicMap
@@ -113,7 +113,9 @@ class CommandGate(ShellNode):
         commander = (Gate if settings["enabled"] else Bypass)(contract, limits, rows)
         commander.estop(self._pressed)
         sent = setpoints(contract, commander.columns, topics, settings["command_topics"], limits.command_period_s)
-        self._work = work = Work(self, self._bundle.sha256, commander, limits)
+        self._work = work = Work(
+            self, self._bundle.sha256, commander, limits, contract.action.steps * contract.action.step_s
+        )
         work.state = StateAssembler(contract.state, topics) if contract.state else None
         work.wants_chunk = rows.wants_chunk if settings["lock_step"] else None
         self._advertise(work, sent)
@@ -180,7 +182,9 @@ class CommandGate(ShellNode):
             self._running.append(publisher)
         status = advertise(self, GateStatus, "gate_status", RELIABLE)
         work.status = Repeats(status, STATUS_NUMBERS, lambda command: status_message(command, work.commander.columns))
-        self._running.append(status)
+        said = advertise(self, String, "gate_limits", LATCHED)
+        said.publish(String(data=work.pace.gate.text()))
+        self._running += [status, said]
         work.stop = self._stop
         work.watched = {setpoint.topic: "" for setpoint in sent} | {"command/stop": ""}
 

@@ -8,15 +8,17 @@ from typing import get_args
 
 import numpy as np
 
-from edgevlm.contract import SECOND_NS
+from edgevlm.contract import SECOND_NS, ActionChunk
 from edgevlm.loop.columns import Column
 from edgevlm.loop.gate import GateCommand
 from edgevlm.loop.intake import Reason
-from edgevlm.loop.limits import Cause
+from edgevlm.loop.limits import Cause, GateLimits
 from edgevlm.loop.watchdog import Row
+from edgevlm_ros.pace import Chunks, GateSays, Step, judge
 from edgevlm_ros.shell import Report
 
 _PERIODS_KEPT = 1000
+_STEPS_KEPT = 16
 _LOG_EVERY_NS = SECOND_NS
 REFUSALS = (
     *(f"chunk.{reason}" for reason in ("schema", "bundle", *get_args(Reason))),
@@ -63,6 +65,28 @@ class Periods:
         return ("period", "ok", "time between commands", figures)
 
 
+class ChunkPace:
+    """Whether the policy's steps, which its chunks tell of, are too slow for this gate.
+
+    Attributes:
+        gate: what the gate tells the policy.
+        told: what to change; empty while nothing need be.
+    """
+
+    def __init__(self, limits: GateLimits) -> None:
+        self.gate = GateSays(limits.deadline_s * 1e3, limits.chunk_deadline)
+        self.told = ""
+        self._took_ms: deque[float] = deque(maxlen=_STEPS_KEPT)
+
+    def took(self, step_ns: int, chunk: ActionChunk) -> str:
+        """A chunk came whose step took so long; what to log now."""
+        self._took_ms.append(max(0.0, step_ns / 1e6))
+        step = Step(min(self._took_ms), max(self._took_ms), len(self._took_ms), 0.0)
+        level, text = judge(step, Chunks(len(chunk.values), chunk.step_s * 1e3), self.gate)
+        before, self.told = self.told, text if level == "error" else ""
+        return self.told if not before else ""
+
+
 def gate_row(command: GateCommand | None, counts: Mapping[str, int]) -> Report:
     """What the gate does now, and what it has done."""
     figures: dict[str, object] = {
@@ -80,8 +104,8 @@ def gate_row(command: GateCommand | None, counts: Mapping[str, int]) -> Report:
     return ("gate", "error" if command.stop else "warn", f"{command.mode}: {command.cause}", figures)
 
 
-def input_row(rows: Sequence[Row]) -> Report:
-    """Rates and ages of what comes in."""
+def input_row(rows: Sequence[Row], slow: str = "") -> Report:
+    """Rates and ages of what comes in; `slow` says that chunks cannot come in time."""
     figures: dict[str, object] = {}
     for row in rows:
         figures[f"{row.name}.health"] = row.health
@@ -91,7 +115,8 @@ def input_row(rows: Sequence[Row]) -> Report:
         figures[f"{row.name}.count"] = row.beats
         figures[f"{row.name}.missing"] = row.missing
     silent = [row.name for row in rows if row.health == "missing"]
-    return ("inputs", "warn" if silent else "ok", f"missing: {', '.join(silent)}" if silent else "all come", figures)
+    told = [*([f"missing: {', '.join(silent)}"] if silent else []), *([slow] if slow else [])]
+    return ("inputs", "warn" if told else "ok", "; ".join(told) or "all come", figures)
 
 
 def count_rows(counts: Mapping[str, int], refused: Mapping[str, int], columns: Sequence[Column]) -> list[Report]:

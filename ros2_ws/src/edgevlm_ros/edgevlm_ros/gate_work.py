@@ -19,12 +19,12 @@ from edgevlm.loop.gate import Commander, GateCommand
 from edgevlm.loop.limits import GateLimits
 from edgevlm.loop.watchdog import Deadline, Watchdog
 from edgevlm_ros.command_messages import Setpoint
-from edgevlm_ros.gate_report import Periods, Seldom, count_rows, gate_row, input_row, rival_row
+from edgevlm_ros.gate_report import ChunkPace, Periods, Seldom, count_rows, gate_row, input_row, rival_row
 from edgevlm_ros.messages import read_chunk, read_heartbeat, status_numbers, status_says
 from edgevlm_ros.repeats import Repeats
 from edgevlm_ros.rivals import Rivals
 from edgevlm_ros.shell import Report, ShellNode
-from edgevlm_ros.stamps import seconds
+from edgevlm_ros.stamps import seconds, to_ns
 from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 
 _EARLY_KEPT = 64
@@ -44,7 +44,9 @@ def _rest_s(limits: GateLimits) -> float:
 class Work:
     """What runs while the node is active: one gate, fed by callbacks, asked by a timer or by stamps."""
 
-    def __init__(self, node: ShellNode, bundle_sha256: str, commander: Commander, limits: GateLimits) -> None:
+    def __init__(
+        self, node: ShellNode, bundle_sha256: str, commander: Commander, limits: GateLimits, horizon_s: float = 0.0
+    ) -> None:
         self._node, self.commander, self._limits = node, commander, limits
         self._sha256 = bundle_sha256
         self.lock = threading.RLock()  # commands are paced by a thread of their own
@@ -54,10 +56,13 @@ class Work:
         self.status: Repeats[GateCommand]
         self.stop: Publisher
         self.watched: dict[str, str] = {}  # topic -> its full name, with remaps applied
-        deadlines = [Deadline(name=name, timeout_s=limits.deadline_s) for name in ("chunk", "heartbeat")]
+        whole = limits.chunk_deadline == "whole_chunk"
+        chunk_s = max(limits.deadline_s, horizon_s) if whole else limits.deadline_s
+        deadlines = [Deadline(name="chunk", timeout_s=chunk_s), Deadline(name="heartbeat", timeout_s=limits.deadline_s)]
         deadlines.append(Deadline(name="state", timeout_s=limits.state_max_age_s))
         self.watchdog = Watchdog(deadlines, node.steady_ns())
         self._log, self._periods = Seldom(), Periods()
+        self.pace = ChunkPace(limits)
         self._refused_here: Counter[str] = Counter()
         self._rivals, self._conflicts = Rivals(), dict[str, int]()
         self._early: list[tuple[int, Callable[[int], None]]] = []  # lock-step: what came before the state of its stamp
@@ -150,6 +155,8 @@ class Work:
             return
         self._hear("action_chunk", message.session, steady_ns)
         self.watchdog.beat("chunk", steady_ns, now_ns - chunk.observed_ns)
+        if news := self.pace.took(to_ns(message.inference_ended) - to_ns(message.inference_started), chunk):
+            self._node.get_logger().error(news)
         self._in_order(chunk.observed_ns, now_ns, lambda now_ns: self._feed(chunk, now_ns))
 
     def _feed(self, chunk: ActionChunk, now_ns: int) -> None:
@@ -301,7 +308,7 @@ class Work:
             counts = self.commander.counts
             return [
                 gate_row(self._last, counts),
-                input_row(self.watchdog.rows(self._node.steady_ns())),
+                input_row(self.watchdog.rows(self._node.steady_ns()), self.pace.told),
                 *count_rows(counts, self._refused_here, self.commander.columns),
                 self._periods.report(self._limits.command_period_s),
                 rival_row(self._conflicts),

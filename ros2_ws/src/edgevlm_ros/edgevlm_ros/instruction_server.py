@@ -102,6 +102,18 @@ class InstructionServer:
         """What is in force; any thread may ask."""
         return self.instructions.text
 
+    @property
+    def waits(self) -> str:
+        """Where an instruction may come from, by full names."""
+        if self._rules is None:
+            return ""
+        node = self._node
+        return (
+            f"waits for an instruction: on the topic {node.resolve_topic_name(self._rules.instruction_topic)} "
+            f"(std_msgs/msg/String, transient-local), by the service {node.resolve_service_name('set_instruction')} or "
+            f"the action {node.resolve_topic_name('execute_instruction')}"
+        )
+
     def abort(self, reason: str) -> None:
         """End the goal under way, if there is one."""
         if self._goal is not None:
@@ -117,7 +129,8 @@ class InstructionServer:
             }
         figures |= {f"goal_{what}": said.counts[f"goal.{what}"] for what in ("taken", "refused", "preempted")}
         figures |= {"last_refusal": self._last_refusal, "incompatible_qos": self._bad_qos}
-        return "instruction", "warn" if self._bad_qos else "ok", self._bad_qos or said.source, figures
+        waits = "" if said.text is not None else self.waits
+        return "instruction", "warn" if self._bad_qos else "ok", self._bad_qos or waits or said.source, figures
 
     def _hear(self, message: String) -> None:
         reason = self.instructions.say("topic", message.data)

@@ -15,6 +15,7 @@ Diagnostics, one row each:
     instruction: text, source, topic_taken, topic_refused, topic_ignored, service_*, goal_taken, goal_refused,
         goal_preempted, last_refusal, incompatible_qos
     worker: alive, silent_s
+    pace: step_ms_p99, steps, interval_ms, horizon_ms, gate_deadline_ms, gate_chunk_deadline
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if __name__ == "__main__":  # before anything that takes long to import
 import time
 from collections.abc import Callable
 from functools import partial
+
+from std_msgs.msg import String
 
 from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import SECOND_NS, Contract
@@ -41,9 +44,12 @@ from edgevlm_ros.contract_check import CAMERA_TYPES, Limits, Live, faults
 from edgevlm_ros.inputs import Inputs
 from edgevlm_ros.instruction_server import InstructionServer, Rules
 from edgevlm_ros.outputs import Newest, Outputs, Run
+from edgevlm_ros.pace import read_gate
+from edgevlm_ros.pacing import Pacing
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.policy_parameters import ITEMS, check, match_spec, runtime_options
 from edgevlm_ros.probe import Probe, mismatch
+from edgevlm_ros.qos import LATCHED, listen
 from edgevlm_ros.senses import Senses
 from edgevlm_ros.shell import STEP_END_S, Report, ShellNode, run
 from edgevlm_ros.topics import live_topics, message_class, state_types
@@ -68,6 +74,9 @@ class PolicyNode(ShellNode):
         self._stuck = False
         self._topics: TopicMap | None = None
         self._rate_from = (self.steady_ns(), 0)
+        self._pace = Pacing()
+        listen(self, String, "gate_limits", self._on_gate, LATCHED)
+        self.create_timer(self._settings["poll_s"], self._beat, clock=self.steady)
         self.begin(self._settings)
 
     def configure(self) -> None:
@@ -76,6 +85,7 @@ class PolicyNode(ShellNode):
             raise ContractError("bundle: expected the directory of a policy's bundle, got none; set the parameter")
         self._policy = loaded = self._open(values["bundle"], runtime_options(values))
         loaded.warm_up()
+        self._pace.measured(loaded.step_times_ns(), loaded.contract.action)
         self._outputs.contract(loaded.contract, loaded.bundle.sha256)
 
     def activate(self) -> None:
@@ -97,11 +107,15 @@ class PolicyNode(ShellNode):
         if values["check_contract"]:
             limits = Limits(values["check_s"], values["rate_tolerance"], spec.max_age_s, spec.future_s)
             _refuse(faults(contract, topics, live, limits))
+        self._pace.observed([live.topics[topics.cameras[camera.name]].rate_hz for camera in contract.cameras])
+        self._pace.check()
         self._start(policy, mailbox, clocks)
         rules = Rules(
             topics.instruction, values["success_topic"], values["goal_timeout_s"], values["failures_to_abort"]
         )
         self._server.start(policy.check_instruction, rules)
+        self.get_logger().info(self._server.waits)
+        self._tell_pace()
 
     def deactivate(self) -> None:
         self._server.stop("the node was deactivated")
@@ -131,7 +145,7 @@ class PolicyNode(ShellNode):
             if counted is not None and counted > 1:
                 level, message = "error", f"{counted} publishers on its topic, expected one; stop or remap the others"
             rows.append((section, level, message, figures if counted is None else {**figures, "publishers": counted}))
-        return [self._inference(worker), *rows, self._server.report(), self._life(worker)]
+        return [self._inference(worker), *rows, self._server.report(), self._life(worker), self._tell_pace()]
 
     def _loaded(self) -> Policy:
         if self._policy is None:
@@ -190,6 +204,30 @@ class PolicyNode(ShellNode):
         worker.start()
         inputs.start()
 
+    def _on_gate(self, message: String) -> None:
+        try:
+            self._pace.gate = read_gate(message.data)
+        except ContractError as error:
+            self.get_logger().warning(str(error))
+        if self.active:
+            self._tell_pace()
+
+    def _tell_pace(self) -> Report:
+        """Whether the policy is fast enough for its gate; in the log whenever that changes."""
+        if self._worker is not None:
+            self._pace.lately(self._worker.latency)
+        row, news = self._pace.report()
+        if news:
+            (self.get_logger().error if row[1] == "error" else self.get_logger().warning)(news)
+        return row
+
+    def _beat(self) -> None:
+        """A sign of life while a step is under way, for as long as steps take; the worker gives those between steps."""
+        worker, run = self._worker, self._run
+        since_ns = worker.busy_since_ns if worker is not None else None
+        if run is not None and since_ns is not None and self.steady_ns() - since_ns < self._pace.allowed_ns:
+            run.beat(None)
+
     def _later(self, work: Callable[[], None]) -> None:
         """Do something in the thread that runs this node's callbacks."""
         if self.executor is not None:
@@ -209,7 +247,8 @@ class PolicyNode(ShellNode):
             "idle": counts["idle"],
             "last_error": self._run.last_error if self._run is not None else "",
         }
-        return "inference", "error" if newest.error else "ok", newest.error or "ok", figures
+        waits = "" if self._server.instruction() is not None else self._server.waits
+        return "inference", "error" if newest.error else "ok", newest.error or waits or "ok", figures
 
     def _life(self, worker: Worker) -> Report:
         silent_s = (self.steady_ns() - self._run.beat_steady_ns) / 1e9 if self._run is not None else 0.0

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from edgevlm.errors import ContractError
+from edgevlm.loop.limits import AxisLimits, OrientationLimits
 
 # Declared by rclpy itself: Humble has the first, Jazzy both.
 RCLPY = ("use_sim_time", "start_type_description_service")
@@ -22,8 +23,8 @@ QOS_VALUES: Mapping[str, tuple[str, ...]] = {
     "history": ("keep_last", "keep_all", "system_default"),
     "depth": (),
 }
-AXIS = ("state", "position", "velocity", "acceleration", "tracking")
-ORIENTATION = ("state", "velocity", "acceleration", "tracking")
+AXIS = tuple(name for name in AxisLimits.model_fields if name != "action")
+ORIENTATION = tuple(name for name in OrientationLimits.model_fields if name != "actions")
 _BY_CONTRACT = re.compile(rf"axes\.[^.]+\.({'|'.join(AXIS)})|orientations\.\d+\.({'|'.join(ORIENTATION)})")
 _OF_CONTRACT = ("axes", "orientations")
 _QOS_NAME = re.compile(r"qos_overrides\.(?P<topic>/[^.]+)\.(publisher|subscription)\.(?P<policy>[^.]+)")
@@ -97,7 +98,8 @@ def _contract_hint(name: str, columns: Collection[str] | None) -> str:
         near = nearest(last, AXIS if root == "axes" else ORIENTATION) if middle else ""
         if near:
             return f" (did you mean {root}.{middle}.{near}?)"
-        return f" (expected {root}.<{'column' if root == 'axes' else 'number'}>.{{{','.join(AXIS)}}})"
+        what, fields = ("column", AXIS) if root == "axes" else ("number", ORIENTATION)
+        return f" (expected {root}.<{what}>.{{{','.join(fields)}}})"
     near = nearest(name, columns)
     moved = sorted({column.split(".")[1] for column in columns if column.startswith("axes.")})
     told = f"the contract has the axes {', '.join(moved) or 'none'}"
