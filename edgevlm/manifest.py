@@ -89,8 +89,9 @@ __all__ = [  # with what a manifest is made of, for those who need several of th
 ]
 
 FORMAT_NAME = "edgevlm.bundle"
-FORMAT_MAJOR, FORMAT_MINOR = 1, 3
+FORMAT_MAJOR, FORMAT_MINOR = 1, 4
 FORMAT = f"{FORMAT_NAME}/{FORMAT_MAJOR}.{FORMAT_MINOR}"
+NO_PROGRAMS = 4  # the minor version from which a bundle holds no program: prompts are data
 
 Task = Literal["policy", "retriever", "chat", "detector", "scorer"]
 # task -> each loop that can do it -> what its manifest has besides what all have
@@ -175,6 +176,8 @@ class Manifest(Spec):
     def _complete(self) -> Manifest:
         if missing := sorted({path for path in self._named_files() if safe_path(path) not in self.files}):
             raise ValueError(f"files lists no {missing}")
+        if self.prompt is not None and self.prompt.template is not None and _minor(self.format) >= NO_PROGRAMS:
+            raise ValueError(f"prompt.template: {self.format} has no programs; expected prompt.dialogue")
         if reserved := sorted(RESERVED_STAGES & set(self.stages)):
             raise ValueError(f"stages have names that profiles use for other things: {reserved}")
         forms = {path for stage in self.stages.values() for path in stage.forms.values()}
@@ -400,6 +403,10 @@ def _other_task(wanted: str, got: str) -> TaskError:
     return TaskError(
         f"expected a bundle of the task {wanted!r}, this one is a {got!r}; give it to what serves that task"
     )
+
+
+def _minor(version: str) -> int:
+    return int(version.rpartition(".")[2])
 
 
 def check_format(value: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,27 @@ from edgevlm.contract import MOST_TOKENS, Spec
 
 IMAGES, TEXT = "{images}", "{text}"  # what `PromptSpec.plain` has for the pictures and for the words
 IMAGE, ROW, COLUMN = "{image}", "{row}", "{column}"  # what the patterns of a `PictureText` may have
+MAX_GAP = 1 << 16  # characters between two slots of a prompt: the longest known default system text has 3,000
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+Strip: TypeAlias = Literal["none", "whitespace", "newlines", "spaces"]
+GapName: TypeAlias = Literal[
+    "begin-system",
+    "begin-user",
+    "begin-picture",
+    "system-user",
+    "system-picture",
+    "picture-picture",
+    "picture-user",
+    "user-system",
+    "user-assistant",
+    "user-user",
+    "user-picture",
+    "assistant-system",
+    "assistant-user",
+    "assistant-picture",
+    "user-end",
+]
 
 
 class TextSpec(Spec):
@@ -68,15 +89,76 @@ class PictureText(Spec):
         return self
 
 
+class Gap(Spec):
+    """What a prompt has between two slots: the literal text, and what it strips off its neighbours. Since 1.4.
+
+    `whitespace` is what Python's `str.strip()` takes, `newlines` and `spaces` are U+000A and U+0020 alone.
+
+    Attributes:
+        strip_before: stripped off the end of the text in the slot before.
+        strip_after: stripped off the start of the text in the slot after.
+    """
+
+    text: str = Field(max_length=MAX_GAP)
+    strip_before: Strip = "none"
+    strip_after: Strip = "none"
+
+
+class DialogueCase(Spec):
+    """The gaps of one kind of dialogue. Since 1.4.
+
+    Attributes:
+        system: whether these dialogues have a system text.
+        pictures: whether any of their turns has a picture.
+        gaps: slot and next slot -> what stands between them. A dialogue that needs another one is refused.
+    """
+
+    system: bool
+    pictures: bool
+    gaps: Mapping[GapName, Gap]
+
+
+class DialogueSpec(Spec):
+    """A chat template as data: the literal text between the slots of a dialogue. Since 1.4.
+
+    The slots are `begin`, the system text, of each user turn its pictures and its text, the assistant's texts, and
+    `end`, where the answer begins.
+
+    Attributes:
+        cases: by what a dialogue has; one that is not listed is refused.
+        system_before: the user turn that the system text stands before.
+        blank: which texts may be empty or white space alone, and whether they are then `written` like others, or (a
+            system text) `left_out` as if there were none; other blank texts are refused.
+    """
+
+    cases: tuple[DialogueCase, ...] = Field(min_length=1, max_length=4)
+    system_before: Literal["first", "last"] = "first"
+    blank: Mapping[Role, Literal["written", "left_out"]] = {}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> DialogueSpec:
+        if len({(case.system, case.pictures) for case in self.cases}) != len(self.cases):
+            raise ValueError("cases must differ in `system` or `pictures`")
+        if late := sorted(role for role, how in self.blank.items() if how == "left_out" and role != "system"):
+            raise ValueError(f"blank: only a system text can be left_out, got {late}")
+        return self
+
+    def gaps(self, *, system: bool, pictures: bool) -> Mapping[GapName, Gap] | None:
+        """The gaps of such dialogues; None where they are refused."""
+        matching = (case.gaps for case in self.cases if (case.system, case.pictures) == (system, pictures))
+        return next(matching, None)
+
+
 class PromptSpec(Spec):
     """How words and pictures become the ids of a prompt. Since 1.2.
 
-    Exactly one of `template` and `plain` is given. Where it writes `placeholder`, a picture's text goes in.
+    Exactly one of `dialogue`, `plain` and `template` is given.
 
     Attributes:
-        template: file, a Jinja chat template over `messages` whose contents are lists of parts
-            ({"type": "image"} or {"type": "text", "text": ...}), as checkpoints have them.
+        dialogue: of models that were taught dialogues: the text around every part of one. Since 1.4.
         plain: of models that know no dialogue: a pattern with `{images}` and `{text}`, each once.
+        template: only in 1.2 and 1.3, which have no `dialogue`: a file, the checkpoint's own Jinja program. It is
+            turned into a `dialogue` by a child process when such a bundle is opened.
         variables: what the template may use besides the messages, such as `bos_token`.
         placeholder: what stands for one picture in the rendered prompt.
         image_id: the token whose vector is replaced by one of a picture's features.
@@ -88,8 +170,9 @@ class PromptSpec(Spec):
         unless_begins: .. but not to a prompt that begins with this text; empty for no such rule.
     """
 
-    template: str | None = None
+    dialogue: DialogueSpec | None = None
     plain: str | None = None
+    template: str | None = None
     variables: Mapping[str, str] = {}
     placeholder: str = Field(min_length=1)
     image_id: int = Field(ge=0)
@@ -103,8 +186,8 @@ class PromptSpec(Spec):
 
     @model_validator(mode="after")
     def _one_way(self) -> PromptSpec:
-        if (self.template is None) == (self.plain is None):
-            raise ValueError("exactly one of `template` and `plain` must be given")
+        if [self.dialogue, self.plain, self.template].count(None) != 2:
+            raise ValueError("exactly one of `dialogue`, `plain` and (before 1.4) `template` must be given")
         if self.plain is not None and (self.plain.count(IMAGES), self.plain.count(TEXT)) != (1, 1):
             raise ValueError(f"plain must have {IMAGES!r} and {TEXT!r} once each, got {self.plain!r}")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,9 +85,15 @@ def command(
             context=context,
             progress=report,
         )
-    print_fidelity(console, done.fidelity)
+    _print_done(console, done.fidelity, done.warnings)
     console.print(f"{output}  sha256 {done.bundle_sha256[:16]}")
     write_json(json_target, done.to_json())
+
+
+def _print_done(console: Console, fidelity: dict[str, Any], warnings: Sequence[str]) -> None:
+    print_fidelity(console, fidelity)
+    for warning in warnings:
+        console.print(f"note: {warning}", style="yellow")
 
 
 def print_fidelity(console: Console, fidelity: dict[str, Any]) -> None:

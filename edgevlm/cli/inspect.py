@@ -147,7 +147,11 @@ def _chat_table(bundle: Bundle) -> Table:
 def _prompt_rows(bundle: Bundle) -> Table:
     operations, prompt, _ = bundle.manifest.chat()
     table = _operations_table("pictures and prompts", operations)
-    table.add_row("prompt", "a chat template" if prompt.template else repr(prompt.plain))
+    dialogue = "a chat template, which is a program (edgevlm migrate turns it into data)"
+    if prompt.dialogue is not None:
+        roles = "system, user, assistant" if any(case.system for case in prompt.dialogue.cases) else "user, assistant"
+        dialogue = f"a dialogue of {roles}"
+    table.add_row("prompt", dialogue if prompt.plain is None else repr(prompt.plain))
     tiles = ", cut into tiles" if prompt.picture.tile else ""
     table.add_row("picture", f"{prompt.picture_tokens} tokens{' a tile' if tiles else ''}{tiles}")
     return table

@@ -17,7 +17,7 @@ from edgevlm.loops import CachedArgs, Seq2SeqSpec
 from edgevlm.operations import ImageOp
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks.asking import Shown
-from edgevlm.text import PromptWriter, QuestionWriter, Turn, Words
+from edgevlm.text import PromptWriter, QuestionWriter, Turn, Words, prompt_as_data
 from edgevlm.text.prompt import Grid, tiles
 
 Pixels = NDArray[np.float32]  # (N, 3, S, S): the tiles of one picture
@@ -30,8 +30,8 @@ class Prompter(ABC):
         words: turns -> ids, and ids -> text.
 
     Raises:
-        BundleError: its tokenizer or its template cannot be read.
-        DependencyError: jinja2 is not installed.
+        BundleError: its tokenizer cannot be read, or its chat template (before 1.4) cannot be turned into data.
+        DependencyError: that needs jinja2, which is not installed.
     """
 
     words: Words
@@ -84,9 +84,9 @@ class RowPrompter(Prompter):
     """Words and pictures in one row, for the driver `decoder`. Raises TaskError for the bundle of another."""
 
     def __init__(self, bundle: Bundle) -> None:
-        operations, self._spec, _ = bundle.manifest.chat()
-        super().__init__(bundle, operations)
-        self._writer = PromptWriter(self._spec, bundle.tokenizer(), _template(bundle))
+        super().__init__(bundle, bundle.manifest.chat().operations)
+        self._spec = prompt_as_data(bundle)
+        self._writer = PromptWriter(self._spec, bundle.tokenizer())
         self.words = self._writer
 
     def question(self, text: str, pictures: Sequence[Shown]) -> Turn:
@@ -169,13 +169,3 @@ def _later(make: Callable[[Shown], Pixels], shown: Shown) -> Callable[[], Pixels
 
 def _cut(pixels: Value, tile: int) -> Callable[[], Pixels]:
     return lambda: np.ascontiguousarray(pixels.array[tile : tile + 1])
-
-
-def _template(bundle: Bundle) -> str | None:
-    path = bundle.manifest.chat().prompt.template
-    if path is None:
-        return None
-    try:
-        return bundle.path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: the chat template cannot be read ({error}); export the bundle again") from error

@@ -1,10 +1,22 @@
 """Texts -> token ids, and back."""
 
+from edgevlm.text.chat_text import Turn
 from edgevlm.text.encoder import TextEncoder
-from edgevlm.text.prompt import PromptWriter, Turn
+from edgevlm.text.prompt import PromptWriter
 from edgevlm.text.question import QuestionWriter
 from edgevlm.text.speech import Speech, check_stops
+from edgevlm.text.template import prompt_as_data
 from edgevlm.text.tokenizer import Tokenizer
 from edgevlm.text.words import Words
 
-__all__ = ["PromptWriter", "QuestionWriter", "Speech", "TextEncoder", "Tokenizer", "Turn", "Words", "check_stops"]
+__all__ = [
+    "PromptWriter",
+    "QuestionWriter",
+    "Speech",
+    "TextEncoder",
+    "Tokenizer",
+    "Turn",
+    "Words",
+    "check_stops",
+    "prompt_as_data",
+]

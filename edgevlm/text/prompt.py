@@ -4,42 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from edgevlm.errors import BundleError, PromptError, TaskError
 from edgevlm.manifest import PromptSpec
-from edgevlm.text.template import ChatTemplate
+from edgevlm.text.chat_text import Turn, chat_text
 from edgevlm.text.words import Words
 from edgevlm.wording import COLUMN, IMAGE, IMAGES, ROW, TEXT
 
 Grid = tuple[int, int]  # rows and columns of a picture's tiles; (0, 0) where it is not cut
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What one side said; its pictures come before its words."""
-
-    role: Literal["system", "user", "assistant"]
-    text: str
-    pictures: int = 0
-
-
 class PromptWriter(Words):
-    """One tokenizer.json and one template or pattern. Immutable; the same dialogue gives equal ids every time.
-
-    Args:
-        template: the text of the file that `spec.template` names.
+    """One tokenizer.json and one dialogue or pattern. Immutable; the same turns give equal ids every time.
 
     Raises:
-        BundleError: the tokenizer or the template cannot be read, or has no image token.
-        DependencyError: jinja2 is not installed.
+        BundleError: the tokenizer cannot be read or has no image token, or the spec has a template: see `as_data`.
     """
 
-    def __init__(self, spec: PromptSpec, tokenizer: str | os.PathLike[str], template: str | None) -> None:
+    def __init__(self, spec: PromptSpec, tokenizer: str | os.PathLike[str]) -> None:
         super().__init__(tokenizer, needs_text=spec.needs_text)
+        if spec.template is not None:
+            raise BundleError("prompt: expected a dialogue or a pattern, got a chat template, which is a program")
         self._spec = spec
-        self._template = None if template is None else ChatTemplate(template, spec.variables)
         image = self.fast.id_to_token(spec.image_id)
         if image is None:
             raise BundleError(
@@ -52,27 +38,24 @@ class PromptWriter(Words):
     @property
     def knows_turns(self) -> bool:
         """Whether there can be more than one question and one answer."""
-        return self._template is not None
+        return self._spec.dialogue is not None
 
     def ids(self, turns: Sequence[Turn], grids: Sequence[Grid]) -> list[int]:
         """The prompt up to where the answer begins, an image id for every feature; `grids` of all pictures in order.
 
         Raises:
             InstructionError: a turn has no words.
-            PromptError: a turn has an image token in its words, or the template refuses the dialogue.
+            PromptError: a turn has an image token in its words, or the model's template takes no such dialogue.
             TaskError: several turns, for a model that knows none.
         """
-        rendered = self._plain(turns) if self._template is None else self._template.render(self._messages(turns))
-        pieces = rendered.split(self._spec.placeholder)
+        dialogue = self._spec.dialogue
+        pieces = self._plain(turns) if dialogue is None else chat_text(dialogue, turns)
         if len(pieces) != len(grids) + 1:
-            raise PromptError(
-                f"prompt: expected a place for each of {len(grids)} pictures, the template gave {len(pieces) - 1}; "
-                "ask about as many pictures as the model takes"
-            )
+            raise PromptError(f"prompt: expected {len(pieces) - 1} pictures, as the turns have, got {len(grids)}")
         pictures = [*(self._picture(grid) for grid in grids), ""]
         text = "".join(part for pair in zip(pieces, pictures, strict=True) for part in pair)
         begins = self._spec.unless_begins
-        special = self._spec.special_tokens and not (begins and rendered.startswith(begins))
+        special = self._spec.special_tokens and not (begins and pieces[0].startswith(begins))
         ids: list[int] = self.fast.encode(text, add_special_tokens=special).ids
         wanted = sum(tiles(grid) for grid in grids) * self._spec.picture_tokens
         if ids.count(self._spec.image_id) != wanted:
@@ -82,23 +65,14 @@ class PromptWriter(Words):
             )
         return ids
 
-    def _plain(self, turns: Sequence[Turn]) -> str:
+    def _plain(self, turns: Sequence[Turn]) -> list[str]:
         if len(turns) != 1 or turns[0].role != "user":
             raise TaskError(
                 "dialogue: this model answers one question at a time and knows no turns and no system text; use ask()"
             )
         (turn,) = turns
         parts = {IMAGES: self._spec.placeholder * turn.pictures, TEXT: turn.text}
-        return _filled(self._spec.plain or "", parts)
-
-    def _messages(self, turns: Sequence[Turn]) -> list[dict[str, object]]:
-        return [
-            {
-                "role": turn.role,
-                "content": [*({"type": "image"} for _ in range(turn.pictures)), {"type": "text", "text": turn.text}],
-            }
-            for turn in turns
-        ]
+        return _filled(self._spec.plain or "", parts).split(self._spec.placeholder)
 
     def _picture(self, grid: Grid) -> str:
         """What stands for one picture."""

@@ -21,7 +21,7 @@ TURNS = 100_000  # of range()
 
 FILTERS = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "last", "length"),
-    *("list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select", "selectattr"),
+    *("list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr"),
     *("sort", "string", "title", "trim", "unique", "upper"),
 )
 TESTS = (
@@ -107,6 +107,11 @@ def open_sandbox(jinja: Any, source: str, budget: Budget) -> Callable[[Mapping[s
     return render
 
 
+def parse(jinja: Any, source: str) -> Any:
+    """The tree of a template. Raises what Jinja raises."""
+    return _environment(jinja, Budget(len(source))).parse(source)
+
+
 def _written(parts: Any, budget: Budget) -> Any:
     total = 0
     for part in parts:
@@ -151,7 +156,7 @@ def _environment(jinja: Any, budget: Budget) -> Any:
         "raise_exception": lambda message: _refuse(jinja, message),
     }
     filters = {name: made.filters[name] for name in FILTERS}
-    filters |= {"join": _join, "replace": _replace, "safe": str, "tojson": _tojson}
+    filters |= {"join": _join, "replace": _replace, "round": _round, "safe": str, "tojson": _tojson}
     made.filters = {name: _counted(work, budget) for name, work in filters.items()}
     made.filters |= {_TURNS: lambda items: _turns(budget, items), _JOINED: lambda parts: _joined(budget, parts)}
     made.filters[_VALUE] = budget.value
@@ -278,6 +283,12 @@ def _join(items: Any, between: str = "", attribute: Any = None) -> str:
 def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
     _check_replace(str(text), str(old), str(new))
     return str(text).replace(str(old), str(new), count)
+
+
+def _round(value: Any, precision: int = 0, method: str = "common") -> Any:
+    if not isinstance(precision, int) or abs(precision) > 16 or method != "common":
+        raise Spent(f"a rounding to {precision!r:.20} places")
+    return round(value, precision)
 
 
 def _tojson(

@@ -1,66 +1,154 @@
-"""Chat templates: the Jinja that comes with a checkpoint, run as what it is, a stranger's program.
+"""The chat template of a bundle of 1.2 or 1.3, which is a program, turned into data before anything is done with it.
 
-It sees messages and gives text, and nothing else: a sandbox without attributes, imports and methods that change
-things, filters and methods of a short list, and a budget for all that it does, so that it ends soon and stays small.
-The language is that of upstream (transformers' `apply_chat_template`): blocks trimmed, `break` and `continue`,
-`{% generation %}`, `raise_exception`, `tojson`; but for `strftime_now`, which is not there: a prompt must be the same
-every day.
+A child process runs it, see `edgevlm.text.confined`; the result is cached in the user's directory by the hash of all
+that it depends on. A template that does not end, takes too much memory or is no form of `DialogueSpec` is refused.
+Bundles of 1.4 have no template, and no child is started for them.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import importlib.util
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from edgevlm.errors import BundleError, PromptError, require
-from edgevlm.text.sandbox import Budget, Spent, open_sandbox
+from pydantic import ValidationError
+
+from edgevlm.bundle import Bundle
+from edgevlm.errors import BundleError, DependencyError
+from edgevlm.text.confined import MAX_REPLY, Unanswered, run_confined
+from edgevlm.text.opened import open_tokenizer
+from edgevlm.text.words import special_tokens
+from edgevlm.wording import DialogueSpec, PromptSpec
 
 MAX_SOURCE = 1 << 16  # characters of a template: the longest known are a quarter of it
-Message = Mapping[str, Any]
+CHILD = "edgevlm.text.template_child"
+FORM = 1  # of what is cached; a new one when `derive` changes what it makes of a template
+_TODO = "do not use this bundle, or export its checkpoint again"
+
+
+def prompt_as_data(bundle: Bundle) -> PromptSpec:
+    """The prompt of a chat with the loop `decoder`, with no program in it.
+
+    Raises:
+        TaskError: the bundle is another loop's.
+        BundleError, DependencyError: see `ChatTemplate`.
+    """
+    prompt = bundle.manifest.chat().prompt
+    if prompt.template is None:
+        return prompt
+    try:
+        source = bundle.path(prompt.template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{prompt.template}: the chat template cannot be read ({error}); export the bundle again"
+        ) from error
+    _, file = open_tokenizer(bundle.tokenizer())
+    template = ChatTemplate(source, prompt.variables, prompt.placeholder, tuple(special_tokens(file)))
+    return prompt.model_copy(update={"template": None, "variables": {}, "dialogue": template.dialogue})
 
 
 class ChatTemplate:
-    """One template. Threads may share it and take turns.
+    """A template as data.
+
+    Args:
+        variables: what it may use besides the messages.
+        placeholder: what it writes for a picture.
+        reserved: signs that no user may say.
+
+    Attributes:
+        dialogue: the data.
 
     Raises:
-        DependencyError: jinja2 is not installed.
-        BundleError: the template does not parse, or uses what the sandbox does not have.
+        BundleError: it is none, does not end, or is no literal text around the parts of a dialogue.
+        DependencyError: jinja2 is not installed, and no result is cached.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
-        self._jinja = require("jinja2", extra="chat")
-        for module in ("sandbox", "ext", "nodes", "visitor"):
-            require(f"jinja2.{module}", extra="chat")
+    def __init__(
+        self, source: str, variables: Mapping[str, str], placeholder: str = "<image>", reserved: Sequence[str] = ()
+    ) -> None:
         if len(source) > MAX_SOURCE:
             raise BundleError(
                 f"chat template: expected at most {MAX_SOURCE} characters, got {len(source)}; export the bundle again"
             )
-        self._budget = Budget(len(source))
-        self._variables, self._lock = dict(variables), threading.Lock()
-        self._render = self._guarded(lambda: open_sandbox(self._jinja, source, self._budget), BundleError)
+        request = {
+            "source": source,
+            "variables": dict(variables),
+            "placeholder": placeholder,
+            "reserved": sorted(reserved),
+        }
+        cached = _cache_file(request)
+        dialogue = _read(cached)
+        if dialogue is None:
+            dialogue = _derived(request)
+            _store(cached, dialogue)
+        self.dialogue = dialogue
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The dialogue as text, up to where the model's answer begins.
 
-        Raises:
-            PromptError: the template refuses the dialogue, or does too much.
-        """
-        with self._lock:
-            self._budget.begin()
-            given: dict[str, Any] = {"tools": None, "documents": None, **self._variables, "messages": list(messages)}
-            given["add_generation_prompt"] = True
-            text: str = self._guarded(lambda: self._render(given), PromptError)
-            return text
+def _derived(request: Mapping[str, Any]) -> DialogueSpec:
+    if importlib.util.find_spec("jinja2") is None:
+        raise DependencyError(
+            "chat template: a bundle of format 1.2 or 1.3 needs the package 'jinja2' once, which is not installed; "
+            "install it with: pip install 'edgevlm[chat]', or make a bundle that needs none where it is installed, "
+            "with: edgevlm migrate BUNDLE -o NEW"
+        )
+    try:
+        answer = run_confined(CHILD, request)
+        if "refused" in answer:
+            raise BundleError(f"chat template: {answer['refused']}; {_TODO}")
+        return DialogueSpec.model_validate_json(json.dumps(answer["dialogue"]), strict=True)
+    except Unanswered as error:
+        raise BundleError(f"chat template: {error}; {_TODO}") from error
+    except (ValidationError, LookupError, TypeError) as error:
+        raise BundleError(f"chat template: expected a dialogue, the child wrote something else; {_TODO}") from error
 
-    def _guarded(self, work: Callable[[], Any], kind: type[BundleError] | type[PromptError]) -> Any:
-        try:
-            return work()
-        except Spent as error:
-            raise kind(f"chat template: {error}; do not use this bundle with such a template") from error
-        except self._jinja.TemplateError as error:
-            todo = "export the bundle again" if kind is BundleError else "say it as the model knows it"
-            raise kind(f"chat template: {' '.join(str(error).split())}; {todo}") from error
-        except Exception as error:  # a template can raise whatever Python can: types, keys, recursion
-            got = f"{type(error).__name__}: {error}"
-            raise kind(f"chat template: it fails with {got:.200}; export the bundle again") from error
+
+def cache_directory() -> Path:
+    """Where results are cached, by the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "edgevlm" / "dialogues"
+
+
+def _cache_file(request: Mapping[str, Any]) -> Path | None:
+    text = json.dumps({"form": FORM, **request}, sort_keys=True)
+    try:
+        return cache_directory() / f"{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}.json"
+    except RuntimeError:  # no home
+        return None
+
+
+def _read(path: Path | None) -> DialogueSpec | None:
+    """The cached result: a plain file of this user's, of bounded size, that is valid; else None."""
+    if path is None:
+        return None
+    with suppress(OSError, ValueError):  # pydantic's and Unicode's errors are ValueErrors
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as stream:
+            status = os.fstat(handle)
+            own = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            if stat.S_ISREG(status.st_mode) and own and status.st_size <= MAX_REPLY:
+                return DialogueSpec.model_validate_json(stream.read(MAX_REPLY + 1), strict=True)
+    return None
+
+
+def _store(path: Path | None, dialogue: DialogueSpec) -> None:
+    """Write it beside its place and rename; where that cannot be done, the next load derives it again."""
+    if path is None:
+        return
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as stream:
+            part = stream.name
+            stream.write(dialogue.model_dump_json())
+        os.replace(part, path)
+    except OSError:
+        if part is not None:
+            with suppress(OSError):
+                os.unlink(part)

@@ -31,7 +31,7 @@ class Words:
         self.fast.no_padding()
         self.fast.no_truncation()
         self.needs_text = needs_text
-        self._special, self._pictures = _special_tokens(file), tuple[str, ...]()
+        self._special, self._pictures = special_tokens(file), tuple[str, ...]()
 
     @property
     def knows_turns(self) -> bool:
@@ -95,7 +95,7 @@ class Words:
         return text
 
 
-def _special_tokens(file: Mapping[str, Any]) -> dict[str, int]:
+def special_tokens(file: Mapping[str, Any]) -> dict[str, int]:
     """The signs that only a template may write, with their ids; not the one for words that nobody knows."""
     model = file.get("model", {})
     unknown = model.get("unk_token")

@@ -18,7 +18,7 @@ from edgevlm.contract import Contract
 from edgevlm.manifest import DriverSpec, Port, Precision, PromptSpec, QuestionSpec, Task, TextSpec
 from edgevlm.operations import ImageOp
 
-TOKENIZER, EMBEDDINGS, TEMPLATE = "tokenizer.json", "embeddings.npy", "chat_template.jinja"  # files of a bundle
+TOKENIZER, EMBEDDINGS = "tokenizer.json", "embeddings.npy"  # files of a bundle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,22 +270,16 @@ class ChatGraph(TalkGraph):
     """A chat that reads words and pictures in one row, cut into a vision and a decoder stage.
 
     Attributes:
-        template: the text of the chat template; None where the prompt is plain.
+        frozen: what the checkpoint's chat template asks for and is not given, such as dates and tools.
     """
 
     prompt: PromptSpec
-    template: str | None
+    frozen: tuple[str, ...] = ()
 
     @property
     def parts(self) -> dict[str, Any]:
         """The rule for prompts."""
         return {"prompt": self.prompt}
-
-    def write_files(self, root: Path) -> None:
-        """The tokenizer, the embeddings and the template."""
-        super().write_files(root)
-        if self.template is not None:
-            (root / TEMPLATE).write_text(self.template, encoding="utf-8", newline="")
 
 
 @dataclass(frozen=True, kw_only=True)

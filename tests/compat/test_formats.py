@@ -46,6 +46,7 @@ def test_there_are_bundles_of_every_format() -> None:
     assert {root.name for root in BUNDLES if root.parent.name == "format_1_3"} == {
         *("cross", "denoise", "regions", "scorer", "seq2seq")
     }
+    assert {root.name for root in BUNDLES if root.parent.name == "format_1_4"} == {"dialogue"}
 
 
 def test_the_committed_bundles_stay_small() -> None:

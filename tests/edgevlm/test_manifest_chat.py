@@ -21,6 +21,10 @@ def args(data: dict[str, Any]) -> Any:
     return data["driver"]["args"]
 
 
+def cases(data: dict[str, Any]) -> Any:
+    return data["prompt"]["dialogue"]["cases"]
+
+
 def decoder(data: dict[str, Any]) -> Any:
     return data["stages"]["decoder"]
 
@@ -48,13 +52,25 @@ WRONG: list[tuple[str, Edit, str]] = [
     ("a text too", lambda d: d.update(text={"max_tokens": 6, "length": "own"}), "needs \\['prompt'\\]"),
     ("another driver", lambda d: d.update(task="retriever"), "needs a driver among"),
     ("cameras", lambda d: d.update(preprocess={"front": d["preprocess"]["image"]}), "needs `preprocess`"),
-    ("template and pattern", lambda d: d["prompt"].update(plain="{images}{text}"), "exactly one of"),
-    ("neither", lambda d: d["prompt"].update(template=None), "exactly one of"),
-    ("a pattern without words", lambda d: d["prompt"].update(template=None, plain="{images}"), "plain must have"),
+    ("dialogue and pattern", lambda d: d["prompt"].update(plain="{images}{text}"), "exactly one of"),
+    ("neither", lambda d: d["prompt"].update(dialogue=None), "exactly one of"),
+    ("a pattern without words", lambda d: d["prompt"].update(dialogue=None, plain="{images}"), "plain must have"),
+    ("a program", lambda d: d["prompt"].update(dialogue=None, template="tokenizer.json"), "1.4 has no programs"),
+    ("no cases", lambda d: d["prompt"]["dialogue"].update(cases=[]), "at least 1 item"),
+    ("a case twice", lambda d: cases(d).__setitem__(0, cases(d)[1]), "must differ in `system` or `pictures`"),
+    ("five cases", lambda d: cases(d).append(cases(d)[1]), "at most 4 items"),
+    ("an unknown gap", lambda d: cases(d)[0]["gaps"].update({"end-begin": {"text": ""}}), "Input should be 'begin-"),
+    ("an unknown strip", lambda d: cases(d)[0]["gaps"]["user-end"].update(strip_before="all"), "strip_before"),
+    ("a long gap", lambda d: cases(d)[0]["gaps"]["user-end"].update(text="x" * 65_537), "at most 65536 characters"),
+    ("a user left out", lambda d: d["prompt"]["dialogue"].update(blank={"user": "left_out"}), "only a system text"),
     ("no image in a picture", lambda d: d["prompt"]["picture"].update(whole="x"), "whole must have"),
     ("half a grid", lambda d: d["prompt"]["picture"].update(tile="{image}"), "after_tiles must have"),
     ("features", lambda d: d["prompt"].update(picture_tokens=5), "picture_tokens is 5, vision gives 4"),
-    ("unlisted template", lambda d: d["prompt"].update(template="other.jinja"), "files lists no"),
+    (
+        "unlisted template",
+        lambda d: d.update(format="edgevlm.bundle/1.3") or d["prompt"].update(dialogue=None, template="other.jinja"),
+        "files lists no",
+    ),
     ("unlisted embeddings", lambda d: args(d).update(embeddings="other.npy"), "files lists no"),
     ("unlisted weights", lambda d: decoder(d).update(data=["stages/decoder.data"]), "files lists no"),
     ("no such stage", lambda d: args(d).update(vision="eyes"), "stages that do not exist"),
@@ -94,7 +110,7 @@ def test_files_stay_inside_the_bundle(tmp_path: Path) -> None:
     text = (talker.chat(tmp_path / "chat") / "manifest.json").read_text()
     edits: list[Edit] = [
         lambda data: args(data).update(embeddings="../embeddings.npy"),
-        lambda data: data["prompt"].update(template="/etc/passwd"),
+        lambda data: data["prompt"].update(dialogue=None, template="/etc/passwd"),
         lambda data: decoder(data).update(data=["../weights"]),
     ]
     for edit in edits:

@@ -68,7 +68,7 @@ def opened(root: Path, name: str, features: int) -> tuple[Words, PromptWriter, P
     (root / "exported.json").write_text(words.tokenizer, encoding="utf-8")
     return (
         words,
-        PromptWriter(words.prompt, root / "exported.json", words.template),
+        PromptWriter(words.prompt, root / "exported.json"),
         PicturePreprocessor(words.operations),
     )
 
@@ -110,7 +110,7 @@ def test_two_hundred_dialogues_become_the_ids_of_upstream(case: str, tmp_path: P
 def test_two_hundred_questions_without_a_template_become_the_ids_of_upstream(tmp_path: Path) -> None:
     wording.prefixed(tmp_path)
     words, writer, _ = opened(tmp_path, "PaliGemmaProcessor", 16)
-    assert words.template is None and not writer.knows_turns and words.prompt.needs_picture
+    assert words.prompt.dialogue is None and not writer.knows_turns and words.prompt.needs_picture
     upstream = transformers.PaliGemmaProcessor.from_pretrained(tmp_path)
     wrong = []
     for place, text in enumerate(PROMPTS):

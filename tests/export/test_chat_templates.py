@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from edgevlm.text.template import ChatTemplate
+from edgevlm.text.jinja_template import SandboxedTemplate
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -103,7 +103,7 @@ def upstream(template: str, messages: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_sandbox_writes_what_upstream_writes(name: str) -> None:
-    ours = ChatTemplate(TEMPLATES[name], VARIABLES)
+    ours = SandboxedTemplate(TEMPLATES[name], VARIABLES)
     written = [ours.render(messages) for messages in DIALOGUES]
     assert written == [upstream(TEMPLATES[name], messages) for messages in DIALOGUES]
     assert any(written)

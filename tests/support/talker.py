@@ -27,6 +27,38 @@ TEMPLATE = """\
 {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 
 
+def _dialogue() -> dict[str, Any]:
+    """TEMPLATE as data, by hand."""
+    first, head, end = "<bos>", "User:", "<end>\n"
+    gaps = {
+        **{"user-assistant": f"{end}Assistant: ", "assistant-user": f"{end}{head} ", "user-end": f"{end}Assistant:"},
+        **{"picture-picture": "", "picture-user": " ", "assistant-picture": f"{end}{head}"},
+        **{"user-user": f"{end}{head} ", "user-picture": f"{end}{head}"},
+    }
+    alone = {**gaps, "begin-user": f"{first}{head} ", "begin-picture": f"{first}{head}"}
+    after = {"begin-system": f"{first}System: ", "system-user": f"{end}{head} ", "system-picture": f"{end}{head}"}
+    cases = [
+        {
+            "system": system,
+            "pictures": pictures,
+            "gaps": {
+                name: {"text": text}
+                for name, text in ({**gaps, **after} if system else alone).items()
+                if pictures or "picture" not in name
+            },
+        }
+        for system in (False, True)
+        for pictures in (False, True)
+    ]
+    return {"cases": tuple(cases), "blank": dict.fromkeys(("system", "user", "assistant"), "written")}
+
+
+DIALOGUE = _dialogue()
+WITH_TEMPLATE = {  # for `prompt`: as before 1.4
+    **{"dialogue": None, "template": "chat_template.jinja", "variables": {"bos_token": "<bos>"}},
+}
+
+
 def _port(name: str, kind: Any, *shape: int | str) -> Port:
     return Port(name=name, dtype="int64" if kind in ("positions", "index") else "float32", shape=shape, kind=kind)
 
@@ -76,8 +108,7 @@ def parts(**args: Any) -> dict[str, Any]:
 def prompt(**more: Any) -> dict[str, Any]:
     """How words become ids; `more` replaces parts."""
     usual = {
-        "template": "chat_template.jinja",
-        "variables": {"bos_token": "<bos>"},
+        "dialogue": DIALOGUE,
         "placeholder": "<image>",
         "image_id": IMAGE,
         "picture_tokens": FEATURES,
@@ -87,12 +118,18 @@ def prompt(**more: Any) -> dict[str, Any]:
     return {**usual, **more}
 
 
-PLAIN = {"template": None, "plain": "{images}<bos>{text}\n", "special_tokens": False}  # for `prompt`: no dialogue
+PLAIN = {"dialogue": None, "plain": "{images}<bos>{text}\n", "special_tokens": False}  # for `prompt`: no dialogue
 
 
-def chat(root: Path, *, template: str = TEMPLATE, words: Mapping[str, Any] | None = None, **args: Any) -> Path:
-    """Write the bundle; `words` replaces parts of its prompt, `args` those of its driver."""
-    said = parts(**args) | {"prompt": prompt(**(words or {}))}
+def chat(root: Path, *, template: str | None = None, words: Mapping[str, Any] | None = None, **args: Any) -> Path:
+    """Write the bundle; `words` replaces parts of its prompt, `args` those of its driver.
+
+    With a `template` it is one of format 1.3, which has the program itself.
+    """
+    before = WITH_TEMPLATE if template is not None else {}
+    said = parts(**args) | {"prompt": prompt(**{**before, **(words or {})})}
+    if template is not None:
+        said["format"] = "edgevlm.bundle/1.3"
 
     def build(files: Mapping[str, FileEntry]) -> Manifest:
         return Manifest(**{**said, "files": files})
@@ -103,7 +140,7 @@ def chat(root: Path, *, template: str = TEMPLATE, words: Mapping[str, Any] | Non
             shutil.copyfile(tiny.STAGES / file, work / "stages" / file)
         shutil.copyfile(tiny.STAGES / "chat_tokenizer.json", work / "tokenizer.json")
         shutil.copyfile(tiny.STAGES / "chat_embeddings.npy", work / "embeddings.npy")
-        if said["prompt"]["template"]:
+        if template is not None:
             (work / "chat_template.jinja").write_text(template, encoding="utf-8")
         write_manifest(work, build)
     return root

@@ -10,11 +10,19 @@ from edgevlm_calibration.pictures import Tour
 from edgevlm_calibration.progress import Progress
 from edgevlm_export.conversation import OriginalTalker, compare_chat
 from edgevlm_export.courses.pictures import PictureCourse
-from edgevlm_export.stage_graph import TalkGraph
+from edgevlm_export.stage_graph import ChatGraph, TalkGraph
 
 
 class ChatCourse(PictureCourse[TalkGraph]):
     """See `Course`."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The branches of a chat template that are frozen in the bundle."""
+        frozen = self.graph.frozen if isinstance(self.graph, ChatGraph) else ()
+        if not frozen:
+            return super().warnings
+        return (f"chat template: frozen as without {', '.join(frozen)}; a name with a value is frozen at it",)
 
     @property
     def tour(self) -> Tour[Talk]:

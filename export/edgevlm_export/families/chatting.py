@@ -188,7 +188,7 @@ def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
         preprocess={PICTURE: parts.words.operations},
         tokenizer=parts.words.tokenizer,
         prompt=parts.words.prompt,
-        template=parts.words.template,
+        frozen=parts.words.frozen,
         embeddings=embedding_table(language.model.embed_tokens),
         reference=Original(parts.model, parts.inputs),
         source_sha256=directory_sha256(checkpoint),

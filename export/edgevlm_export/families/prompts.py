@@ -1,4 +1,4 @@
-"""A checkpoint's own processor -> how words and pictures become ids: what a manifest says, and two files."""
+"""A checkpoint's own processor -> how words and pictures become ids: what a manifest says, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgevlm.errors import BundleError, CheckpointError, FamilyError, PromptError, require
+from edgevlm.errors import CheckpointError, FamilyError, require
 from edgevlm.operations import ImageOp
-from edgevlm.text.template import ChatTemplate
-from edgevlm.wording import IMAGE, PictureText, PromptSpec
+from edgevlm.text.confined import Unanswered, run_confined
+from edgevlm.text.words import special_tokens
+from edgevlm.wording import IMAGE, DialogueSpec, PictureText, PromptSpec
 from edgevlm_export.checkpoint import AGAIN, CONFIG
 from edgevlm_export.families.checkpoint import read_config
 from edgevlm_export.families.picture_ops import picture_ops
 from edgevlm_export.families.upstream import load_part, load_tokenizer, reading, tokenizer_json
 
-TEMPLATE = "chat_template.jinja"  # the name of the template's file in a bundle
+TEMPLATE = "chat_template.jinja"  # the name of the template's file in a checkpoint
+TEMPLATE_CHILD = "edgevlm_export.families.template_child"
+TEMPLATE_TIMEOUT_S = 60.0  # the child imports transformers first
 # (file, where in it) of the picture part's settings: newer checkpoints have the first
 IMAGE_SETTINGS = (("processor_config.json", "image_processor"), ("preprocessor_config.json", None))
 GRIDS = ((0, 0), (1, 2), (2, 1), (3, 4))  # tried against upstream's own text
@@ -30,15 +33,16 @@ class Words:
     """What a bundle needs to know of a prompt.
 
     Attributes:
-        prompt: for the manifest; `template` names TEMPLATE where there is one.
-        template: the text of that file.
+        prompt: for the manifest.
+        frozen: what the chat template asks for besides the messages, such as dates and tools: its branches on them are
+            as they are without.
         tokenizer: tokenizer.json with every token that the processor adds.
         operations: what is done to a picture.
         ids: the number of ids that the tokenizer can put out.
     """
 
     prompt: PromptSpec
-    template: str | None
+    frozen: tuple[str, ...]
     tokenizer: str
     operations: tuple[ImageOp, ...]
     ids: int
@@ -86,11 +90,13 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
             f"'image_seq_length', or 'patch_size' and its like), the vision part makes {features} features of it"
         )
     template = None if kind.plain is not None else _template(parts)
-    bos = parts.tokenizer.bos_token or ""
+    bos, tokenizer = parts.tokenizer.bos_token or "", tokenizer_json(checkpoint, parts.tokenizer)
+    dialogue, frozen = (
+        (None, ()) if template is None else _dialogue(parts, template, special_tokens(json.loads(tokenizer)))
+    )
     prompt = PromptSpec(
-        template=None if template is None else TEMPLATE,
+        dialogue=dialogue,
         plain=None if kind.plain is None else kind.plain.replace("{bos}", bos).replace("{begin}", _begin(parts)),
-        variables=parts.tokenizer.special_tokens_map,
         placeholder=parts.image_token,
         image_id=_image_id(parts),
         picture_tokens=features,
@@ -102,11 +108,9 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
         unless_begins="" if template is None else bos,  # upstream's rule for templates
     )
     _check_text(parts, prompt, image_size)
-    if template is not None:
-        _check_template(checkpoint, prompt, template)
     backend = parts.tokenizer.backend_tokenizer
     ids = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-    return Words(prompt, template, tokenizer_json(checkpoint, parts.tokenizer), operations, ids)
+    return Words(prompt, frozen, tokenizer, operations, ids)
 
 
 def _open(checkpoint: Path, processor: str, kind: _Kind) -> _Parts:
@@ -197,23 +201,35 @@ def _image_id(parts: _Parts) -> int:
     return int(ids[0])
 
 
-def _check_template(checkpoint: Path, prompt: PromptSpec, template: str) -> None:
-    """Refuse a template that the runtime would refuse, or that leaves a picture out."""
-    said = {"type": "text", "text": "What is this?"}
-    ask = {"role": "user", "content": [{"type": "image"}, said]}
-    answer, again = {"role": "assistant", "content": [said]}, {"role": "user", "content": [said]}
-    for messages in ([ask], [ask, answer, again]):
-        try:
-            text = ChatTemplate(template, prompt.variables).render(messages)
-        except (BundleError, PromptError) as error:
-            raise FamilyError(
-                f"{checkpoint}: 'chat_template' cannot be used: {error} (what a template may do is in edgevlm/text)"
-            ) from error
-        if (found := text.count(prompt.placeholder)) != 1:
-            raise FamilyError(
-                f"{checkpoint}: 'chat_template': expected {prompt.placeholder!r} once for one picture, it writes it "
-                f"{found} times; give the template that this model was trained with"
-            )
+def _dialogue(parts: _Parts, template: str, reserved: Mapping[str, int]) -> tuple[DialogueSpec, tuple[str, ...]]:
+    """The template as data, proven against upstream's rendering of it, and the names that its branches depend on.
+
+    Raises:
+        FamilyError: it is no literal text around the parts of a dialogue, does not end, or takes no picture.
+    """
+    request = {
+        "source": template,
+        "variables": parts.tokenizer.special_tokens_map,
+        "placeholder": parts.image_token,
+        "reserved": sorted(reserved),
+    }
+    try:
+        answer = run_confined(TEMPLATE_CHILD, request, timeout_s=TEMPLATE_TIMEOUT_S)
+        reason = answer.get("refused", "")
+    except Unanswered as error:
+        answer, reason = {}, str(error)
+    if reason:
+        raise FamilyError(
+            f"{parts.checkpoint}: 'chat_template' cannot be used: {reason}; give one that writes literal text around "
+            "the messages (see docs/bundle.md)"
+        )
+    dialogue = DialogueSpec.model_validate_json(json.dumps(answer["dialogue"]), strict=True)
+    if dialogue.gaps(system=False, pictures=True) is None:
+        raise FamilyError(
+            f"{parts.checkpoint}: 'chat_template': expected one that takes a picture and a question, it refuses them; "
+            "give the template that this model was trained with"
+        )
+    return dialogue, tuple(answer["frozen"])
 
 
 def _check_text(parts: _Parts, prompt: PromptSpec, image_size: int) -> None:

@@ -90,7 +90,7 @@ def test_what_a_model_says_cannot_command_a_terminal(bundle: Path) -> None:
 def test_inspect_and_profile_know_chats(bundle: Path) -> None:
     shown = process("inspect", bundle)
     assert shown.returncode == 0
-    for words in ("a chat template", "256 tokens", "the last 5 tokens", "in runs of 8"):
+    for words in ("a dialogue of system, user, assistant", "256 tokens", "the last 5 tokens", "in runs of 8"):
         assert words in shown.stdout
     profiled = figures("profile", bundle, "--steps", "3", "--warmup", "1")
     assert set(profiled["stages"]) == {"preprocess", "vision", "decoder"}

@@ -161,7 +161,7 @@ def test_load_gives_a_chat_and_other_tasks_are_refused(tmp_path: Path) -> None:
 
 def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> None:
     def refused(name: str, error: type[Exception], match: str, content: bytes) -> None:
-        root = talker.chat(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        root = talker.chat(tmp_path / f"{len(list(tmp_path.iterdir()))}", template=talker.TEMPLATE)
         tiny.refile(root, name, content)
         with pytest.raises(error, match=match):
             edgevlm.load(root)

@@ -25,12 +25,12 @@ TILED = {
 }
 
 
-def writer(template: str | None = talker.TEMPLATE, **more: Any) -> PromptWriter:
-    return PromptWriter(PromptSpec(**talker.prompt(**more)), FILE, template)
+def writer(**more: Any) -> PromptWriter:
+    return PromptWriter(PromptSpec(**talker.prompt(**more)), FILE)
 
 
 def plain(**more: Any) -> PromptWriter:
-    return PromptWriter(PromptSpec(**talker.prompt(**{**talker.PLAIN, **more})), FILE, None)
+    return PromptWriter(PromptSpec(**talker.prompt(**{**talker.PLAIN, **more})), FILE)
 
 
 def text(ids: list[int]) -> str:
@@ -99,10 +99,14 @@ def test_an_answer_never_becomes_a_picture_in_the_next_prompt(said: str) -> None
     assert made.ids(turns, [(0, 0)]).count(talker.IMAGE) == 4
 
 
-def test_a_template_that_drops_or_repeats_pictures_is_refused() -> None:
-    for template in ("{{ messages[0]['content'][1]['text'] }}", "<image><image>"):
-        with pytest.raises(PromptError, match="a place for each of 1 pictures"):
-            writer(template).ids([Turn("user", "x", 1)], [(0, 0)])
+def test_a_program_is_no_prompt() -> None:
+    with pytest.raises(BundleError, match="a chat template, which is a program"):
+        writer(**talker.WITH_TEMPLATE)
+
+
+def test_as_many_pictures_are_expected_as_the_turns_have() -> None:
+    with pytest.raises(PromptError, match="expected 1 pictures, as the turns have, got 2"):
+        writer().ids([Turn("user", "x", 1)], [(0, 0)] * 2)
 
 
 def test_a_model_without_turns_refuses_a_dialogue() -> None:
@@ -130,7 +134,7 @@ def test_signs_are_refused_however_they_are_written_and_unknown_words_are_not(tm
     fast.add_special_tokens([AddedToken(token, normalized=True) for token in ("<image>", "<none>", "<stop>")])
     fast.save(str(tmp_path / "tokenizer.json"))
     spec = PromptSpec(**talker.prompt(image_id=0, **talker.PLAIN))
-    made = PromptWriter(spec, tmp_path / "tokenizer.json", None)
+    made = PromptWriter(spec, tmp_path / "tokenizer.json")
     assert made.check("hello stranger") == "hello stranger"
     for sign in ("<stop>", "<STOP>", "<Image>"):
         with pytest.raises(PromptError, match=f"got '{sign.lower()}' among them"):

@@ -1,197 +1,208 @@
-"""Chat templates: upstream's language, and none of a stranger's tricks."""
+"""A bundle's chat template becomes data in a child that ends, once, and is cached where nobody can poison it."""
+
+# ruff: noqa: E501 - a template is read best in one line
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
-from typing import Any
+from pathlib import Path
 
 import pytest
+from support import talker
+from support.chat_templates import FAMILIES
 
-from edgevlm.errors import BundleError, PromptError
-from edgevlm.text.template import MAX_SOURCE, ChatTemplate
+import edgevlm
+from edgevlm.bundle import open_bundle
+from edgevlm.errors import BundleError, DependencyError
+from edgevlm.text import confined, template
+from edgevlm.text.chat_text import Turn, chat_text
+from edgevlm.text.template import MAX_SOURCE, ChatTemplate, cache_directory, prompt_as_data
+from edgevlm.wording import DialogueSpec
 
-# ruff: noqa: E501 - an attack is read best in one line
-
-PARTS: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": "what is it?"}]
-MESSAGES: list[dict[str, Any]] = [
-    {"role": "system", "content": [{"type": "text", "text": "be short"}]},
-    {"role": "user", "content": PARTS},
-]
-LIMIT_S = 5.0  # each attack below ends within this, on a machine that does other things besides
-
-
-def render(source: str, messages: Any = None, **variables: str) -> str:
-    return ChatTemplate(source, variables).render(MESSAGES if messages is None else messages)
+VARIABLES = {"bos_token": "<bos>"}
 
 
-def test_renders_a_dialogue_as_upstream_does() -> None:
-    source = """\
-{%- for message in messages -%}
-    {% if message.role == 'system' %}
-[{{ message['content'][0]['text'] | trim }}]
-    {% else %}
-{{ loop.index ~ ':' + message['role'].upper() }}
-        {%- for part in message['content'] | selectattr('type', 'equalto', 'text') %}
- {{ part.text }}{% generation %}!{% endgeneration %}
-        {%- endfor %}
-    {% endif %}
-{%- endfor %}
-{%- if add_generation_prompt and tools is none and not documents %}
-
-{{ bos_token }}A:
-{%- endif %}"""
-    assert render(source, bos_token="<s>") == "[be short]\n2:USER what is it?!\n<s>A:"
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize(
-    ("source", "text"),
-    [
-        ("{{ messages | length }} {{ missing }}.", "2 ."),
-        ("{% set ns = namespace(n=1) %}{% for i in range(4) %}{% set ns.n = ns.n * 2 %}{% endfor %}{{ ns.n }}", "16"),
-        ("{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i > 4 %}{% break %}{% endif %}{{ i }}{% endfor %}", "0134"),
-        ("{{ {'b': 'ä<', 'a': [1, none, true]} | tojson }}", '{"b": "ä<", "a": [1, null, true]}'),
-        ("{{ ' a b '.strip().split(' ') | join('-') }}{{ 'x'.replace('x', 'yy') }}", "a-byy"),
-        ("{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(1) }}{{ m('a' ~ 1 ~ none) }}", "<1><a1None>"),
-        ("{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% if not loop.last %},{% endif %}{% endfor %}", "a1,b2"),
-        ("{{ messages[1:] | map(attribute='role') | list }}", "['user']"),
-        ("{{ messages[::-1][0]['role'] }}{{ 'us' in messages[1].role }}", "userTrue"),
-        ("{% set x %}{{ 1 + 1 }}{% endset %}{{ x }}", "2"),
-        ("{{ 'a' if messages is sequence and messages[0] is mapping else 'b' }}", "a"),
-    ],
-)  # fmt: skip
-def test_knows_what_templates_of_checkpoints_use(source: str, text: str) -> None:
-    assert render(source) == text
+def no_child(*_: object, **__: object) -> object:
+    raise AssertionError("a child was started")
 
 
-def test_a_template_may_refuse_a_dialogue() -> None:
-    with pytest.raises(PromptError, match="roles must alternate"):
-        render("{{ raise_exception('roles must alternate') }}")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_templates_of_known_families_become_data(name: str) -> None:
+    family = FAMILIES[name]
+    dialogue = ChatTemplate(family.source, family.variables, family.placeholder).dialogue
+    assert dialogue.gaps(system=False, pictures=True) is not None
+    assert DialogueSpec.model_validate_json(dialogue.model_dump_json(), strict=True) == dialogue
 
 
-def test_the_date_is_not_there() -> None:
-    with pytest.raises(PromptError, match="'strftime_now' is undefined"):
-        render("{{ strftime_now('%d %B') }}")
-    assert render("{{ strftime_now('%d') if strftime_now is defined else '26 Jul 2024' }}") == "26 Jul 2024"
+def test_the_data_is_what_one_would_write_by_hand(tmp_path: Path) -> None:
+    bundle = open_bundle(talker.chat(tmp_path / "chat", template=talker.TEMPLATE))
+    prompt = prompt_as_data(bundle)
+    assert prompt.dialogue == DialogueSpec(**talker.DIALOGUE)
+    assert prompt.template is None and not prompt.variables
 
 
-ESCAPES = {
-    "class of a text": "{{ ''.__class__.__mro__ }}",
-    "subclasses": "{{ ''['__class__']['__mro__'][1]['__subclasses__']() }}",
-    "attr filter": "{{ '' | attr('__class__') }}",
-    "attribute of map": "{{ [''] | map(attribute='__class__') | list }}",
-    "globals of a macro": "{% macro m() %}{% endmacro %}{{ m.__init__.__globals__ }}",
-    "globals of a function": "{{ range.__globals__ }}",
-    "globals of raise_exception": "{{ raise_exception.__globals__['__builtins__'] }}",
-    "format of a text": "{{ '{0.__class__}'.format(1) }}",
-    "format through a reference": "{% set f = '{0.__class__}'.format %}{{ f(1) }}",
-    "format_map": "{{ '{a.__class__}'.format_map({'a': 1}) }}",
-    "format filter": "{{ '%s' | format(1) }}",
-    "format to a length": "{{ '{:100000000}'.format(1) }}",
-    "format by map": "{{ ['{:100000000}'] | map(attribute='format') | first }}{{ (['{:9}'] | map(attribute='format') | first)(1) }}",
-    "percent": "{{ '%1000000000d' % 1 }}",
-    "frame of a generator": "{{ (messages | map('upper')).gi_frame }}",
-    "import": "{% import 'os' as os %}",
-    "include": "{% include '/etc/passwd' %}",
-    "extends": "{% extends 'x' %}",
-    "block": "{% block b %}{{ self.b() }}{% endblock %}",
-    "environment of a loop": "{% for x in [1] %}{{ loop._LoopContext__x }}{% endfor %}",
-    "namespace's insides": "{% set ns = namespace() %}{{ ns.__class__ }}",
-    "self": "{{ self.__init__ }}",
-    "cycler": "{{ cycler.__init__.__globals__ }}",
-    "lipsum": "{{ lipsum.__globals__ }}",
-    "to_bytes": "{{ (1).to_bytes(100000000, 'big') }}",
-    "change a message": "{{ messages.append(1) }}",
-    "change a part": "{{ messages[0].update(role='x') }}",
-    "clear": "{{ messages[0].clear() }}",
-    "autoescape": "{% autoescape true %}{{ 1 }}{% endautoescape %}",
-    "a function as text": "{{ range }}",
-}  # fmt: skip
+def test_a_bundle_of_today_starts_no_child_and_imports_no_jinja(tmp_path: Path) -> None:
+    root = talker.chat(tmp_path / "chat")
+    script = (
+        "import subprocess, sys, edgevlm\n"
+        "subprocess.Popen = None\n"
+        "with edgevlm.load_chat(sys.argv[1]) as chat: print(len(chat.prepare(None, 'a').ids))\n"
+        "assert not [name for name in sys.modules if name.startswith(('jinja2', 'edgevlm.text.sandbox'))]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(root)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not cache_directory().exists()
 
 
-@pytest.mark.parametrize("name", ESCAPES)
-def test_nothing_of_python_is_reached(name: str) -> None:
-    before = repr(MESSAGES)
-    try:
-        text = render(ESCAPES[name])
-    except (PromptError, BundleError) as error:
-        assert "it fails with" not in str(error)
-        text = ""
-    assert text in ("", "[Undefined]")
-    assert repr(MESSAGES) == before
+def test_a_bundle_of_1_3_answers_as_one_of_today(tmp_path: Path) -> None:
+    old = talker.chat(tmp_path / "old", template=talker.TEMPLATE)
+    new = talker.chat(tmp_path / "new")
+    with edgevlm.load_chat(old) as before, edgevlm.load_chat(new) as after:
+        picture = talker.picture(1)
+        assert before.prepare([picture, picture], "what?").ids == after.prepare([picture, picture], "what?").ids
+        assert before.ask(picture, "what?").token_ids == after.ask(picture, "what?").token_ids
 
 
-BOMBS = {
-    "range": "{% for i in range(10 ** 9) %}{% endfor %}",
-    "nested loops": "{% for i in range(10000) %}{% for j in range(10000) %}{% for k in range(10000) %}{% endfor %}{% endfor %}{% endfor %}",
-    "loop without a body that counts": "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endfor %}",
-    "power": "{{ 10 ** 10 ** 10 }}",
-    "power step by step": "{% set n = namespace(x=64) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
-    "text times a number": "{{ 'a' * 10 ** 9 }}",
-    "list times a number": "{{ [1] * 1000000000 }}",
-    "doubling by +": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
-    "doubling by ~": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-    "doubling by set": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}{% endfor %}",
-    "doubling by join": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = [n.x, n.x] | join %}{% endfor %}",
-    "squares by replace": "{% set n = namespace(x='aaaa') %}{% for i in range(9) %}{% set n.x = n.x | replace('a', n.x) %}{% endfor %}",
-    "squares by .replace": "{% set n = namespace(x='aaaa') %}{% for i in range(9) %}{% set n.x = n.x.replace('a', n.x) %}{% endfor %}",
-    "squares by .join": "{% set n = namespace(x='aaaa') %}{% for i in range(9) %}{% set n.x = n.x.join(n.x) %}{% endfor %}",
-    "squares by join": "{% set n = namespace(x='aaaa') %}{% for i in range(9) %}{% set n.x = n.x | join(n.x) %}{% endfor %}",
-    "lists of lists": "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-    "dicts of dicts": "{% set n = namespace(x={}) %}{% for i in range(99) %}{% set n.x = {'a': n.x, 'b': n.x} %}{% endfor %}{{ n.x | tojson }}",
-    "dicts by call": "{% set n = namespace(x=1) %}{% for i in range(99) %}{% set n.x = dict(a=n.x, b=n.x) %}{% endfor %}{{ n.x }}",
-    "tuples": "{% set n = namespace(x=1) %}{% for i in range(99) %}{% set n.x = (n.x, n.x) %}{% endfor %}{{ n.x | string }}",
-    "center": "{{ 'a' | center(10 ** 9) }}",
-    "ljust": "{{ 'a'.ljust(1000000000) }}",
-    "indent": "{{ 'a\\nb' | indent(1000000000) }}",
-    "indent of tojson": "{{ [1, 2] | tojson(indent=1000000000) }}",
-    "separators of tojson": "{{ [1, 2] | tojson(separators=('a' * 1000000, 'b' * 1000000)) }}",
-    "macro that calls itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "macro that calls itself twice": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
-    "macros that double": "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}{{ " + "m(" * 60 + "'a'" + ")" * 60 + " }}",
-    "recursive loop": "{% for i in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}",
-    "long searches": "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{% if 'b' in x %}{% endif %}{% endfor %}",
-    "long slices": "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{% set y = x[1:] %}{% endfor %}",
-    "long comparisons": "{% set x = 'a' * 1000000 %}{% set y = x ~ '' %}{% for i in range(99999) %}{% if x == y %}{% endif %}{% endfor %}",
-    "long filters": "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{% set y = x | upper %}{% endfor %}",
-    "long methods": "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{% set y = x.count('b') %}{% endfor %}",
-    "long tests": "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{% if 'b' is in x %}{% endif %}{% endfor %}",
-    "much text": "{% for i in range(3000) %}" + "a" * 60_000 + "{% endfor %}",
-    "sum of lists": "{{ [[1], [2]] | sum(start=[]) }}",
-    "a list that holds itself": "{% set n = namespace(x=1) %}{% set n.x = n %}{{ n }}",
-    "deep brackets": "{{ " + "[" * 5000 + "]" * 5000 + " }}",
-}  # fmt: skip
+def test_the_second_load_starts_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ChatTemplate(talker.TEMPLATE, VARIABLES).dialogue
+    (cached,) = cache_directory().iterdir()
+    assert cached.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(template, "run_confined", no_child)
+    assert ChatTemplate(talker.TEMPLATE, VARIABLES).dialogue == first
+    for other in ({"bos_token": "<s>"}, {}):  # whatever it depends on is in the name
+        with pytest.raises(AssertionError, match="a child was started"):
+            ChatTemplate(talker.TEMPLATE, other)
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_template_that_would_fill_the_memory_or_the_day_is_stopped(name: str) -> None:
-    begun = time.process_time()
-    with pytest.raises((PromptError, BundleError)) as caught:
-        render(BOMBS[name])
-    assert "it fails with" not in str(caught.value) or "RecursionError" in str(caught.value)
-    assert time.process_time() - begun < LIMIT_S
-
-
-def test_a_template_that_is_stopped_once_still_renders_the_next_dialogue() -> None:
-    template = ChatTemplate("{% for m in messages %}{% for i in range(9999) %}{% endfor %}x{% endfor %}", {})
-    with pytest.raises(PromptError):
-        template.render(MESSAGES * 200)
-    assert template.render(MESSAGES) == "xx"
+def spoil(path: Path, how: str) -> None:
+    text = path.read_bytes()
+    if how == "link":
+        path.rename(path.with_suffix(".other"))
+        path.symlink_to(path.with_suffix(".other"))
+    elif how == "fifo":
+        path.unlink()
+        os.mkfifo(path)
+    elif how == "writable by all":
+        path.chmod(0o666)
+    else:
+        contents = {"empty": b"", "cut": text[:-9], "no text": b"\xff\xfe", "large": b" " * confined.MAX_REPLY + text}
+        path.write_bytes(contents[how] if how in contents else text.replace(b"none", b"some"))
 
 
 @pytest.mark.parametrize(
-    "source", ["{% for %}", "{{ x | no_such_filter }}", "{{", "{% nothing %}", "a" * (MAX_SOURCE + 1)]
+    "how", ["link", "fifo", "writable by all", "empty", "cut", "no text", "large", "an unknown strip"]
 )
-def test_what_is_no_template_is_found_when_it_is_opened(source: str) -> None:
-    with pytest.raises(BundleError, match="chat template"):
-        ChatTemplate(source, {})
+def test_a_cached_result_that_is_not_ours_is_not_used(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dialogue = ChatTemplate(talker.TEMPLATE, VARIABLES).dialogue
+    (cached,) = cache_directory().iterdir()
+    spoil(cached, how)
+    assert ChatTemplate(talker.TEMPLATE, VARIABLES).dialogue == dialogue
+    monkeypatch.setattr(template, "run_confined", no_child)
+    assert ChatTemplate(talker.TEMPLATE, VARIABLES).dialogue == dialogue  # it was put right
 
 
-def test_what_a_user_says_is_never_read_as_a_template() -> None:
-    said = [{"role": "user", "content": [{"type": "text", "text": "{{ 1 + 1 }}{% raw %}"}]}]
-    assert render("{{ messages[0].content[0].text }}", said) == "{{ 1 + 1 }}{% raw %}"
+def test_a_cache_that_cannot_be_written_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    assert ChatTemplate(talker.TEMPLATE, VARIABLES).dialogue.cases
 
 
-def test_a_long_dialogue_stays_within_the_budget() -> None:
-    source = "{% for m in messages %}{% for p in m.content %}{{ p.text ~ m.role }}{% endfor %}{% endfor %}" + " " * 6000
-    turns = [{"role": "user", "content": [{"type": "text", "text": "a word or two " * 20}]}] * 400
-    assert len(render(source, turns)) > 400 * 280
+HOSTILE = {
+    "round": "{{ 12345 | round(-1000000000) }}",
+    "a deep tree": "{{ " + "(" * 60_000 + " }}",
+    "many loops": "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endfor %}",
+    "no template": "{% for %}",
+    "an escape": "{{ ''.__class__.__mro__ }}",
+    "the date": "{{ strftime_now('%d') }}",
+    "drops the words": "{% for m in messages %}{{ m.role }}{% endfor %}",
+    "upper case": "{% for m in messages %}{% for p in m.content %}{{ '<image>' if p.type == 'image' else p.text | upper }}"
+    "{% endfor %}{% endfor %}",
+    "a picture twice": "{% for m in messages %}{% for p in m.content %}{{ '<image><image>' if p.type == 'image' else p.text }}"
+    "{% endfor %}{% endfor %}",
+    "counts": "{% for m in messages %}{{ loop.index }}{% for p in m.content %}{{ '<image>' if p.type == 'image' else p.text }}"
+    "{% endfor %}{% endfor %}",
+    "a word of its own": "{% for m in messages %}{% for p in m.content %}{% if p.type == 'image' %}<image>"
+    "{% elif p.text == 'open' %}sesame{% else %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}",
+    "a long text is cut": "{% for m in messages %}{% for p in m.content %}{{ '<image>' if p.type == 'image' else p.text[:500] }}"
+    "{% endfor %}{% endfor %}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_no_literal_text_around_the_parts_is_refused(name: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(
+        BundleError, match=r"^chat template: .*; do not use this bundle, or export its checkpoint again$"
+    ):
+        ChatTemplate(HOSTILE[name], VARIABLES)
+    assert time.monotonic() - begin < confined.TIMEOUT_S
+    assert not cache_directory().exists()
+
+
+def test_the_first_dialogue_that_differs_is_shown_with_both_texts() -> None:
+    with pytest.raises(BundleError) as caught:
+        ChatTemplate(HOSTILE["a word of its own"], VARIABLES)
+    text = str(caught.value)
+    assert "'open'" in text and "the template writes '" in text and "sesame" in text and "its derived form '" in text
+    assert len(text) < 1500
+
+
+def test_a_template_that_is_too_long_is_refused_before_a_child() -> None:
+    with pytest.raises(BundleError, match=f"at most {MAX_SOURCE} characters"):
+        ChatTemplate("a" * (MAX_SOURCE + 1), {})
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("support.children.sleeper", "did not end within 2 s"),
+        ("support.children.hoarder", "ended its process"),
+        ("support.children.silent", r"ended its process \(exit code 0\)"),
+        ("support.children.writer", "ended its process"),
+        ("support.children.absent", r"ended its process \(exit code 1\)"),
+    ],
+)
+def test_a_child_that_does_not_answer_is_ended(module: str, message: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(confined.Unanswered, match=message):
+        confined.run_confined(module, {}, timeout_s=2.0)
+    assert time.monotonic() - begin < 10.0
+
+
+def test_a_child_learns_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", "x")
+    assert "A_SECRET" not in confined.run_confined("support.children.environment", {})
+
+
+def test_a_child_cannot_start_another_or_write_much() -> None:
+    limits = confined.run_confined("support.children.limits", {})
+    assert limits == {"files": 16, "size": confined.MAX_REPLY, "processes": 0, "core": 0}
+
+
+def test_without_jinja_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match=r"edgevlm\[chat\].*edgevlm migrate BUNDLE -o NEW"):
+        ChatTemplate(talker.TEMPLATE, VARIABLES)
+
+
+def test_a_template_may_end_a_dialogue_and_take_no_system_text() -> None:
+    family = FAMILIES["gemma"]
+    dialogue = ChatTemplate(family.source, family.variables).dialogue
+    assert {case.system for case in dialogue.cases} == {False}
+    assert "".join(chat_text(dialogue, [Turn("user", " a ")])).startswith("<s><start_of_turn>user\na<end_of_turn>")
+
+
+def test_the_cache_is_no_place_for_half_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert ChatTemplate(talker.TEMPLATE, VARIABLES).dialogue.cases
+    assert list(cache_directory().iterdir()) == []

@@ -1,0 +1,47 @@
+"""The process that turns the chat template of a bundle of 1.2 or 1.3 into data; see `edgevlm.text.template`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgevlm.errors import BundleError, PromptError, require
+from edgevlm.text import confined
+from edgevlm.text.derivation import NotDerivable, Refused, derive
+from edgevlm.text.jinja_template import SandboxedTemplate
+from edgevlm.text.sandbox import parse
+from edgevlm.text.template_source import frozen, literals
+
+
+def main() -> None:
+    """Answer the request on standard input: the dialogue, or why there is none."""
+    request = confined.request()
+    for module in ("jinja2.sandbox", "jinja2.ext", "jinja2.nodes", "jinja2.visitor", "jinja2.meta"):
+        require(module, extra="chat")
+    confined.limit_self()
+    try:
+        confined.reply(_answer(**request))
+    except MemoryError:
+        confined.reply({"refused": "it takes too much memory"})
+
+
+def _answer(source: str, variables: Mapping[str, str], placeholder: str, reserved: Sequence[str]) -> dict[str, Any]:
+    jinja = require("jinja2", extra="chat")
+    try:
+        template = SandboxedTemplate(source, variables)
+    except BundleError as error:
+        return {"refused": str(error)}
+
+    def render(messages: list[dict[str, Any]]) -> str:
+        try:
+            return template.render(messages)
+        except PromptError as error:
+            raise Refused(str(error)) from error
+
+    tree = parse(jinja, source)
+    words = literals(jinja, tree, [placeholder, *reserved, *variables.values()])
+    try:
+        dialogue = derive(render, placeholder, words)
+    except NotDerivable as error:
+        return {"refused": str(error)}
+    return {"dialogue": dialogue.model_dump(mode="json"), "frozen": frozen(jinja, tree, variables)}

@@ -1,0 +1,55 @@
+"""Write tests/compat/format_1_4: a chat whose prompt is data, and what it answered when it was made.
+
+Run `python tests/compat/make_format_1_4.py` once for the format; what a release has written is never written again.
+Needs neither torch nor onnx: the stages come from tests/support/stages.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support import talker
+
+import edgevlm
+from edgevlm.bundle import write_record
+from edgevlm.manifest import FORMAT
+
+PLACE = Path(__file__).parent / "format_1_4"
+BUNDLES: dict[str, dict[str, Any]] = {
+    "dialogue": {},
+}
+QUESTIONS = ("what is it?", "where is it?", "où est-ce ? 🙂")
+
+
+def answer(root: Path) -> dict[str, Any]:
+    """What a bundle says of two pictures, one after the other."""
+    said = []
+    with edgevlm.load_chat(root) as chat:
+        for seed in (1, 2):
+            for question in QUESTIONS:
+                one = chat.ask(talker.picture(seed), question, max_new_tokens=10)
+                said.append({"token_ids": list(one.token_ids), "text": one.text, "prompt_tokens": one.prompt_tokens})
+        session = chat.session("Be brief.")
+        for question, shown in zip(QUESTIONS, (talker.picture(3), None, talker.picture(4)), strict=True):
+            one = session.ask(shown, question, max_new_tokens=6)
+            said.append({"token_ids": list(one.token_ids), "text": one.text, "prompt_tokens": one.prompt_tokens})
+        return {"bundle_sha256": chat.bundle.sha256, "answers": said, "stage_runs": dict(chat.stage_runs)}
+
+
+def main() -> None:
+    """The bundle and its answer."""
+    if FORMAT != "edgevlm.bundle/1.4":
+        raise SystemExit(
+            f"this script made bundles of format 1.4; this version writes {FORMAT}: copy it under another name"
+        )
+    for name, more in BUNDLES.items():
+        root = talker.chat(PLACE / name, **more)
+        write_record(root, "answer", answer(root))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""A child that says nothing."""
+
+
+def main() -> None:
+    """End."""
