@@ -103,6 +103,17 @@ def orientations(contract: Contract, limits: GateLimits) -> tuple[Orientation, .
     return tuple(_orientation(contract, given, limits.command_valid_s) for given in limits.orientations)
 
 
+def rotations(contract: Contract) -> tuple[tuple[RotationForm, tuple[int, ...]], ...]:
+    """The form and the columns of every orientation in a contract's actions."""
+    found: list[tuple[RotationForm, tuple[int, ...]]] = []
+    end = 0
+    for group in contract.action.groups:
+        end += len(group.names)
+        if (count := _rotation_columns(group)) and group.rotation != "none":
+            found.append((group.rotation, tuple(range(end - count, end))))
+    return tuple(found)
+
+
 def geometry(columns: Sequence[Column], orientations: Sequence[Orientation]) -> Geometry:
     """What an executor must know to average rows."""
     return Geometry(

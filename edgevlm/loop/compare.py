@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import ActionChunk, Contract
+from edgevlm.gate.averaging import RotationForm
+from edgevlm.loop.columns import rotations
 from edgevlm.loop.replay import Turn
+from edgevlm.loop.rotation import numbers, quaternion
 from edgevlm.loop.worker import Acted
 
 _WAITING = 1024  # observations of one model that the other one may still act on
@@ -54,6 +58,7 @@ class Comparison:
     def __init__(self, contract: Contract, worst: int = 10) -> None:
         action = contract.action
         self._names, self._units, self._kept = action.names, action.units, worst
+        self._rotations = rotations(contract)
         self._range = (action.column("upper") - action.column("lower")).astype(np.float64)
         self._waiting: dict[str, OrderedDict[int, ActionChunk]] = {"a": OrderedDict(), "b": OrderedDict()}
         self._given_up = {"a": 0, "b": 0}
@@ -79,7 +84,8 @@ class Comparison:
         return self._compare(turn.outcome.observation.instruction, a, b)
 
     def _compare(self, instruction: str, a: ActionChunk, b: ActionChunk) -> Apart:
-        errors = np.abs(a.values.astype(np.float64) - b.values.astype(np.float64))  # (K, A)
+        theirs = _in_numbers_near(a.values, b.values, self._rotations)
+        errors = np.abs(a.values.astype(np.float64) - theirs)  # (K, A)
         apart = Apart(a.observed_ns, instruction, errors.max(axis=0))
         self.apart.append(apart)
         shares = errors / self._range
@@ -91,7 +97,7 @@ class Comparison:
             unit=self._units[column],
             row=int(row),
             a=float(a.values[row, column]),
-            b=float(b.values[row, column]),
+            b=float(theirs[row, column]),
             error=float(errors[row, column]),
         )
         entry = (float(shares[row, column]), -len(self.apart), worst)  # of equal ones the first
@@ -135,3 +141,19 @@ class Comparison:
             "columns": self.columns(),
             "worst": [asdict(worst) for worst in self.worst],
         }
+
+
+def _in_numbers_near(
+    a: NDArray[np.float32], b: NDArray[np.float32], rotations: Sequence[tuple[RotationForm, tuple[int, ...]]]
+) -> NDArray[np.float64]:
+    """The rows of `b` (K, A), orientations in the numbers nearest to those of `a`: q and -q are no difference."""
+    values = b.astype(np.float64)
+    for form, columns in rotations:
+        part = list(columns)
+        for row, (ours, theirs) in enumerate(zip(a[:, part].tolist(), b[:, part].tolist(), strict=True)):
+            if not any(ours) or not any(theirs):
+                continue  # four zeros are no rotation
+            near, q = quaternion(form, ours), quaternion(form, theirs)
+            if sum(x * y for x, y in zip(near, q, strict=True)) < 0:
+                values[row, part] = numbers(form, q, near)
+    return values

@@ -27,6 +27,9 @@ KINDS = (
     "velocity",
     "acceleration",
     "position",
+    "jump",
+    "tracking",
+    "clock",
     "gripper",
     "chunk_age",
     "state_age",
@@ -42,20 +45,38 @@ KINDS = (
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A column that is sent as a position: its topic and index, the measured one's, and the limits."""
+
+    topic: str
+    column: int
+    state: str
+    index: int
+    low: float
+    high: float
+    velocity: float
+    tracking: float
+
+
+@dataclass(frozen=True)
 class Rules:
     """The robot's limits, written down a second time. Seconds, and m or rad of the columns of `topic`.
 
     Attributes:
         axes: of the messages on `topic`: (column, velocity, acceleration).
         ranges: (column, state topic, index in that topic's values, lowest, highest).
+        placed: columns that are sent as positions.
+        jitter_s: how much the way of two messages may differ.
         slack_s: how long a message may take, or a node may need to act on it.
         brake_s: how long braking may last.
+        simulated: whether stamps are of a simulator's clock, at whatever pace.
         rivals_s: how long a second publisher may be there unnoticed: a killed one still counts for two seconds.
     """
 
     topic: str = "command/twist"
     axes: tuple[tuple[int, float, float], ...] = ()
     ranges: tuple[tuple[int, str, int, float, float], ...] = ()
+    placed: tuple[Placed, ...] = ()
     margin: float = 0.01
     gripper: tuple[float, float] = (-1.0, 1.0)
     states: tuple[str, ...] = ()
@@ -66,8 +87,10 @@ class Rules:
     camera_max_age_s: float = 0.8
     future_s: float = 0.1
     slack_s: float = 0.15
+    jitter_s: float = 0.03
     brake_s: float = 0.3
     rivals_s: float = 3.2
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,9 +125,12 @@ def judge(lines: Iterable[Line], rules: Rules) -> list[Violation]:
             found += _shape(command, last, rules)
             found += case.justified(command, last)
             last = command
+        for placed in rules.placed:
+            found += _places(epoch, placed, rules)
         found += _grippers(epoch, rules)
         found += _punctual(epoch, rules)
         found += _signed(epoch, rules)
+    found += _standing(ordered, rules)
     return sorted(found, key=lambda violation: violation.at_ns)
 
 
@@ -160,10 +186,19 @@ def _before(command: Line, last: Line | None, rules: Rules) -> tuple[Sequence[fl
     rest = ([0.0] * len(command["values"]), rules.period_s)
     if last is None or not all(map(math.isfinite, last["values"])):
         return rest
-    gap_ns = command["stamp"] - last["stamp"]
-    if not 0 <= gap_ns <= rules.valid_s * S:
-        gap_ns = command["r"] - last["r"]
+    gap_ns = _gap_ns(command, last, rules)
     return rest if gap_ns > rules.valid_s * S else (last["values"], gap_ns / S)
+
+
+def _gap_ns(command: Line, last: Line, rules: Rules) -> float:
+    """Time between two commands by their stamps, where these are plausible and the wire does not contradict them.
+
+    On the system's clock a step of the sender's clock makes no robot faster: the observer's own time bounds it.
+    """
+    gap_ns, arrived_ns = command["stamp"] - last["stamp"], command["r"] - last["r"]
+    if not 0 <= gap_ns <= rules.valid_s * S:
+        return float(arrived_ns)
+    return float(gap_ns) if rules.simulated else min(float(gap_ns), arrived_ns + rules.jitter_s * S)
 
 
 class _Case:
@@ -188,7 +223,7 @@ class _Case:
             self._braking_since_ns = None
             return []
         lacking = self._lacking(command)
-        outward = self._outward(command)
+        outward = self._outward(command, last)
         if not lacking:
             self._braking_since_ns = None
             return outward
@@ -272,8 +307,8 @@ class _Case:
                 return "publishers", f"more than one publisher of {topics}"
         return None
 
-    def _outward(self, command: Line) -> list[Violation]:
-        """Towards the outside of the workspace, where the robot is measured at its edge or beyond."""
+    def _outward(self, command: Line, last: Line | None) -> list[Violation]:
+        """Towards the outside of the workspace, where the robot is measured at its edge or beyond; braking is right."""
         rules, found = self._rules, []
         for column, topic, index, low, high in rules.ranges:
             known = [s for s in self._until(self._states[topic], command["r"]) if _finite(s)]
@@ -281,10 +316,71 @@ class _Case:
                 continue
             here, rate = known[-1]["values"][index], command["values"][column]
             beyond = here - high if rate > 0 else low - here
-            if rate and beyond > rules.margin:
+            if rate and beyond > rules.margin and not self._slows(column, command, last):
                 told = f"column {column}: {rate:.4f} at {here:.4f}, outside {low} to {high}"
                 found.append(Violation("position", command["r"], told))
         return found
+
+    def _slows(self, column: int, command: Line, last: Line | None) -> bool:
+        """Whether this column is braked about as hard as it may be."""
+        limit = next((acceleration for at, _, acceleration in self._rules.axes if at == column), None)
+        if last is None or limit is None:
+            return False
+        rate, before = command["values"][column], last["values"][column]
+        hard_s = max(0.0, _gap_ns(command, last, self._rules) / S - self._rules.jitter_s / 2)
+        return rate * before > 0 and abs(before) - abs(rate) >= min(0.8 * limit * hard_s, abs(before)) > 0
+
+
+def _places(epoch: _Epoch, placed: Placed, rules: Rules) -> list[Violation]:
+    """Each position is within reach of the one in force, or of the measured one where none is; and near that one."""
+    found: list[Violation] = []
+    last: Line | None = None
+    states = [line for line in epoch.of("state") if line["topic"] == placed.state and _finite(line)]
+    arrivals = [line["r"] for line in states]
+    for command in epoch.of("command"):
+        if command["topic"] != placed.topic:
+            continue
+        here, at_ns = command["values"][placed.column], command["r"]
+        if not math.isfinite(here):
+            found.append(Violation("not_finite", at_ns, f"{placed.topic} {here}"))
+            continue
+        end = bisect_right(arrivals, at_ns)
+        recent = [line["values"][placed.index] for line in states[max(0, end - 32) : end + 1]]
+        known = [line for line in states[max(0, end - 32) : end + 1] if line["r"] >= at_ns - rules.slack_s * S]
+        nearest = min((abs(here - line["values"][placed.index]) for line in known), default=0.0)
+        if nearest > placed.tracking + rules.margin / 10:
+            found.append(Violation("tracking", at_ns, f"{placed.topic}: {here:.4f}, {nearest:.4f} from the robot"))
+        gap_ns = math.inf if last is None else _gap_ns(command, last, rules)
+        if last is not None and gap_ns <= rules.valid_s * S:
+            starts, dt = [last["values"][placed.column]], gap_ns / S
+        else:
+            starts, dt = recent, rules.period_s
+        if starts and min(abs(here - start) for start in starts) > placed.velocity * dt * (1 + 1e-6) + 1e-6:
+            found.append(Violation("jump", at_ns, f"{placed.topic}: {starts[-1]:.4f} to {here:.4f} in {dt:.4f} s"))
+        low, high = min([placed.low, *starts]), max([placed.high, *starts])
+        if not low - 1e-6 <= here <= high + 1e-6:
+            found.append(Violation("position", at_ns, f"{placed.topic}: {here:.4f}, outside {low:.4f} to {high:.4f}"))
+        last = command
+    return found
+
+
+def _standing(ordered: Sequence[Line], rules: Rules) -> list[Violation]:
+    """A clock that stopped: by then the last velocities must be nothing, because no validity ends by that clock."""
+    patience_ns = (rules.deadline_s + rules.slack_s + rules.brake_s) * S
+    found: list[Violation] = []
+    clock: Line | None = None
+    moving: Line | None = None
+    for line in ordered:
+        if line["k"] == "clock":
+            clock = line if clock is None or line["stamp"] != clock["stamp"] else clock
+        elif line["k"] == "command" and line["topic"] == rules.topic:
+            moving = line if any(line["values"]) else None
+        late = clock is not None and line["r"] - clock["r"] > patience_ns
+        if clock is not None and late and moving is not None:
+            told = f"{rules.topic} {moving['values']} in force, /clock stands for {(line['r'] - clock['r']) / S:.3f} s"
+            found.append(Violation("clock", line["r"], told))
+            moving = None  # once for each command
+    return found
 
 
 def _crowds(graph: Iterable[Line]) -> list[tuple[int, int, str]]:

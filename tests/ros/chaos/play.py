@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def run(rows: Sequence[Row], bundle: Path, domain: int, work: Path, *, enabled: 
             rig.start()
             marks = [play(rig, row, seed) for seed, row in enumerate(chosen)]
         lines = read_record(rig.record)
-        found = _judged(lines, chosen, marks)
+        found = _judged(lines, chosen, marks, replace(RULES, simulated=simulated))
         told += [verdict(row, mark, lines, found, enabled) for row, mark in zip(chosen, marks, strict=True)]
         strays += [v for v in found if enabled and not any(m.begin <= v.at_ns <= m.over for m in marks)]
     return {"rows": told, "strays": [f"{v.kind}: {v.detail}" for v in strays[:10]], "kinds": list(KINDS)}
@@ -186,11 +186,11 @@ def run_patiently(
     return told
 
 
-def _judged(lines: Sequence[Line], rows: Sequence[Row], marks: Sequence[Marks]) -> list[Violation]:
+def _judged(lines: Sequence[Line], rows: Sequence[Row], marks: Sequence[Marks], rules: Rules) -> list[Violation]:
     """All violations; where a rival sends commands by nature, only the gate's are judged."""
     spans = [(mark.begin, mark.over) for row, mark in zip(rows, marks, strict=True) if row.foreign]
     foreign = {id(line) for line in unsigned(lines) if any(a <= line["r"] <= b for a, b in spans)}
-    return judge([line for line in lines if id(line) not in foreign], RULES)
+    return judge([line for line in lines if id(line) not in foreign], rules)
 
 
 def markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

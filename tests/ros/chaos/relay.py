@@ -6,6 +6,7 @@ Takes `raw/<topic>` and publishes `<topic>`. `chaos/fault` (std_msgs/String, JSO
     encoding      "" | bgr8 (readable) | 16UC1 (not readable as a colour picture)
     state         pass | stop | nan
     state_shift   seconds that are added to the stamps of states
+    push          metres that are added to the hand's measured position: somebody pushed the robot
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ S = 1_000_000_000
 SENSOR = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HEALTHY: dict[str, Any] = {"camera": "pass", "camera_shift": 0, "encoding": "", "state": "pass", "state_shift": 0}
+HEALTHY["push"] = 0.0
 _BLOCK = 5  # frames: half a second; more at once would not fit the depth of the nodes' queues
 
 
@@ -73,6 +75,8 @@ class Relay(Node):
         def hand_on(data: bytes) -> None:
             if self._fault["state"] == "nan":
                 data = serialize_message(_broken(deserialize_message(data, kind)))
+            if self._fault["push"]:
+                data = serialize_message(_moved(deserialize_message(data, kind), self._fault["push"]))
             if self._fault["state"] != "stop":
                 publisher.publish(shifted(data, self._fault["state_shift"]))
 
@@ -100,6 +104,13 @@ class Relay(Node):
 def _broken(message: Any) -> Any:
     if isinstance(message, PoseStamped):
         message.pose.position.y = math.nan
+    return message
+
+
+def _moved(message: Any, push_m: float) -> Any:
+    if isinstance(message, PoseStamped):
+        position = message.pose.position
+        position.x, position.y, position.z = position.x + push_m, position.y + push_m, position.z + push_m
     return message
 
 

@@ -162,6 +162,14 @@ class Rig:
         """kill -9."""
         self.processes.kill(name, signal.SIGKILL)
 
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: it is there, and does nothing."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """SIGCONT."""
+        self.processes[name].send_signal(signal.SIGCONT)
+
     def _on_chunk(self, message: ActionChunk) -> None:
         self.chunk_s, self.sha256 = time.monotonic(), message.bundle_sha256
 

@@ -74,6 +74,10 @@ def _killed(name: str) -> tuple[Act, Act]:
     return (lambda rig: rig.kill(name)), (lambda rig: getattr(rig, f"start_{name}")())
 
 
+def _frozen(name: str) -> tuple[Act, Act]:
+    return (lambda rig: rig.freeze(name)), (lambda rig: rig.thaw(name))
+
+
 def _flood(rig: Rig) -> None:
     for number in range(FLOOD):
         rig.instruction.publish(String(data=OTHER if number % 2 else INSTRUCTION))
@@ -237,6 +241,16 @@ ROWS: tuple[Row, ...] = (
         wild=True,
         follows=True,
     ),
+    Row(
+        "pushed",
+        "the hand is pushed 0.6 m out of its workspace, with wild values",
+        *_relay(push=0.6),
+        1.5,
+        ("position",),
+        (_GATE, "limited", "dx"),
+        wild=True,
+        follows=True,
+    ),
     Row("model_raises", "the model raises", *_model("raise"), 1.5, _AGE, ("policy_node", "inference", "failed")),
     Row(
         "model_slow",
@@ -310,6 +324,16 @@ ROWS: tuple[Row, ...] = (
         (_GATE, "rivals", "topics"),
         foreign=True,
         note="no gate can take a rival's commands back: it stops its own and says why",
+    ),
+    Row(
+        "clock_stops",
+        "the simulator and its clock stand still for 1.5 s",
+        *_frozen("sim"),
+        1.5,
+        ("clock",),
+        (_GATE, "fallbacks", "clock_stopped"),
+        simulated=True,
+        least=1,
     ),
     Row(
         "clock_restarts",

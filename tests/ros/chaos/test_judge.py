@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ros.chaos.judge import KINDS, Rules, judge, unsigned
+from ros.chaos.judge import KINDS, Placed, Rules, judge, unsigned
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -20,6 +21,7 @@ RULES = Rules(
     axes=((0, V, A), (1, V, A)),
     ranges=((0, "pose", 0, -1.0, 1.0),),
     states=("pose",),
+    placed=(Placed("command/joint_position", 0, "pose", 2, -1.0, 0.3, 0.5, 0.1),),
     rivals_s=0.5,
 )
 Stream = list[dict[str, Any]]
@@ -44,7 +46,8 @@ def clean(seconds: float = 3.0, speed: float = 0.25, lag_ms: float = 1.0) -> Str
         arrived = now + round(lag_ms * MS)
         lines.append({"k": "command", "r": arrived, "topic": "command/twist", "stamp": now, "values": values})
         lines.append({"k": "command", "r": arrived, "topic": "command/gripper", "stamp": now, "values": [0.5]})
-        lines.append({"k": "status", "r": arrived, "stamp": now, "values": [*values, 0.5]})
+        lines.append({"k": "command", "r": arrived, "topic": "command/joint_position", "stamp": now, "values": [0.2]})
+        lines.append({"k": "status", "r": arrived, "stamp": now, "values": [*values, 0.5, 0.2]})
     return [{"s": line["r"], **line} for line in lines]
 
 
@@ -86,6 +89,30 @@ def _outside(lines: Stream, at_ns: int) -> Stream:
         if line["k"] == "state" and line["r"] >= at_ns:
             line["values"] = [1.2, 0.5, 0.2]
     return lines
+
+
+def _pushed(lines: Stream, at_ns: int) -> Stream:
+    for line in lines:
+        if line["k"] == "state" and line["r"] >= at_ns:
+            line["values"] = [0.0, 0.5, -0.3]
+    return lines
+
+
+def _starts_outside(lines: Stream, at_ns: int) -> Stream:
+    """The robot stands outside its range; after a pause the first command is at the edge."""
+    for line in lines:
+        if line["k"] == "state":
+            line["values"] = [0.0, 0.5, 0.38]
+        if line["k"] == "command" and line["topic"] == "command/joint_position":
+            line["values"] = [0.38 if line["r"] < at_ns else 0.3]
+        if line["k"] == "status":
+            line["values"] = [*line["values"], 0.38, 0.3]
+    return [ln for ln in lines if ln["k"] not in ("command", "status") or not at_ns <= ln["r"] < at_ns + S // 2]
+
+
+def _clock_stops(lines: Stream, at_ns: int) -> Stream:
+    ticks = range(START_NS, at_ns, PERIOD_NS)
+    return [*lines, *({"k": "clock", "r": tick, "stamp": tick} for tick in ticks)]
 
 
 def _shifted_frames(lines: Stream, at_ns: int) -> Stream:
@@ -134,6 +161,9 @@ PLANTS: dict[str, Callable[[Stream, int], Stream]] = {
     "velocity": _change("command", "command/twist", [0.31, -0.25, 0.0]),
     "acceleration": _restart,
     "position": _outside,
+    "jump": _starts_outside,
+    "tracking": _pushed,
+    "clock": _clock_stops,
     "gripper": _change("command", "command/gripper", [1.1]),
     "chunk_age": _without("chunk"),
     "state_age": _without("state"),
@@ -159,6 +189,60 @@ def test_a_clean_stream_passes(seconds: float, speed: float, lag_ms: float) -> N
 def test_finds_what_is_planted(kind: str, at_s: float) -> None:
     lines = PLANTS[kind](clean(3.0), START_NS + round(at_s * S))
     assert kind in {violation.kind for violation in judge(lines, RULES)}
+
+
+def test_a_jump_from_outside_the_range_to_its_edge_is_seen() -> None:
+    found = judge(_starts_outside(clean(3.0), START_NS + S), RULES)
+    assert {violation.kind for violation in found if "joint_position" in violation.detail} == {"jump"}
+
+
+def test_coming_back_at_limited_speed_is_right() -> None:
+    lines, here = clean(2.0), 0.38
+    for line in lines:
+        if line["k"] == "state":
+            line["values"] = [0.0, 0.5, here]
+        if line["k"] == "command" and line["topic"] == "command/joint_position":
+            here = max(0.25, here - 0.4 * 0.025)
+            line["values"] = [here]
+        if line["k"] == "status":
+            line["values"] = [*line["values"], here]
+    assert judge(lines, RULES) == []
+
+
+def test_a_step_of_the_sender_s_clock_makes_no_robot_faster() -> None:
+    """Stamps that are 80 ms apart, and commands that come 25 ms apart: the acceleration of 25 ms counts."""
+    lines = clean(2.0, speed=0.0)
+    late = [line for line in lines if line["k"] in ("command", "status") and line["stamp"] >= START_NS + S]
+    for line in late:
+        line["stamp"] += 55 * MS
+        line["values"] = [0.29 if value == 0.0 and k == 0 else value for k, value in enumerate(line["values"])]
+    slow = Rules(axes=((0, V, 4.0), (1, V, 4.0)), ranges=RULES.ranges, states=RULES.states)
+    assert "acceleration" in {violation.kind for violation in judge(lines, slow)}
+    kinds = {violation.kind for violation in judge(lines, replace(slow, simulated=True))}
+    assert "acceleration" not in kinds, "in a simulation stamps are the time there is"
+
+
+def test_a_clock_that_stops_while_the_robot_rests_is_no_violation() -> None:
+    found = judge(_clock_stops(clean(3.0, speed=0.0), START_NS + S), RULES)
+    assert "clock" not in {violation.kind for violation in found}
+
+
+def test_a_robot_measured_outside_may_brake_and_not_go_on() -> None:
+    lines = [line for line in clean(2.0) if line["k"] not in ("command", "status") or line["stamp"] <= START_NS + S]
+    last, values = twists(lines)[-1], [0.25, -0.25, 0.0]
+    for line in lines:
+        if line["k"] == "state" and line["r"] > last["r"]:
+            line["values"] = [1.2, 0.5, 0.2]
+    for step in range(1, 5):
+        values = [max(0.0, abs(value) - A * 0.025 * 0.9) * (1 if value > 0 else -1) for value in values]
+        stamp = last["stamp"] + step * PERIOD_NS
+        for kind, more in (("command", {"topic": "command/twist"}), ("status", {})):
+            lines.append({"k": kind, "r": stamp + MS, "s": stamp, "stamp": stamp, "values": list(values), **more})
+    assert judge(lines, RULES) == []
+    for line in lines:
+        if line["k"] in ("command", "status") and line["stamp"] > last["stamp"]:
+            line["values"] = [0.24, -0.24, 0.0] if line["stamp"] < last["stamp"] + 60 * MS else [0.0] * 3
+    assert "position" in {violation.kind for violation in judge(lines, RULES)}
 
 
 def test_shifted_stamps_of_frames_are_no_fresh_frames() -> None:
@@ -187,6 +271,7 @@ def test_nothing_of_another_epoch_is_good_for_anything() -> None:
     shift = -S * 1_699_999_999
     after = [{**line, "r": line["r"] + 5 * S, "stamp": line.get("stamp", 0) + shift} for line in clean(1.0)]
     restart = {"k": "clock", "r": START_NS + 4 * S, "stamp": S // 2}
+    clocks += [{"k": "clock", "r": line["r"], "stamp": line["stamp"]} for line in twists(after)]
     assert judge([*before, *clocks, restart, *_valid(after, shift)], RULES) == []
     stale = [line for line in after if line["k"] != "chunk"]
     kinds = {violation.kind for violation in judge([*before, *clocks, restart, *stale], RULES)}
