@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bags.series import header_ns
+from edgevlm.bags.series import Stamps, header_ns
 from edgevlm.bags.topics import StateSource, TopicMap, unit_factor
 from edgevlm.contract import Stamped, StateSpec
 from edgevlm.rosmsg.selectors import Absent, read_number
@@ -22,10 +22,11 @@ class StateAssembler:
 
     Args:
         where: begins the message of what is raised.
+        stamps: `log` takes the stamp that comes with a message, also where an element of it has a header of its own.
     """
 
-    def __init__(self, spec: StateSpec, topics: TopicMap, where: str = "live") -> None:
-        self._where = where
+    def __init__(self, spec: StateSpec, topics: TopicMap, where: str = "live", stamps: Stamps = "header") -> None:
+        self._where, self._stamps = where, stamps
         self._sources: dict[str, list[tuple[int, StateSource, float]]] = {}  # topic -> (index, source, factor)
         for i, field in enumerate(spec.fields):
             source = topics.state[field.name]
@@ -67,7 +68,7 @@ class StateAssembler:
             if isinstance(found, Absent):
                 self._absent[self._names[i]] = found.reason
                 continue
-            inner = found.header is not getattr(message, "header", None)
+            inner = self._stamps == "header" and found.header is not getattr(message, "header", None)
             own_ns = header_ns(found.header) if inner else 0  # of one element of an array
             self._values[i], self._stamps_ns[i] = found.value * factor, own_ns or stamp_ns
             changed = True

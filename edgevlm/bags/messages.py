@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Iterator
 
 from edgevlm.errors import LogError
+from edgevlm.rosmsg.type_names import COMPRESSED_IMAGE as COMPRESSED_IMAGE
+from edgevlm.rosmsg.type_names import IMAGE as IMAGE
+from edgevlm.rosmsg.type_names import JOINT_STATE as JOINT_STATE
+from edgevlm.rosmsg.type_names import STRING as STRING
 
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
-JOINT_STATE = "sensor_msgs/msg/JointState"
 POSE_STAMPED = "geometry_msgs/msg/PoseStamped"
-STRING = "std_msgs/msg/String"
 PATH = "nav_msgs/msg/Path"
 ACTION_CHUNK = "edgevlm_msgs/msg/ActionChunk"
 PLAN = "edgevlm_msgs/msg/Plan"

@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from edgevlm.bags.container import Container, MessageRef
 from edgevlm.bags.decoding import decoder, messages, topic_type
-from edgevlm.bags.frames import header_stamp_ns, read_frame
+from edgevlm.bags.frames import read_frame
 from edgevlm.bags.messages import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
-from edgevlm.bags.series import Series, read_series
+from edgevlm.bags.series import Series, Stamps
+from edgevlm.bags.survey import Frames, survey
 from edgevlm.bags.topics import TopicMap, default_topics, load_topics, topics_beside
 from edgevlm.contract import CameraSpec, Contract, Observation, Stamped
 from edgevlm.errors import DependencyError, EdgevlmError, LogError
-
-Frames = list[tuple[int, int, MessageRef]]  # (log time, stamp, where)
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,10 @@ class Recording:
     episodes: tuple[Episode, ...]
     warnings: tuple[str, ...]
     _container: Container = field(repr=False)
+    stamps: Stamps = "header"
+
+    def __post_init__(self) -> None:
+        self._types = {topic: topic_type(self._container, topic) for topic in self.topics.cameras.values()}
 
     def observations(self, episode: Episode) -> Iterator[Observation]:
         """Every observation of the episode, oldest first; a frame that repeats is the same object.
@@ -88,22 +91,29 @@ class Recording:
     def _picture(self, camera: CameraSpec, stamp_ns: int, ref: MessageRef) -> NDArray[np.uint8]:
         topic = self.topics.cameras[camera.name]
         try:
-            return read_frame(self._container.found[topic], self._container.read(ref), camera)
+            return read_frame(self._types[topic], self._container.read(ref), camera)
         except DependencyError:
             raise
         except EdgevlmError as error:
             raise type(error)(f"{self.path}: topic {topic} at stamp {stamp_ns} ns: {error}") from error
 
 
-def read_log(path: str | os.PathLike[str], contract: Contract, topics: TopicMap | None = None) -> Recording:
+def read_log(
+    path: str | os.PathLike[str], contract: Contract, topics: TopicMap | None = None, *, stamps: Stamps = "header"
+) -> Recording:
     """Index a recording and pick out the episodes that fit the contract.
 
     Without `topics`, `<log>.topics.yaml` beside the recording is used, and without that the convention.
 
+    Args:
+        stamps: `log` takes the log times in place of the headers' stamps.
+
     Raises:
         LogError: no MCAP; topics missing (the message lists those found) or of the wrong type; no instruction;
             no usable episode.
+        ContractError: the recording does not fit the contract, by the rules that live topics are held to.
         ShapeError: a camera recorded pictures of another size than the contract's.
+        StampError: stamps by which other frames and states would be matched than belong together.
         DependencyError: the extra `bags` is not installed.
     """
     path = Path(path)
@@ -113,10 +123,9 @@ def read_log(path: str | os.PathLike[str], contract: Contract, topics: TopicMap 
         raise LogError(
             f"{path}: topic {topics.instruction} has no message; each episode starts with one that says what to do"
         )
-    state = read_series(container, topics, contract.state) if contract.state else ()
-    frames = {camera.name: _frames(container, topics.cameras[camera.name]) for camera in contract.cameras}
-    episodes = _episodes(container, contract, instructions, frames, state)
-    recording = Recording(path, contract, topics, episodes, tuple(container.warnings), container)
+    known = survey(container, contract, topics, stamps)
+    episodes = _episodes(container, contract, instructions, known.frames, known.state)
+    recording = Recording(path, contract, topics, episodes, tuple(container.warnings), container, stamps)
     if not episodes:
         reasons = "; ".join(container.warnings) or "no frame follows an instruction"
         raise LogError(
@@ -167,23 +176,6 @@ def _check_roles(container: Container, topics: TopicMap) -> None:
         decoder(container, topic)
 
 
-def _frames(container: Container, topic: str) -> Frames:
-    """A camera's frames by log time; a topic whose stamps are all 0 takes the log times, with a warning."""
-    frames: Frames = []
-    damaged = 0
-    for ref in container.select(topic):
-        try:
-            frames.append((ref.log_ns, header_stamp_ns(container.read(ref)), ref))
-        except ValueError:
-            damaged += 1
-    if damaged:
-        container.warnings.append(f"{container.path}: topic {topic}: {damaged} damaged message(s) left out")
-    if frames and not any(stamp_ns for _, stamp_ns, _ in frames):
-        container.warnings.append(f"{container.path}: topic {topic}: every header stamp is 0, used the log times")
-        frames = [(log_ns, log_ns, ref) for log_ns, _, ref in frames]
-    return frames
-
-
 def _episodes(
     container: Container,
     contract: Contract,
@@ -225,7 +217,9 @@ def _between(frames: Frames, start_ns: int, end_ns: int | None) -> list[tuple[in
     """(stamp, where) of the frames logged in [start, end), by stamp, each stamp once."""
     first = bisect_left(frames, start_ns, key=_log_ns)
     last = len(frames) if end_ns is None else bisect_left(frames, end_ns, key=_log_ns)
-    inside = {stamp: ref for _, stamp, ref in frames[first:last]}
+    inside: dict[int, MessageRef] = {}
+    for _, stamp_ns, ref in frames[first:last]:
+        inside.setdefault(stamp_ns, ref)  # of frames with one stamp the first, as a node takes them
     return sorted(inside.items(), key=lambda item: item[0])
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bags.container import Container
 from edgevlm.bags.decoding import messages
-from edgevlm.bags.topics import StateSource, TopicMap, unit_factor
+from edgevlm.bags.topics import TopicMap, unit_factor
 from edgevlm.contract import StateSpec
-from edgevlm.errors import LogError
+from edgevlm.data.arrival import Arrival
+from edgevlm.data.facts import TopicFacts, uneven
 from edgevlm.rosmsg.selectors import Absent, read_number
+from edgevlm.rosmsg.type_names import JOINT_STATE
+
+Stamps = Literal["header", "log"]
 
 
 @dataclass(frozen=True)
@@ -25,46 +30,74 @@ class Series:
     values: NDArray[np.float32]  # (M,)
 
 
-def read_series(container: Container, topics: TopicMap, spec: StateSpec) -> tuple[Series, ...]:
-    """One series for each field of the state, in the contract's order.
+@dataclass(frozen=True)
+class States:
+    """The fields of a state, in the contract's order; each `missing` one has the reason; topic -> arrival of stamps."""
+
+    series: tuple[Series, ...]
+    missing: Mapping[str, str]
+    arrivals: Mapping[str, Arrival]
+
+
+def read_states(
+    container: Container, topics: TopicMap, spec: StateSpec, facts: Mapping[str, TopicFacts], stamps: Stamps
+) -> States:
+    """Every number of the state. `facts` of its topics are filled.
 
     Raises:
-        LogError: a joint or a path that no message of its topic has.
+        LogError: a path that its messages do not have.
     """
-    collected: dict[str, list[tuple[int, int, float]]] = {field.name: [] for field in spec.fields}
+    rows: dict[str, list[tuple[int, int, float]]] = {field.name: [] for field in spec.fields}
+    missing: dict[str, str] = {}
+    arrivals: dict[str, Arrival] = {}
     for topic in dict.fromkeys(source.topic for source in topics.state.values()):
-        sources = {name: source for name, source in topics.state.items() if source.topic == topic}
-        _collect(container, topic, sources, collected)
+        pairs = _collect(container, topics, facts[topic], rows, missing, stamps)
+        if len(pairs):
+            arrivals[topic] = Arrival(pairs[:, 0], pairs[:, 1])
     series = []
     for field in spec.fields:
         source = topics.state[field.name]
         factor = unit_factor(source.unit or field.unit, field.unit)
-        series.append(_series(container, field.name, collected[field.name], factor))
-    return tuple(series)
+        series.append(_series(container, field.name, rows[field.name], factor))
+    return States(tuple(series), {name: missing[name] for name in rows if not rows[name]}, arrivals)
 
 
 def _collect(
     container: Container,
-    topic: str,
-    sources: dict[str, StateSource],
-    collected: dict[str, list[tuple[int, int, float]]],
-) -> None:
-    absent: dict[str, str] = {}
-    where = f"{container.path}: topic {topic}"
-    for ref, message in messages(container, topic):
+    topics: TopicMap,
+    facts: TopicFacts,
+    rows: dict[str, list[tuple[int, int, float]]],
+    missing: dict[str, str],
+    stamps: Stamps,
+) -> NDArray[np.int64]:
+    """Read one topic; the log times and stamps of its messages: (M, 2)."""
+    sources = {name: source for name, source in topics.state.items() if source.topic == facts.name}
+    joints = facts.types == (JOINT_STATE,)
+    missing.update(dict.fromkeys(sources, ""))
+    pairs: list[tuple[int, int]] = []
+    headers: list[int] = []
+    where = f"{container.path}: topic {facts.name}"
+    for ref, message in messages(container, facts.name):
+        facts.messages += 1
+        if joints:
+            facts.joints.update(message.name)
+            facts.uneven = facts.uneven or uneven(message)
+        stamped_ns = []
         for name, source in sources.items():
             found = read_number(message, source.steps, f"{where}: path {source.place!r}")
             if isinstance(found, Absent):
-                absent.setdefault(name, found.reason)
-            else:
-                stamp_ns = header_ns(found.header) or ref.log_ns
-                collected[name].append((ref.log_ns, stamp_ns, found.value))
-    if missing := [name for name in sources if not collected[name]]:
-        reasons = "; ".join(f"{name!r}: {absent.get(name, 'no message')}" for name in missing)
-        raise LogError(
-            f"{where} never has {[sources[name].place for name in missing]} for the state's {missing} ({reasons}); "
-            "correct the topic map"
-        )
+                missing[name] = missing[name] or found.reason
+                continue
+            if found.header is not None:
+                facts.frame_ids.add(found.header.frame_id)
+            stamp_ns = header_ns(found.header) if stamps == "header" else ref.log_ns
+            stamped_ns.append(stamp_ns)
+            rows[name].append((ref.log_ns, stamp_ns or ref.log_ns, found.value))
+        if stamped_ns:
+            pairs.append((ref.log_ns, min(stamped_ns) or ref.log_ns))
+            headers += [min(stamped_ns)] if min(stamped_ns) else []
+    facts.stamps_ns = np.array(headers, np.int64)
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def header_ns(header: Any | None) -> int:

@@ -9,8 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -18,16 +16,14 @@ from numpy.typing import NDArray
 
 from edgevlm.bags.assembly import StateAssembler
 from edgevlm.bags.container import Container, MessageRef
-from edgevlm.bags.decoding import DAMAGE, decoder
+from edgevlm.bags.decoding import DAMAGE, decoder, topic_type
 from edgevlm.bags.frames import header_stamp_ns, read_frame
 from edgevlm.bags.recording import open_log
-from edgevlm.bags.series import header_ns
+from edgevlm.bags.series import Stamps, header_ns
+from edgevlm.bags.survey import Survey, survey
 from edgevlm.bags.topics import TopicMap
-from edgevlm.contract import SECOND_NS, CameraSpec, Contract, Stamped, check_state
+from edgevlm.contract import CameraSpec, Contract, Stamped, check_state
 from edgevlm.errors import ContractError, LogError, NonFiniteError, ShapeError
-
-_LOOKED_AT = 50  # messages of the lead camera that tell which clock its stamps are of
-_OTHER_CLOCK_NS = 3600 * SECOND_NS
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,11 @@ class Stream:
         first_ns, last_ns: log times of the first and the last message of the contract's topics.
     """
 
-    def __init__(self, container: Container, contract: Contract, topics: TopicMap) -> None:
+    def __init__(
+        self, container: Container, contract: Contract, topics: TopicMap, known: Survey, stamps: Stamps = "header"
+    ) -> None:
         self._container, self._contract, self._topics = container, contract, topics
+        self._stamps: Stamps = stamps
         self._cameras: dict[str, list[CameraSpec]] = {}
         for camera in contract.cameras:
             self._cameras.setdefault(topics.cameras[camera.name], []).append(camera)
@@ -79,10 +78,10 @@ class Stream:
         self._refs = [ref for ref in container.refs if self._topic.get(ref.channel) in wanted]
         self.first_ns = self._refs[0].log_ns if self._refs else 0
         self.last_ns = self._refs[-1].log_ns if self._refs else 0
-        self._noted: list[str] = []
+        self._types = {topic: topic_type(container, topic) for topic in self._cameras}
         self._counts: Counter[str] = Counter()
-        self._unstamped: set[str] = set()
-        self.stamps_are_time = self._look()
+        self._unstamped = known.unstamped
+        self.stamps_are_time = known.stamps_are_time
 
     def __len__(self) -> int:
         """How many messages there are; some of them are no event."""
@@ -91,7 +90,7 @@ class Stream:
     @property
     def warnings(self) -> tuple[str, ...]:
         counted = [f"{self._container.path}: {what}: {count} left out" for what, count in self._counts.items()]
-        return (*self._container.warnings, *self._noted, *counted)
+        return (*self._container.warnings, *counted)
 
     def __iter__(self) -> Iterator[Event]:
         """The events, oldest log time first; equal times in the file's order.
@@ -102,7 +101,7 @@ class Stream:
         """
         self._counts.clear()
         spec = self._contract.state
-        assembler = StateAssembler(spec, self._topics, str(self._container.path)) if spec else None
+        assembler = StateAssembler(spec, self._topics, str(self._container.path), self._stamps) if spec else None
         losses = sorted(self._container.lost)
         lost_until_ns, newest_state_ns = -1, None
         for ref in self._refs:
@@ -127,49 +126,20 @@ class Stream:
                 newest_state_ns = state.stamp_ns
                 yield Felt(ref.log_ns, state)
 
-    def _look(self) -> bool:
-        """Which cameras have no stamps, and whether the stamps are of another clock than the log times."""
-        lead = self._topics.cameras[self._contract.cameras[0].name]
-        apart: list[int] = []
-        for topic in self._cameras:
-            stamps = [(ref.log_ns, self._stamp(ref)) for ref in islice(self._of(topic), _LOOKED_AT)]
-            known = [(log_ns, stamp_ns) for log_ns, stamp_ns in stamps if stamp_ns is not None]
-            if known and not any(stamp_ns for _, stamp_ns in known):
-                self._unstamped.add(topic)
-                self._noted.append(
-                    f"{self._container.path}: topic {topic}: every header stamp is 0, used the log times"
-                )
-            elif topic == lead:
-                apart = [abs(log_ns - stamp_ns) for log_ns, stamp_ns in known]
-        if not apart or median(apart) < _OTHER_CLOCK_NS:
-            return False
-        self._noted.append(
-            f"{self._container.path}: topic {lead}: its stamps are of another clock than the log times "
-            f"({median(apart) / SECOND_NS:.0f} s apart); they are taken as the time"
-        )
-        return True
-
-    def _of(self, topic: str) -> Iterator[MessageRef]:
-        return (ref for ref in self._refs if self._topic[ref.channel] == topic)
-
-    def _stamp(self, ref: MessageRef) -> int | None:
-        try:
-            return header_stamp_ns(self._container.read(ref))
-        except ValueError:
-            return None
-
     def _frames(self, topic: str, ref: MessageRef) -> Iterator[Seen]:
         data = self._container.read(ref)
         for camera in self._cameras[topic]:
             try:
-                stamp_ns = ref.log_ns if topic in self._unstamped else header_stamp_ns(data)
-                picture = read_frame(self._container.found[topic], data, camera)
+                by_log = self._stamps == "log" or topic in self._unstamped
+                stamp_ns = ref.log_ns if by_log else header_stamp_ns(data)
+                picture = read_frame(self._types[topic], data, camera)
             except ShapeError as error:
                 raise ShapeError(f"{self._container.path}: topic {topic} at {ref.log_ns} ns: {error}") from error
             except (ValueError, LogError, ContractError):
                 self._counts[f"topic {topic}: damaged picture(s)"] += 1
                 continue
-            yield Seen(ref.log_ns, camera.name, Stamped(picture, stamp_ns))
+            if stamp_ns:  # a driver that has not set it yet
+                yield Seen(ref.log_ns, camera.name, Stamped(picture, stamp_ns))
 
     def _decoded(self, topic: str, ref: MessageRef) -> Any:
         try:
@@ -182,7 +152,8 @@ class Stream:
         self, assembler: StateAssembler, topic: str, message: Any, ref: MessageRef
     ) -> Stamped[NDArray[np.float32]] | None:
         assert self._contract.state is not None
-        whole = assembler.feed(topic, message, header_ns(getattr(message, "header", None)) or ref.log_ns)
+        own_ns = header_ns(getattr(message, "header", None)) if self._stamps == "header" else 0
+        whole = assembler.feed(topic, message, own_ns or ref.log_ns)
         if whole is None:
             return None
         try:
@@ -192,16 +163,17 @@ class Stream:
             return None
 
 
-def open_stream(path: str | os.PathLike[str], contract: Contract, topics: TopicMap | None = None) -> Stream:
-    """A recording's events for a contract; without `topics`, the map is found as `read_log` finds it.
+def open_stream(
+    path: str | os.PathLike[str], contract: Contract, topics: TopicMap | None = None, *, stamps: Stamps = "header"
+) -> Stream:
+    """The events of a recording; what it has is looked at first, as `read_log` does.
 
     Raises:
-        LogError: no MCAP; topics missing (the message lists those found) or of the wrong type; no instruction.
-        DependencyError: the extra `bags` is not installed.
+        LogError, ContractError, DependencyError: as `read_log`; there must be an instruction, but no usable episode.
     """
     container, topics = open_log(path, contract, topics)
     if not container.select(topics.instruction):
         raise LogError(
             f"{path}: topic {topics.instruction} has no message; nothing is acted on before one says what to do"
         )
-    return Stream(container, contract, topics)
+    return Stream(container, contract, topics, survey(container, contract, topics, stamps), stamps)

@@ -119,11 +119,11 @@ def test_a_state_older_than_the_window_forgives_is_left_out(
     with LogWriter(path) as log:
         log.string("/instruction", START_NS, "go")
         log.joints("/joint_states", START_NS, {"a": 0.0, "b": 0.0})
-        for at_s in (0.0, 1.0, 1.5):
-            stamp_ns = START_NS + round(at_s * SECOND_NS)
+        for number in range(16):
+            stamp_ns = START_NS + number * SECOND_NS // 10
             log.image("/left/image_raw", stamp_ns, picture(0), encoding="rgb8")
             log.image("/right/image_raw", stamp_ns, gray(0), encoding="mono8")
-    assert len(read_log(path, contract).episodes[0]) == 2
+    assert len(read_log(path, contract).episodes[0]) == 11
 
 
 def test_joint_states_of_several_publishers_are_put_together(
@@ -215,7 +215,7 @@ def test_a_joint_that_never_comes_is_refused_with_those_that_do(
         log.joints("/joint_states", START_NS, {"a": 1.0, "elbow": 2.0})
         log.image("/left/image_raw", START_NS, picture(0), encoding="rgb8")
         log.image("/right/image_raw", START_NS, gray(0), encoding="mono8")
-    with pytest.raises(LogError, match=r"never has \['b'\] .*no name 'b'; there are a, elbow"):
+    with pytest.raises(LogError, match=r"joints \['b'\] are missing, it has a, elbow"):
         read_log(path, contract)
 
 
@@ -226,7 +226,7 @@ def test_a_camera_of_another_size_is_refused_when_opening(tmp_path: Path, contra
         log.joints("/joint_states", START_NS, {"a": 1.0, "b": 2.0})
         log.image("/left/image_raw", START_NS, np.zeros((12, 16, 3), np.uint8), encoding="rgb8")
         log.image("/right/image_raw", START_NS, gray(0), encoding="mono8")
-    with pytest.raises(ShapeError, match=r"topic /left/image_raw at stamp .*\(6, 8, 3\).*\(12, 16, 3\)"):
+    with pytest.raises(ShapeError, match=r"topic /left/image_raw: expected 8x6, got 16x12"):
         read_log(path, contract)
 
 

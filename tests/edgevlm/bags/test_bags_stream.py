@@ -116,9 +116,11 @@ def test_a_damaged_picture_is_left_out_and_one_of_another_size_refused(tmp_path:
         log.string("/instruction", 0, "go")
         log.joints("/joint_states", 1, {"a": 1.0, "b": 1.0})
         log.compressed_image("/left/image_raw/compressed", SECOND_NS, b"no picture")
+        jpeg = cv2.imencode(".jpg", np.zeros((6, 8, 3), np.uint8))[1].tobytes()
+        log.compressed_image("/left/image_raw/compressed", SECOND_NS + 1, jpeg)
         log.image("/right/image_raw", SECOND_NS, np.zeros((4, 4), np.uint8), encoding="mono8")
     stream = open_stream(path, contract)
-    assert [event.camera for event in stream if isinstance(event, Seen)] == ["right"]
+    assert [event.camera for event in stream if isinstance(event, Seen)] == ["right", "left"]
     assert "1 left out" in stream.warnings[-1]
     wrong = tmp_path / "wrong.mcap"
     with LogWriter(wrong) as log:

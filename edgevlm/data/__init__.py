@@ -1,0 +1,1 @@
+"""What recordings and live topics are held against before a model takes their data."""
