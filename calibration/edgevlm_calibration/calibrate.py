@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from edgevlm.backends import Backend, open_backend
+from edgevlm.bags import Stamps
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.errors import BackendError, CalibrationError, require
 from edgevlm.graph import all_finite
@@ -37,19 +38,25 @@ Seen = dict[str, dict[str, Magnitudes]]  # stage -> tensor -> what was seen
 
 
 def calibrate(
-    bundle: Path, data: Path, *, topics: Path | None = None, samples: int = 256, progress: Progress = silent
+    bundle: Path,
+    data: Path,
+    *,
+    topics: Path | None = None,
+    stamps: Stamps = "header",
+    samples: int = 256,
+    progress: Progress = silent,
 ) -> Table:
     """A table for `bundle` from at most `samples` steps of the recording's calibration episodes.
 
     Raises:
         BundleError: the bundle does not open.
         LogError: the recording cannot be read, or lacks topics that the contract needs.
+        ContractError: the recording does not fit the contract.
         CalibrationError: the bundle is not fp32, or there are too few steps.
     """
     opened = open_bundle(bundle)
-    return calibrate_on(
-        opened, open_log(data, opened.manifest.policy().contract, topics), samples=samples, progress=progress
-    )
+    log = open_log(data, opened.manifest.policy().contract, topics, stamps)
+    return calibrate_on(opened, log, samples=samples, progress=progress)
 
 
 def calibrate_on(
@@ -61,6 +68,7 @@ def calibrate_on(
     return Table(
         bundle_sha256=bundle.sha256,
         log_sha256=data.sha256,
+        stamps=data.stamps,
         observer=observer,
         requested=samples,
         samples=used,

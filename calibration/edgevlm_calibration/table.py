@@ -54,6 +54,7 @@ class Table(Spec):
 
     Attributes:
         bundle_sha256: of the fp32 bundle whose graphs the tensor names belong to.
+        stamps: what the recording was matched by. Not written for `header`, which tables had before there was a choice.
         observer: how thresholds were chosen, see observers.py.
         samples: steps that were run; `requested` is how many were asked for.
         stage_runs: stage -> engine runs that were observed.
@@ -62,6 +63,7 @@ class Table(Spec):
     format: Literal["edgevlm.calibration/1.0"] = "edgevlm.calibration/1.0"
     bundle_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     log_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    stamps: Literal["header", "log"] = "header"
     observer: str
     requested: int = Field(gt=0)
     samples: int = Field(gt=0)
@@ -75,7 +77,7 @@ class Table(Spec):
 
     def to_json(self) -> dict[str, Any]:
         """The table as plain values."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"stamps"} if self.stamps == "header" else None)
 
     def sha256(self) -> str:
         """The hash of the canonical form: sorted keys, no white space."""

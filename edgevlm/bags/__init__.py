@@ -1,6 +1,7 @@
 """ROS 2 recordings (MCAP) in and out: the one home of bag reading. Needs the extra `bags`."""
 
 from edgevlm.bags.recording import Episode, Recording, read_log
+from edgevlm.bags.series import Stamps
 from edgevlm.bags.topics import StateSource, TopicMap, default_topics, load_topics, topics_beside
 from edgevlm.bags.writer import LogWriter
 
@@ -8,6 +9,7 @@ __all__ = [
     "Episode",
     "LogWriter",
     "Recording",
+    "Stamps",
     "StateSource",
     "TopicMap",
     "default_topics",

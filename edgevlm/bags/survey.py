@@ -17,7 +17,7 @@ from edgevlm.bags.frames import read_message
 from edgevlm.bags.series import Series, Stamps, States, read_states
 from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import SECOND_NS, Contract
-from edgevlm.data.arrival import Arrival, ages
+from edgevlm.data.arrival import Ages, Arrival, ages
 from edgevlm.data.contract_check import Limits, check_contract, refuse
 from edgevlm.data.facts import Facts, TopicFacts
 from edgevlm.errors import ContractError, DependencyError, EdgevlmError, LogError
@@ -76,11 +76,19 @@ def survey(container: Container, contract: Contract, topics: TopicMap, stamps: S
     if aged.reference:
         container.warnings.append(
             f"{container.path}: topic {aged.reference}: its stamps are of another clock than the log times "
-            f"({abs(aged.apart_ns) / SECOND_NS:.3g} s apart); they are taken as the time"
+            f"({abs(aged.apart_ns) / SECOND_NS:.3f} s apart); they are taken as the time{_latest(aged)}"
         )
     frames = {camera.name: by_topic[topics.cameras[camera.name]] for camera in contract.cameras}
     unstamped = frozenset(topic for topic, items in by_topic.items() if items and not len(facts[topic].stamps_ns))
     return Survey(frames, read.series, unstamped, bool(aged.reference) and abs(aged.apart_ns) >= _OTHER_CLOCK_NS)
+
+
+def _latest(aged: Ages) -> str:
+    """How much older the other topics' stamps are by that clock."""
+    others = {
+        topic: float(np.median(each)) / SECOND_NS for topic, each in aged.ages_ns.items() if topic != aged.reference
+    }
+    return "".join(f"; {topic} is {age_s:+.3f} s behind it on arrival" for topic, age_s in others.items())
 
 
 def _published(container: Container, topic: str) -> TopicFacts:

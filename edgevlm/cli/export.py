@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgevlm.cli.output import JsonOption, people, progress, upper, write_json
+from edgevlm.cli.output import JsonOption, StampsBy, StampsOption, people, progress, upper, write_json
 
 
 class Precision(str, Enum):
@@ -57,6 +57,7 @@ def command(
             help="YAML that maps the recording's topics to the contract; found beside the log if named LOG.topics.yaml."
         ),
     ] = None,
+    stamps: StampsOption = StampsBy.HEADER,
     samples: Annotated[int, typer.Option(min=1, help="Steps of the recording, or pictures, to use.")] = 256,
     robot: Annotated[Path | None, typer.Option(help="Needed by some policies, which then show one to fill in.")] = None,
     context: Annotated[
@@ -79,6 +80,7 @@ def command(
             precision=wanted,
             calibration=calib,
             topics=topics,
+            stamps=stamps.value,
             texts=texts,
             samples=samples,
             robot=robot,

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -32,6 +33,23 @@ JsonOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=0, max=1024, help="Threads inside one operator; 0 leaves it to the engine.")
+]
+
+
+class StampsBy(str, Enum):
+    """What --stamps takes."""
+
+    HEADER = "header"
+    LOG = "log"
+
+
+StampsOption = Annotated[
+    StampsBy,
+    typer.Option(
+        "--stamps",
+        help="What frames and states of a recording are matched by: the headers' stamps, or the log times where a "
+        "driver's clock is wrong.",
+    ),
 ]
 
 

@@ -16,7 +16,17 @@ from rich.table import Table
 
 from edgevlm.bags import LogWriter, load_topics
 from edgevlm.bags.stream import Stream, open_stream
-from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
+from edgevlm.cli.output import (
+    JsonOption,
+    StampsBy,
+    StampsOption,
+    ThreadsOption,
+    latency_table,
+    people,
+    progress,
+    runtime_options,
+    write_json,
+)
 from edgevlm.cli.plot import ErrorPlot
 from edgevlm.errors import LogError
 from edgevlm.load import load_policy
@@ -50,6 +60,7 @@ def command(
         Path | None,
         typer.Option(help="YAML that maps the recording's topics to the contract; found if named BAG.topics.yaml."),
     ] = None,
+    stamps: StampsOption = StampsBy.HEADER,
     real_time: Annotated[
         bool, typer.Option("--real-time", help="At the recorded times; what a model is too slow for is dropped.")
     ] = False,
@@ -72,14 +83,14 @@ def command(
         contract = policies["a"].contract
         if len(policies) == 2:
             check_same(contract, policies["b"].contract)
-        stream = open_stream(recording, contract, load_topics(topics) if topics else None)
+        stream = open_stream(recording, contract, load_topics(topics) if topics else None, stamps=stamps.value)
         pace: Pace = RealTime(stream.first_ns) if real_time else AsFastAsPossible()
         spec = replay_spec(contract, wait_for_state=wait_for_state)
         job = Job(policies, stream, pace, spec, timed=real_time, worst=worst)
         with LogWriter(output, log_clock=pace.now_ns) as log, progress(console) as report:
             job.run(log, report)
             job.check(recording)
-    figures = {"recording": str(recording), "output": str(output), **job.figures(bundles)}
+    figures = {"recording": str(recording), "stamps": stamps.value, "output": str(output), **job.figures(bundles)}
     show(console, figures)
     if plot is not None and job.comparison is not None:
         draw(plot, job.comparison, bundles)

@@ -1,9 +1,9 @@
 """Stamps against arrival: which clock the stamps of a recording are of, and how old each was on arrival by that clock.
 
 A stamp before its arrival is latency or a clock that is behind; a stamp after it can only be a clock that is ahead, or
-another clock for all topics, such as a simulation's. So ages are taken against the log times, or against one of the
-topics when that explains more of them: interpolated over log time, so that a simulated clock may run slower, stop or
-start again.
+another clock for all topics, such as a simulation's. So ages are taken against the log times if these fit any topic,
+and else against the topic that fits most of the others: interpolated over log time, so that a simulated clock may run
+slower, stop or start again.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class Ages:
 
 
 def ages(arrivals: Mapping[str, Arrival], limits: Limits) -> Ages:
-    """Ages by the clock that leaves the fewest topics with stamps that cannot be: the log times' if it is as good.
+    """Ages by the log times, or by the clock of a topic where the log times fit none.
 
     Args:
         arrivals: in the order in which topics are tried as the reference; without those that have no messages.
     """
     best = Ages({topic: arrival.lag_ns for topic, arrival in arrivals.items()}, "", 0)
     fewest = _count_odd(best, limits)
+    if fewest < len(arrivals):
+        return best
     for topic, arrival in arrivals.items():
-        if not fewest:
-            break
         apart_ns = int(np.median(arrival.lag_ns))
         relative = {name: other.lag_ns - _at(arrival, other.log_ns) for name, other in arrivals.items()}
         tried = Ages(relative, topic, apart_ns)

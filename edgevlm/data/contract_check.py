@@ -205,9 +205,9 @@ def _stamps(where: str, topic: TopicFacts, limits: Limits, still: float, finding
     if not -limits.future_s <= age_s <= limits.max_age_s:
         findings.add(
             "stamps",
-            f"{where}: expected stamps at most {limits.max_age_s:g} s old, got {age_s:+.3f} s (arrival minus stamp)"
-            f"{_unit_hint(topic)}; synchronise the clocks, check use_sim_time on both sides, and that the driver sets "
-            "header.stamp; a recording can be read with --stamps log",
+            f"{where}: expected stamps at most {limits.max_age_s:g} s old and {limits.future_s:g} s ahead, got "
+            f"{age_s:+.3f} s (arrival minus stamp){_unit_hint(topic)}; synchronise the clocks, check use_sim_time on "
+            "both sides, and that the driver sets header.stamp; a recording can be read with --stamps log",
         )
         return False
     low_s, high_s = np.percentile(ages_s, (10, 90))

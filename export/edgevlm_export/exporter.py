@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgevlm.bags import Stamps
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
 from edgevlm.errors import CalibrationError, FidelityError
 from edgevlm.manifest import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
@@ -37,6 +38,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
     precision: Precision = "fp32",
     calibration: Path | None = None,
     topics: Path | None = None,
+    stamps: Stamps = "header",
     texts: Path | None = None,
     samples: int = 256,
     robot: Path | None = None,
@@ -51,6 +53,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         calibration: int8 needs it. For a policy a recording of the robot, or (*.json) a table made by `calibrate`; for
             a model of pictures and texts a folder of pictures. Its held-out part judges; without it made-up data.
         topics: YAML that maps the recording's topics to the contract of a policy.
+        stamps: `log` matches frames and states of the recording by its log times, not by the headers' stamps.
         texts: a file with one text a line, for a model of pictures and texts.
         samples: steps of the recording, or pictures of the folder, to use.
         robot: what a LeRobot policy does not say of the robot.
@@ -67,7 +70,9 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
     if precision == "int8" and calibration is None:
         raise CalibrationError("int8: expected a recording or a calibration table, got neither; pass --calib LOG.mcap")
     checkpoint = resolve(source, progress)
-    asked = ExportOptions(precision=precision, calibration=calibration, topics=topics, texts=texts, samples=samples)
+    asked = ExportOptions(
+        precision=precision, calibration=calibration, topics=topics, stamps=stamps, texts=texts, samples=samples
+    )
     with new_directory(output) as work:
         course = open_course(build(checkpoint.path, context=context, robot=robot), asked)
         job = Job(course, work, progress, limit_bytes)

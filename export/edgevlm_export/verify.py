@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.backends import BackendFactory
+from edgevlm.bags import Stamps
 from edgevlm.bundle import MANIFEST, Bundle, file_sha256, open_bundle
 from edgevlm.contract import Observation
 from edgevlm.errors import ContractError, FidelityError
@@ -44,12 +45,13 @@ FP32_LIMIT = 1e-3  # largest normalized action error of an fp32 bundle; rounding
 OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
 
 
-def verify(
+def verify(  # noqa: PLR0913  # the options of the command line's verb
     bundle: Path,
     *,
     against: str | Path,
     data: Path | None = None,
     topics: Path | None = None,
+    stamps: Stamps = "header",
     robot: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def verify(
         judge = BundleJudge(open_bundle(against), OPTIONS)
     else:
         judge = OriginalJudge(_policy(against, robot))
-    return compare(opened, judge, _data(opened, data, topics), progress)
+    return compare(opened, judge, _data(opened, data, topics, stamps), progress)
 
 
 def _policy(checkpoint: Path, robot: Path | None) -> PolicyGraph:
@@ -89,13 +91,13 @@ def _policy(checkpoint: Path, robot: Path | None) -> PolicyGraph:
     return graph
 
 
-def _data(bundle: Bundle, data: Path | None, topics: Path | None) -> Data:
+def _data(bundle: Bundle, data: Path | None, topics: Path | None, stamps: Stamps) -> Data:
     manifest, contract = bundle.manifest, bundle.manifest.policy().contract
     if data is None:
         return make_up(contract, bundle.tokenizer() if manifest.tokenizer is not None else None)
     table = bundle.records().get("calibration", {})
     calibrated_on_it = data.is_file() and table.get("log_sha256") == file_sha256(data)
-    return (open_log if calibrated_on_it else open_whole_log)(data, contract, topics)
+    return (open_log if calibrated_on_it else open_whole_log)(data, contract, topics, stamps)
 
 
 def compare(bundle: Bundle, judge: Judge, data: Data, progress: Progress = silent) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def _described(data: Data, steps: int) -> dict[str, Any]:
     return {
         "kind": data.kind,
         "log_sha256": data.sha256,
+        "stamps": data.stamps,
         "note": note,
         "steps": steps,
         "held_out_episodes": [{"index": one.index, "instruction": one.instruction} for one in data.held_out],

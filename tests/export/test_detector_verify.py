@@ -89,6 +89,6 @@ def test_a_recording_calibrates_no_detector(owl_source: Path, tmp_path: Path) ->
     (tmp_path / "drive.mcap").write_bytes(b"")
     with pytest.raises(CalibrationError, match="found a file"):
         export(owl_source, tmp_path / "bundle", precision="int8", calibration=tmp_path / "drive.mcap")
-    with pytest.raises(CalibrationError, match="--topics belongs to a robot"):
+    with pytest.raises(CalibrationError, match="--topics and --stamps belong to a robot"):
         export(owl_source, tmp_path / "bundle", topics=tmp_path / "topics.yaml")
     assert not (tmp_path / "bundle").exists()

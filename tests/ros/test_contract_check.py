@@ -18,12 +18,14 @@ from support import tiny
 from edgevlm.bags.messages import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, POSE_STAMPED
 from edgevlm.bags.topics import StateSource, TopicMap
 from edgevlm.contract import Contract
-from edgevlm_ros.contract_check import Limits, Live, Seen, faults
-from edgevlm_ros.probe import uneven
+from edgevlm.data.contract_check import Limits, check_contract
+from edgevlm.data.facts import Facts, TopicFacts, uneven
+from edgevlm.errors import ContractError
+from edgevlm_ros.contract_check import check_live
 
 MS = 1_000_000
 CAMERA, JOINTS, POSE = "front/image_raw", "joint_states", "hand_pose"
-LIMITS = Limits(check_s=2.0, rate_tolerance=1.5, max_age_s=0.5, future_s=0.1)
+LIMITS = Limits(rate_tolerance=1.5, max_age_s=0.5, future_s=0.1)
 TOPICS = TopicMap(
     cameras={"front": CAMERA},
     state={
@@ -43,27 +45,35 @@ def contract() -> Contract:
     return Contract.model_validate(data)
 
 
-def seen(name: str, type_name: str, rate_hz: float = 30.0, age_ms: float = 5.0) -> Seen:
+def seen(name: str, type_name: str, rate_hz: float = 30.0, age_ms: float = 5.0) -> TopicFacts:
     stamps = [round(index * 1e9 / rate_hz) for index in range(6)]
     ages = [round(age_ms * MS)] * 6
-    return Seen(f"/r/{name}", (("/r/driver", type_name),), messages=6, stamps_ns=stamps, ages_ns=ages)
+    return TopicFacts(f"/r/{name}", (("/r/driver", type_name),), messages=6, stamps_ns=stamps, ages_ns=ages)
 
 
-def fitting() -> dict[str, Seen]:
+def fitting() -> dict[str, TopicFacts]:
     camera, joints, pose = seen(CAMERA, IMAGE), seen(JOINTS, JOINT_STATE), seen(POSE, POSE_STAMPED)
     camera.encodings, camera.sizes, camera.frame_ids = {"bgr8"}, {(16, 12)}, {"eye"}
     joints.joints, joints.frame_ids, pose.frame_ids = {"claw", "wrist"}, {""}, {"base"}
     return {CAMERA: camera, JOINTS: joints, POSE: pose}
 
 
-def live(topics: dict[str, Seen], state: tuple[float, ...] = (0.1, 0.2, 0.3), missing: tuple[str, ...] = ()) -> Live:
+def live(
+    topics: dict[str, TopicFacts], state: tuple[float, ...] = (0.1, 0.2, 0.3), missing: tuple[str, ...] = ()
+) -> Facts:
     names = {each.name: each.types for each in topics.values() if each.types}
     names |= {"/r/side/image_raw": (IMAGE,), "/r/scan": ("sensor_msgs/msg/LaserScan",)}
-    return Live(topics, names, None if missing else np.array(state, np.float32), missing)
+    values = {name: np.array([value], np.float32) for name, value in zip(("x", "y", "grip"), state, strict=True)}
+    numbers = {} if missing else values
+    return Facts(topics, names, numbers, dict.fromkeys(missing, ""), period="within 2 s")
 
 
-def found(topics: dict[str, Seen], *more: tuple[float, ...]) -> list[str]:
-    return faults(contract(), TOPICS, live(topics, *more), LIMITS)
+def faults(facts: Facts) -> list[str]:
+    return [fault.text for fault in check_contract(contract(), TOPICS, facts, LIMITS).faults]
+
+
+def found(topics: dict[str, TopicFacts], *more: tuple[float, ...]) -> list[str]:
+    return faults(live(topics, *more))
 
 
 @given(
@@ -86,8 +96,8 @@ def test_what_fits_has_no_fault(
     assert found({**topics, CAMERA: camera}, state) == []
 
 
-def change(topic: str, **attributes: object) -> Callable[[dict[str, Seen]], None]:
-    def apply(topics: dict[str, Seen]) -> None:
+def change(topic: str, **attributes: object) -> Callable[[dict[str, TopicFacts]], None]:
+    def apply(topics: dict[str, TopicFacts]) -> None:
         for key, value in attributes.items():
             setattr(topics[topic], key, value)
 
@@ -108,7 +118,7 @@ def change(topic: str, **attributes: object) -> Callable[[dict[str, Seen]], None
         (change(CAMERA, frame_ids={"nose"}), ["expected frame_id 'eye', got 'nose'"]),
         (change(CAMERA, stamps_ns=[0, 500 * MS, 1000 * MS]), ["expected 10 to 60 Hz, got 2.0 Hz"]),
         (change(CAMERA, stamps_ns=[0, 5 * MS, 10 * MS]), ["got 200.0 Hz by its stamps"]),
-        (change(CAMERA, ages_ns=[10_000 * MS]), ["got +10.000 s (clock minus stamp); synchronise"]),
+        (change(CAMERA, ages_ns=[10_000 * MS]), ["got +10.000 s (arrival minus stamp); synchronise"]),
         (change(JOINTS, ages_ns=[-10_000 * MS]), ["state, topic /r/joint_states", "got -10.000 s"]),
         (change(JOINTS, publishers=()), ["state grip, topic /r/joint_states: nobody publishes"]),
         (change(JOINTS, joints={"wrist"}), ["joints ['claw'] are missing, it has wrist"]),
@@ -118,7 +128,7 @@ def change(topic: str, **attributes: object) -> Callable[[dict[str, Seen]], None
         (change(POSE, problem="path 'pose.position.x' ends at 'pose'"), ["ends at 'pose'"]),
     ],
 )
-def test_one_deviation_gives_one_fault(edit: Callable[[dict[str, Seen]], None], parts: list[str]) -> None:
+def test_one_deviation_gives_one_fault(edit: Callable[[dict[str, TopicFacts]], None], parts: list[str]) -> None:
     topics = fitting()
     edit(topics)
     (fault,) = found(topics)
@@ -140,7 +150,7 @@ def test_a_rate_is_not_fooled_by_a_lost_frame_and_a_path_without_a_number_is_nam
     topics = fitting()
     change(CAMERA, stamps_ns=[0, 33 * MS, 66 * MS, 900 * MS, 933 * MS])(topics)
     assert found(topics) == []
-    (fault,) = faults(contract(), TOPICS, live(fitting(), missing=("y",)), LIMITS)
+    (fault,) = faults(live(fitting(), missing=("y",)))
     assert "no number for ['y']; correct their `path`" in fault
 
 
@@ -148,3 +158,18 @@ def test_joint_lists_that_do_not_belong_together_are_told() -> None:
     assert uneven(JointState(name=["a", "b"], position=[1.0, 2.0])) == ""
     assert "2 names, got 1 in position" in uneven(JointState(name=["a", "b"], position=[1.0]))
     assert "['a'] are named twice" in uneven(JointState(name=["a", "a"], position=[1.0, 2.0]))
+
+
+def test_activation_is_refused_with_every_fault_and_warned_of_the_rest() -> None:
+    topics, told = fitting(), list[str]()
+    change(CAMERA, sizes={(1, 1)}, frame_ids={"nose"})(topics)
+    with pytest.raises(ContractError, match=r"2 fault\(s\) between the contract and the live topics:\n  - camera"):
+        check_live(contract(), TOPICS, live(topics), LIMITS, told.append)
+    stamps = [33 * MS * index for index in (0, 1, 2, 2, 3, 4)]
+    topics = fitting()
+    change(CAMERA, stamps_ns=stamps)(topics)
+    check_live(contract(), TOPICS, live(topics), LIMITS, told.append)
+    assert told == [
+        "camera 'front', topic /r/front/image_raw: 1 of 6 frames have a stamp that had come already; "
+        "the first of each is used"
+    ]

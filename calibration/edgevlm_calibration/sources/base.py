@@ -27,6 +27,7 @@ class Data:
     Attributes:
         sha256: of the recording; empty for made-up episodes.
         warnings: what was left out when reading.
+        stamps: what the recording was matched by, the headers' stamps or its log times.
     """
 
     kind: Literal["log", "synthetic"]
@@ -34,6 +35,7 @@ class Data:
     calibration: tuple[Episode, ...]
     held_out: tuple[Episode, ...]
     warnings: tuple[str, ...] = ()
+    stamps: Literal["header", "log"] = "header"
 
     @property
     def episodes(self) -> tuple[Episode, ...]:

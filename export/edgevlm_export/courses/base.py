@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import onnx
 
+from edgevlm.bags import Stamps
 from edgevlm.bundle import Bundle
 from edgevlm.manifest import Precision
 from edgevlm_calibration.progress import Progress
@@ -28,6 +29,7 @@ class ExportOptions:
     precision: Precision
     calibration: Path | None
     topics: Path | None
+    stamps: Stamps = "header"
     texts: Path | None
     samples: int
 

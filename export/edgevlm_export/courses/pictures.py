@@ -33,9 +33,9 @@ class PictureCourse(ABC, Generic[Graph]):
     @classmethod
     def open(cls, graph: Graph, options: ExportOptions) -> PictureCourse[Graph]:
         """Raises CalibrationError."""
-        if options.topics is not None:
+        if options.topics is not None or options.stamps != "header":
             raise CalibrationError(
-                "--topics belongs to a robot's recording; this model takes --calib FOLDER-OF-PICTURES"
+                "--topics and --stamps belong to a robot's recording; this model takes --calib FOLDER-OF-PICTURES"
             )
         if options.calibration is None:
             return cls(graph, make_up_pictures(options.texts))

@@ -45,7 +45,11 @@ class PolicyCourse:
         source = options.calibration
         given = load_table(source) if source and source.suffix == TABLE_SUFFIX else None
         log = source if given is None else None
-        data = open_log(log, graph.contract, options.topics) if log else make_up(graph.contract, graph.tokenizer)
+        data = (
+            make_up(graph.contract, graph.tokenizer)
+            if log is None
+            else open_log(log, graph.contract, options.topics, options.stamps)
+        )
         if options.precision == "int8" and log:
             check_samples(data.calibration, options.samples)
         return cls(graph, data, options.samples, given)

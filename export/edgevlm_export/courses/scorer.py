@@ -23,9 +23,9 @@ class ScorerCourse(PictureCourse[ScorerGraph]):
     @classmethod
     def open(cls, graph: ScorerGraph, options: ExportOptions) -> ScorerCourse:
         """Raises CalibrationError."""
-        if options.topics is not None:
+        if options.topics is not None or options.stamps != "header":
             raise CalibrationError(
-                "--topics belongs to a robot's recording; this model takes --calib FOLDER of .npy files"
+                "--topics and --stamps belong to a robot's recording; this model takes --calib FOLDER of .npy files"
             )
         if options.calibration is None:
             return cls(graph, make_up_regions(graph.width, options.texts))

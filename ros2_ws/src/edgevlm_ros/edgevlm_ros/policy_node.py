@@ -33,14 +33,17 @@ from std_msgs.msg import String
 
 from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import SECOND_NS, Contract
+from edgevlm.data.contract_check import Limits
+from edgevlm.data.facts import Facts
 from edgevlm.errors import ContractError
 from edgevlm.load import load_policy
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Matched, merge
 from edgevlm.loop.worker import Clocks, Hooks, Worker
 from edgevlm.options import RuntimeOptions
+from edgevlm.rosmsg.type_names import CAMERA_TYPES
 from edgevlm.tasks.policy import Policy
-from edgevlm_ros.contract_check import CAMERA_TYPES, Limits, Live, faults
+from edgevlm_ros.contract_check import check_live
 from edgevlm_ros.inputs import Inputs
 from edgevlm_ros.instruction_server import InstructionServer, Rules
 from edgevlm_ros.outputs import Newest, Outputs, Run
@@ -105,8 +108,8 @@ class PolicyNode(ShellNode):
         senses.restarted = lambda: self._later(partial(self._server.abort, "the clock began anew"))
         self._subscribe(inputs, contract, topics, live)
         if values["check_contract"]:
-            limits = Limits(values["check_s"], values["rate_tolerance"], spec.max_age_s, spec.future_s)
-            _refuse(faults(contract, topics, live, limits))
+            limits = Limits(values["rate_tolerance"], spec.max_age_s, spec.future_s)
+            check_live(contract, topics, live, limits, self.get_logger().warning)
         self._pace.observed([live.topics[topics.cameras[camera.name]].rate_hz for camera in contract.cameras])
         self._pace.check()
         self._start(policy, mailbox, clocks)
@@ -165,7 +168,7 @@ class PolicyNode(ShellNode):
                 return [name for pair in found for name in pair]
             time.sleep(_LOOK_S)  # discovery goes on in a thread of its own
 
-    def _subscribe(self, inputs: Inputs, contract: Contract, topics: TopicMap, live: Live) -> None:
+    def _subscribe(self, inputs: Inputs, contract: Contract, topics: TopicMap, live: Facts) -> None:
         """To every topic whose type is known."""
         cameras = {topics.cameras[camera.name]: camera.name for camera in contract.cameras}
         states = state_types(topics)
@@ -266,12 +269,6 @@ class PolicyNode(ShellNode):
         else:
             return None
         return max(int(self.count_publishers(topic)) for topic in topics)
-
-
-def _refuse(found: list[str]) -> None:
-    if found:
-        listed = "".join(f"\n  - {fault}" for fault in found)
-        raise ContractError(f"{len(found)} fault(s) between the contract and the live topics:{listed}")
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from edgevlm.bags.frames import read_message
 from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import CameraSpec, Contract
+from edgevlm.data.facts import Facts, TopicFacts, uneven
 from edgevlm.errors import EdgevlmError, LogError
-from edgevlm_ros.contract_check import CAMERA_TYPES, Live, Seen
+from edgevlm.rosmsg.type_names import CAMERA_TYPES
 from edgevlm_ros.qos import SENSOR
 from edgevlm_ros.shell import ShellNode
 from edgevlm_ros.stamps import to_ns
@@ -34,13 +35,13 @@ class Probe:
     def __init__(self, node: ShellNode, contract: Contract, topics: TopicMap) -> None:
         self._node, self._contract, self._topics = node, contract, topics
         names = [*topics.cameras.values(), *state_types(topics)]
-        self._seen = {topic: Seen(node.resolve_topic_name(topic)) for topic in dict.fromkeys(names)}
+        self._seen = {topic: TopicFacts(node.resolve_topic_name(topic)) for topic in dict.fromkeys(names)}
         self._cameras = {topics.cameras[camera.name]: camera for camera in contract.cameras}
         self._assembler = StateAssembler(contract.state, topics) if contract.state else None
         self._state: Any = None
         self._subscribed: set[str] = set()
 
-    def look(self, for_s: float) -> Live:
+    def look(self, for_s: float) -> Facts:
         """What there is; returns as soon as enough was seen."""
         helper = rclpy.create_node(
             f"{self._node.get_name()}_probe",
@@ -63,13 +64,16 @@ class Probe:
         finally:
             executor.shutdown()
             helper.destroy_node()
-        missing = self._assembler.missing if self._assembler else ()
+        fields = self._contract.state.names if self._contract.state else ()
+        reasons = self._assembler.reasons if self._assembler else {}
+        missing = {name: reasons.get(name, "") for name in (self._assembler.missing if self._assembler else ())}
+        numbers = {} if self._state is None else dict(zip(fields, self._state.reshape(-1, 1), strict=True))
         names = {
             name: tuple(types)
             for name, types in self._node.get_topic_names_and_types()
             if self._node.count_publishers(name)  # some names have only subscribers
         }
-        return Live(self._seen, names, None if missing else self._state, missing)
+        return Facts(self._seen, names, numbers, missing, period=f"within {for_s:g} s")
 
     def _enough(self) -> bool:
         frames = all(len(set(self._seen[topic].stamps_ns)) >= _FRAMES for topic in self._cameras)
@@ -112,13 +116,13 @@ class Probe:
         self._helper_clock = helper.get_clock()
         helper.create_subscription(kind, seen.name, take, copy(SENSOR), raw=raw)
 
-    def _stamp(self, seen: Seen, stamp_ns: int) -> None:
+    def _stamp(self, seen: TopicFacts, stamp_ns: int) -> None:
         now_ns = int(self._helper_clock.now().nanoseconds)
-        seen.stamps_ns.append(stamp_ns)
+        seen.stamps_ns = [*seen.stamps_ns, stamp_ns]
         if now_ns:  # a simulated clock that has not come yet tells nothing
-            seen.ages_ns.append(now_ns - stamp_ns)
+            seen.ages_ns = [*seen.ages_ns, now_ns - stamp_ns]
 
-    def _take_frame(self, seen: Seen, type_name: str, camera: CameraSpec) -> Callable[[bytes], None]:
+    def _take_frame(self, seen: TopicFacts, type_name: str, camera: CameraSpec) -> Callable[[bytes], None]:
         def take(data: bytes) -> None:
             message = read_message(type_name, data)
             self._stamp(seen, message.stamp_ns)
@@ -132,7 +136,7 @@ class Probe:
 
         return take
 
-    def _take_state(self, helper: Node, seen: Seen, topic: str) -> Callable[[Any], None]:
+    def _take_state(self, helper: Node, seen: TopicFacts, topic: str) -> Callable[[Any], None]:
         def take(message: Any) -> None:
             assert self._assembler is not None
             now_ns = int(helper.get_clock().now().nanoseconds)
@@ -152,16 +156,6 @@ class Probe:
             self._state = state.value if state is not None else self._state
 
         return take
-
-
-def uneven(message: Any) -> str:
-    """What is wrong with a JointState whose lists do not belong together; a list may be left out."""
-    sizes = {key: len(getattr(message, key)) for key in ("position", "velocity", "effort")}
-    wrong = [f"{size} in {key}" for key, size in sizes.items() if size not in (0, len(message.name))]
-    if wrong:
-        return f"expected a number for each of {len(message.name)} names, got {', '.join(wrong)}; check the driver"
-    twice = sorted({name for name in message.name if list(message.name).count(name) > 1})
-    return f"joints {twice} are named twice; check the driver" if twice else ""
 
 
 def mismatch(node: Node, name: str, ours: QoSProfile) -> str:
