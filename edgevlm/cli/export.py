@@ -37,6 +37,12 @@ CalibOption = Annotated[
         "judges, the others calibrate)."
     ),
 ]
+TopicsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML that maps the recording's topics to the contract; found beside the log if named LOG.topics.yaml."
+    ),
+]
 
 
 def command(
@@ -51,12 +57,7 @@ def command(
         Path | None,
         typer.Option(help="One text a line, for a model of pictures and texts; 30 built-in ones if not given."),
     ] = None,
-    topics: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML that maps the recording's topics to the contract; found beside the log if named LOG.topics.yaml."
-        ),
-    ] = None,
+    topics: TopicsOption = None,
     stamps: StampsOption = StampsBy.HEADER,
     samples: Annotated[int, typer.Option(min=1, help="Steps of the recording, or pictures, to use.")] = 256,
     robot: Annotated[Path | None, typer.Option(help="Needed by some policies, which then show one to fill in.")] = None,

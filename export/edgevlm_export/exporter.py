@@ -52,8 +52,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         source: a directory, or (a text) the id of a model of the Hugging Face hub: "org/name", "org/name@revision".
         calibration: int8 needs it. For a policy a recording of the robot, or (*.json) a table made by `calibrate`; for
             a model of pictures and texts a folder of pictures. Its held-out part judges; without it made-up data.
-        topics: YAML that maps the recording's topics to the contract of a policy.
-        stamps: `log` matches frames and states of the recording by its log times, not by the headers' stamps.
+        topics, stamps: how the recording of a policy is read, see `edgevlm.bags.read_log`; topics is a YAML file.
         texts: a file with one text a line, for a model of pictures and texts.
         samples: steps of the recording, or pictures of the folder, to use.
         robot: what a LeRobot policy does not say of the robot.
@@ -63,8 +62,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
     Raises:
         CheckpointError, FamilyError, ContractError: the source, or the robot file it needs.
         LogError, CalibrationError, PictureError: the recording, the table or the pictures.
-        QuantizationError: nothing was quantized, or an engine would refuse the graph.
-        FidelityError: the bundle does not do what the source does.
+        QuantizationError, FidelityError: nothing was quantized, or the bundle does not do what the source does.
         OutputError: the output cannot be written, or its place is taken.
     """
     if precision == "int8" and calibration is None:
