@@ -33,7 +33,7 @@ from edgevlm.load import load_policy
 from edgevlm.loop.compare import Comparison
 from edgevlm.loop.matching import MatchSpec
 from edgevlm.loop.published import publish, write_difference, write_stats
-from edgevlm.loop.replay import AsFastAsPossible, Pace, RealTime, Replay, Turn, check_same, replay_spec
+from edgevlm.loop.replay import AsFastAsPossible, Lane, Pace, RealTime, Replay, Turn, check_same, replay_spec
 from edgevlm.loop.worker import Acted, Failed
 from edgevlm.profiler import StepRecorder, machine
 from edgevlm.tasks import Policy
@@ -159,11 +159,15 @@ class Job:
         for lane in self.replay.lanes:
             if not lane.worker.counts["acted"]:
                 counts = {**lane.counts(), "without_instruction": lane.worker.counts["idle"]}
-                reasons = [self._errors[lane.name]] if lane.name in self._errors else list(self.stream.warnings)
                 raise LogError(
-                    f"{recording}: bundle {lane.name} acted on nothing: {counts}; "
-                    f"{'; '.join(reasons) or 'check that an instruction comes before the frames'}"
+                    f"{recording}: bundle {lane.name} acted on nothing: {counts}; {'; '.join(self._reasons(lane))}"
                 )
+
+    def _reasons(self, lane: Lane) -> list[str]:
+        """Why a bundle never acted: what failed, or what was missing where."""
+        if lane.name in self._errors:
+            return [self._errors[lane.name]]
+        return [lane.why_idle(), *self.stream.warnings]
 
     def figures(self, bundles: list[Path]) -> dict[str, Any]:
         """Everything that was counted and timed."""

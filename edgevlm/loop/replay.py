@@ -108,7 +108,8 @@ class Lane:
         self._cameras = [camera.name for camera in contract.cameras]
         self._clocks = clocks
         self._told: str | None = None
-        self.matcher = Matcher(self._cameras, spec, needs_state=contract.state is not None)
+        self._needs_state = contract.state is not None
+        self.matcher = Matcher(self._cameras, spec, needs_state=self._needs_state)
         self.mailbox: Mailbox[Matched] = Mailbox(merge)
         self._waiting = False
         hooks = Hooks(publish=lambda outcome: None, beat=lambda stamp_ns: None, instruction=lambda: self._told)
@@ -141,6 +142,26 @@ class Lane:
         self._waiting = False
         outcome = self.worker.turn()
         return None if outcome is None else Turn(self.name, outcome, self.counts())
+
+    def why_idle(self) -> str:
+        """What a lane that never acted was waiting for."""
+        counts = self.matcher.counts
+        silent = [name for name in self._cameras if not counts[f"{name}.taken"]]
+        if not self.received:
+            return "no camera has a frame that can be used"
+        if silent:
+            return f"camera(s) {silent} have no frame that can be used"
+        if self._needs_state and not counts["state.taken"]:
+            return "no message completes the state: a field is never there, or not finite"
+        if self.worker.counts["idle"]:
+            return "no instruction is in force when frames come; check that one comes before them"
+        if not counts["matched"]:
+            others = "a state before it" if self._needs_state else "one of every other camera"
+            return (
+                f"none of {counts[f'{self._cameras[0]}.taken']} frames of camera {self._cameras[0]!r} has {others} "
+                "within the contract's tolerance; compare the stamps of the topics"
+            )
+        return "the recording ends before a frame could be acted on"
 
     def counts(self) -> dict[str, int]:
         """The five counts of InferenceStats."""
