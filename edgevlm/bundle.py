@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgevlm import atomic
 from edgevlm.bounded import MB, read_bounded
 from edgevlm.errors import BundleError, OutputError, TamperedError, UnsafePathError
 from edgevlm.manifest import FORMAT_NAME, FileEntry, Manifest, StageSpec
@@ -252,31 +252,21 @@ def entry_of(path: Path) -> FileEntry:
 def new_directory(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """A directory beside `destination` that takes its name when the block ends well, and vanishes otherwise.
 
-    An earlier bundle at `destination` is replaced; anything else there is refused, and so is a bundle with other
-    files in it: they would be lost.
+    An earlier bundle at `destination` is replaced in one step: at every instant there is the old one or the new one.
+    Anything else there is refused, and so is a bundle with other files in it: they would be lost. What killed exports
+    to this place left beside it is removed.
 
     Raises:
         OutputError: the place is taken by something that is no bundle, or cannot be written (full, read-only).
     """
     destination = Path(os.path.abspath(destination))  # "." and ".." have names then
     try:
-        _check_free(destination)
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    except OSError as error:
-        raise OutputError(
-            f"{destination.parent}: cannot be written ({error}); free some space or choose another -o"
-        ) from error
-    try:
-        yield work
-        work.chmod(0o755)
-        _replace(work, destination)
+        with atomic.new_directory(destination, partial(_check_free, destination)) as work:
+            yield work
     except OSError as error:
         raise OutputError(
             f"{destination}: cannot be written ({error}); free some space or choose another -o"
         ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _check_free(destination: Path) -> None:
@@ -305,20 +295,6 @@ def _own_files(directory: Path) -> set[str] | None:
         return None
 
 
-def _replace(work: Path, destination: Path) -> None:
-    if not destination.exists():
-        work.rename(destination)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.old.", dir=destination.parent))
-    try:
-        destination.rename(old / "bundle")
-        work.rename(destination)
-    finally:  # also after Ctrl-C: one of the two lies at the destination
-        if not destination.exists() and (old / "bundle").exists():
-            (old / "bundle").rename(destination)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def write_manifest(root: Path, build: Callable[[Mapping[str, FileEntry]], Manifest]) -> Manifest:
     """Hash every file under `root`, let `build` make the manifest around them, write both hashes down and return it."""
     files = {
@@ -340,12 +316,7 @@ def write_record(root: Path, name: str, record: Mapping[str, Any]) -> None:
     """
     path = root / RECORDS / f"{name}.json"
     text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    part = path.with_suffix(".part")
     try:
-        path.parent.mkdir(exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        atomic.write_file(path, text.encode())
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise OutputError(f"{path}: cannot be written ({error}); free some space or make it writable") from error

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from edgevlm.atomic import write_file
 from edgevlm.contract import Spec
 from edgevlm.errors import CalibrationError, OutputError
 
@@ -90,14 +89,9 @@ class Table(Spec):
         Raises:
             OutputError: it cannot be written.
         """
-        work = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            work.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            work.replace(path)
+            write_file(path, (json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n").encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                work.unlink()
             raise OutputError(f"{path}: cannot be written ({error}); free some space or choose another -o") from error
 
 

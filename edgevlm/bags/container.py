@@ -1,7 +1,8 @@
 """The MCAP file itself: finds every whole message, in the order of log times, and reads one on demand.
 
 The file is walked record by record from its start, so that a recording cut short is used as far as it goes.
-Nothing but one entry per message is kept in memory. Source: the MCAP specification, https://mcap.dev/spec.
+Nothing but one entry per message is kept in memory. What a file announces is bounded before it is unpacked, and never
+exceeded while it is: a few kilobytes can announce gigabytes. Source: the MCAP specification, https://mcap.dev/spec.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ _MAGIC = b"\x89MCAP0\r\n"
 _HEAD = struct.Struct("<BQ")  # opcode, length of the content
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _FOOTER_OP, _SCHEMA_OP, _CHANNEL_OP, _MESSAGE_OP, _CHUNK_OP, _DATA_END_OP = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
-_CHUNK_LIMIT = 1 << 32
 _CHUNKS_KEPT = 4
+_MB = 1 << 20
+_RECORD_LIMIT = 1024 * _MB  # of one chunk or message as it lies in the file
+# Writers make chunks of a few MB. A larger one is taken where what it holds is not much larger than itself.
+_CHUNK_LIMIT, _CHUNK_RATIO, _LARGEST_CHUNK = 64 * _MB, 64, 1024 * _MB
+_TOTAL_LIMIT = 1024 * _MB  # of all chunks unpacked, and _CHUNK_RATIO times the file besides
+_MESSAGES_LIMIT, _BYTES_A_MESSAGE = 2_000_000, 16  # so many, and one for each so many bytes of the file besides
+_WARNINGS_KEPT = 20
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Channel:
     schema: Any  # mcap.records.Schema | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MessageRef:
     """Where a message lies: in the chunk at `at`, or (offset -1) a record of its own."""
 
@@ -53,7 +60,7 @@ class Container:
     """An indexed recording. `lost` holds the spans of log time whose messages could not be read.
 
     Raises:
-        LogError: the file cannot be read, or is no MCAP.
+        LogError: the file cannot be read, is no MCAP, or holds more than a recording of its size can.
         DependencyError: the extra `bags` is not installed.
     """
 
@@ -63,12 +70,15 @@ class Container:
     lost: list[tuple[int, int]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _chunks: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
+    _size: int = 0
+    _unpacked: int = 0  # bytes of all chunks so far, while the file is indexed
+    _damaged: int = 0
 
     def __post_init__(self) -> None:
         self._records = require("mcap.records", extra="bags")
         self._streams = require("mcap.data_stream", extra="bags")
         self._schemas: dict[int, Any] = {}
-        zstandard = require("zstandard", extra="bags")
+        self._zstandard = zstandard = require("zstandard", extra="bags")
         # what a damaged chunk makes of the decompressors and of the record readers
         foreign = require("mcap.exceptions", extra="bags").McapError
         self._damage = (ValueError, RuntimeError, struct.error, zstandard.ZstdError, foreign)
@@ -77,6 +87,8 @@ class Container:
                 self._scan(stream)
         except OSError as error:
             raise LogError(f"{self.path}: cannot be read ({error}); expected a recording in MCAP") from error
+        if self._damaged > _WARNINGS_KEPT:
+            self.warnings.append(f"{self.path}: {self._damaged} damaged records in all; the first ones are named")
         self.refs.sort(key=lambda ref: ref.log_ns)  # stable: equal times stay in the file's order
 
     @property
@@ -117,7 +129,7 @@ class Container:
         return self._chunks[at]
 
     def _scan(self, stream: IO[bytes]) -> None:
-        size = os.fstat(stream.fileno()).st_size
+        size = self._size = os.fstat(stream.fileno()).st_size
         if stream.read(len(_MAGIC)) != _MAGIC:
             raise LogError(
                 f"{self.path}: expected an MCAP file, got {size} bytes that do not start like one; "
@@ -130,9 +142,11 @@ class Container:
                 break
             ended = ended or opcode == _DATA_END_OP  # what follows repeats schemas and channels
             indexed = indexed or opcode == _FOOTER_OP
-            if opcode in (_SCHEMA_OP, _CHANNEL_OP, _MESSAGE_OP, _CHUNK_OP):
+            if opcode in (_SCHEMA_OP, _CHANNEL_OP, _MESSAGE_OP, _CHUNK_OP) and length <= _RECORD_LIMIT:
                 self._take(opcode, stream.read(length), at)
             else:
+                if opcode in (_MESSAGE_OP, _CHUNK_OP):
+                    self._warn(at, f"{length} bytes, over {_RECORD_LIMIT}")
                 stream.seek(length, os.SEEK_CUR)
             at += _HEAD.size + length
         if not ended:
@@ -152,15 +166,31 @@ class Container:
             else:
                 self._declare(opcode, content)
         except self._damage as error:
-            self.warnings.append(f"{self.path}: the record at byte {at} is damaged ({error}); left it out")
+            self._warn(at, str(error))
+
+    def _warn(self, at: int, what: str) -> None:
+        self._damaged += 1
+        if self._damaged <= _WARNINGS_KEPT:
+            self.warnings.append(f"{self.path}: the record at byte {at} is damaged ({what:.200}); left it out")
 
     def _unpack(self, content: bytes) -> tuple[Any, bytes]:
-        reader = require("mcap.stream_reader", extra="bags")
         chunk = self._records.Chunk.read(self._streams.ReadDataStream(BytesIO(content)))
-        if chunk.compression not in ("", "zstd", "lz4") or chunk.uncompressed_size > _CHUNK_LIMIT:
-            raise ValueError(f"compression {chunk.compression!r}, {chunk.uncompressed_size} bytes")
-        stream, length = reader.get_chunk_data_stream(chunk)
-        data: bytes = stream.read(length)
+        size = chunk.uncompressed_size
+        limit = min(max(_CHUNK_LIMIT, _CHUNK_RATIO * len(chunk.data)), _LARGEST_CHUNK)
+        if size > limit:
+            raise ValueError(f"{len(chunk.data)} bytes that announce {size}, at most {limit} are unpacked")
+        if chunk.compression == "zstd":
+            with self._zstandard.ZstdDecompressor().stream_reader(chunk.data) as stream:
+                data: bytes = stream.read(size + 1)
+        elif chunk.compression == "lz4":
+            lz4 = require("lz4.frame", extra="bags")
+            data = lz4.LZ4FrameDecompressor().decompress(chunk.data, size + 1)
+        elif chunk.compression == "":
+            data = chunk.data
+        else:
+            raise ValueError(f"compression {chunk.compression!r}")
+        if len(data) != size:
+            raise ValueError(f"{size} bytes announced, it holds {'more' if len(data) > size else len(data)}")
         if chunk.uncompressed_crc and zlib.crc32(data) != chunk.uncompressed_crc:
             raise ValueError("the checksum does not fit")
         return chunk, data
@@ -169,6 +199,12 @@ class Container:
         before = len(self.refs)
         try:
             _, data = self._unpack(content)
+            self._unpacked += len(data)
+            if self._unpacked > _TOTAL_LIMIT + _CHUNK_RATIO * self._size:
+                raise LogError(
+                    f"{self.path}: expected a recording, got {self._size} bytes that unpack to over {self._unpacked}; "
+                    "a decompression bomb, or empty pictures: record without them"
+                )
             for opcode, start, length in _records_in(data):
                 if opcode == _MESSAGE_OP:
                     self._take_message(data[start : start + _MESSAGE.size], at, start, length)
@@ -182,6 +218,8 @@ class Container:
     def _take_message(self, head: bytes, at: int, offset: int, length: int | None = None) -> None:
         channel, _, log_ns, _ = _MESSAGE.unpack_from(head)
         size = (len(head) if length is None else length) - _MESSAGE.size
+        if len(self.refs) >= _MESSAGES_LIMIT + self._size // _BYTES_A_MESSAGE:
+            raise LogError(f"{self.path}: over {len(self.refs)} messages in {self._size} bytes; split the recording")
         self.refs.append(MessageRef(channel, log_ns, at, offset, size))
 
     def _declare(self, opcode: int, content: bytes) -> None:

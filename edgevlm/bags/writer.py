@@ -239,6 +239,8 @@ class LogWriter:
             return
         try:
             self._writer.finish()
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
             self._stream.close()
             self._work.chmod(0o644)
             self._work.replace(self._path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -17,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.table import Table
 
+from edgevlm.atomic import write_file
 from edgevlm.errors import OutputError, printable, require
 from edgevlm.options import RuntimeOptions
 
@@ -103,17 +102,9 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    work = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(work).chmod(0o644)
-        Path(work).replace(path)
+        write_file(path, content)
     except OSError as error:
-        if work is not None:
-            Path(work).unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written ({error}); free some space or choose another place") from error
 
 
