@@ -118,12 +118,8 @@ def read_log(
     """
     path = Path(path)
     container, topics = open_log(path, contract, topics)
-    instructions = [(ref.log_ns, str(message.data)) for ref, message in messages(container, topics.instruction)]
-    if not instructions:
-        raise LogError(
-            f"{path}: topic {topics.instruction} has no message; each episode starts with one that says what to do"
-        )
     known = survey(container, contract, topics, stamps)
+    instructions = [(ref.log_ns, str(message.data)) for ref, message in messages(container, topics.instruction)]
     episodes = _episodes(container, contract, instructions, known.frames, known.state)
     recording = Recording(path, contract, topics, episodes, tuple(container.warnings), container, stamps)
     if not episodes:

@@ -172,8 +172,4 @@ def open_stream(
         LogError, ContractError, DependencyError: as `read_log`; there must be an instruction, but no usable episode.
     """
     container, topics = open_log(path, contract, topics)
-    if not container.select(topics.instruction):
-        raise LogError(
-            f"{path}: topic {topics.instruction} has no message; nothing is acted on before one says what to do"
-        )
     return Stream(container, contract, topics, survey(container, contract, topics, stamps), stamps)

@@ -58,6 +58,11 @@ def survey(container: Container, contract: Contract, topics: TopicMap, stamps: S
     if stamps not in ("header", "log"):
         raise ContractError(f"stamps: expected header or log, got {stamps!r}")
     _check_log_times(container, topics)
+    if not container.select(topics.instruction):
+        raise LogError(
+            f"{container.path}: topic {topics.instruction} has no message; each episode starts with one that says what "
+            "to do"
+        )
     sensors = dict.fromkeys((*topics.cameras.values(), *(source.topic for source in topics.state.values())))
     facts = {topic: _published(container, topic) for topic in sensors}
     by_topic = {topic: _frames(container, facts[topic], stamps) for topic in dict.fromkeys(topics.cameras.values())}
