@@ -34,6 +34,8 @@ from edgevlm.profiler import machine
 ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the table
     "bundles": "attack.bundles:Bundles",
     "gate": "attack.gate:GateSequences",
+    "units": "attack.units:Units",
+    "nonfinite": "attack.nonfinite:NonFinite",
 }
 _FINDINGS_SHOWN = 5
 _JOBS = 2

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgevlm.errors import ContractError, NonFiniteError, ShapeError, StampError
+from edgevlm.units import Unit
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class StateField(Spec):
     """One number of the robot's state; the model sees `(value - mean) / std`."""
 
     name: str = Field(min_length=1)
-    unit: str  # "m", "rad", "m/s", "1" (no unit)
+    unit: Unit  # "m", "rad", "m/s", "1" (no unit), ..; see edgevlm.units
     mean: float = 0.0
     std: float = Field(default=1.0, gt=0)
 
@@ -128,12 +129,20 @@ class WindowSpec(Spec):
         return self
 
 
+# Form of a rotation -> how many columns it has, and their unit.
+_ROTATIONS: Mapping[str, tuple[int, str]] = {
+    "quaternion_xyzw": (4, "1"),
+    "rotation_vector": (3, "rad"),
+    "rpy": (3, "rad"),
+}
+
+
 class ActionGroup(Spec):
     """Some columns of a chunk that go to one controller; physical value = normalised * scale + offset."""
 
     kind: Literal["joint_position", "joint_delta", "joint_velocity", "ee_pose", "ee_delta", "twist", "gripper"]
     names: tuple[str, ...] = Field(min_length=1, max_length=MOST_NAMES)
-    units: tuple[str, ...]
+    units: tuple[Unit, ...]
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     lower: tuple[float, ...]
@@ -142,6 +151,16 @@ class ActionGroup(Spec):
     rotation: Literal["none", "quaternion_xyzw", "rotation_vector", "rpy"] = "none"
     relative_to: Literal["none", "observation", "previous"] = "none"
     topic_type: str = ""
+
+    @model_validator(mode="after")
+    def _of_rotations(self) -> ActionGroup:
+        """Bundles of formats up to 1.3 may have one SI unit all along an `ee_pose`."""
+        count, unit = _ROTATIONS.get(self.rotation, (0, ""))
+        if self.kind == "ee_pose" and 0 < count < len(self.units):
+            parts = (unit if each in ("m", "rad") else each for each in self.units[-count:])
+            # Before anybody has the frozen model; a validator before parsing would lose what JSON means strictly.
+            object.__setattr__(self, "units", (*self.units[:-count], *parts))
+        return self
 
     @model_validator(mode="after")
     def _same_length(self) -> ActionGroup:
@@ -193,7 +212,7 @@ class PlanSpec(Spec):
     steps: tuple[str, ...] = Field(min_length=1)
     waypoint_offsets_s: tuple[Offset, ...] = Field(min_length=1, max_length=MOST_NAMES)
     names: tuple[str, ...] = Field(min_length=1, max_length=MOST_NAMES)
-    units: tuple[str, ...]
+    units: tuple[Unit, ...]
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     frame_id: str = ""

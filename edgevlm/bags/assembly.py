@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bags.series import Stamps, header_ns
-from edgevlm.bags.topics import StateSource, TopicMap, unit_factor
+from edgevlm.bags.topics import StateSource, TopicMap
 from edgevlm.contract import Stamped, StateSpec
+from edgevlm.rosmsg.conventions import check_carried, convention
 from edgevlm.rosmsg.selectors import Absent, read_number
 
 
@@ -30,9 +31,9 @@ class StateAssembler:
         self._sources: dict[str, list[tuple[int, StateSource, float]]] = {}  # topic -> (index, source, factor)
         for i, field in enumerate(spec.fields):
             source = topics.state[field.name]
-            factor = unit_factor(source.unit or field.unit, field.unit)
-            self._sources.setdefault(source.topic, []).append((i, source, factor))
-        self._names = spec.names
+            self._sources.setdefault(source.topic, []).append((i, source, source.factor(field.unit)))
+        self._names, self._units = spec.names, tuple(field.unit for field in spec.fields)
+        self._new = set(self._sources)  # topics of which no message was compared with the convention
         self.reset()
 
     @property
@@ -60,8 +61,14 @@ class StateAssembler:
         """Take a message; the whole state, float32 (S,), once each field has been seen. NaN is passed on.
 
         Raises:
-            LogError: the message has not the path that the topic map names, or an index into something with names.
+            LogError: the message has not the path that the topic map names, an index into something with names, or by
+                convention another unit.
         """
+        if topic in self._new:
+            for i, source, _ in self._sources[topic]:
+                where = f"{self._where}: topic {topic}: path {source.place!r}"
+                check_carried(convention(message, source.steps), self._units[i], source.unit, where)
+            self._new.discard(topic)
         changed = False
         for i, source, factor in self._sources[topic]:
             found = read_number(message, source.steps, f"{self._where}: topic {topic}: path {source.place!r}")

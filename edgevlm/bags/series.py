@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from edgevlm.bags.container import Container
 from edgevlm.bags.decoding import messages
-from edgevlm.bags.topics import TopicMap, unit_factor
+from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import StateSpec
 from edgevlm.data.arrival import Arrival
 from edgevlm.data.facts import TopicFacts, uneven
+from edgevlm.rosmsg.conventions import check_carried, convention
 from edgevlm.rosmsg.selectors import Absent, read_number
 from edgevlm.rosmsg.type_names import JOINT_STATE
 
@@ -51,15 +52,25 @@ def read_states(
     missing: dict[str, str] = {}
     arrivals: dict[str, Arrival] = {}
     for topic in dict.fromkeys(source.topic for source in topics.state.values()):
+        _check_units(container, topics, topic, spec)
         pairs = _collect(container, topics, facts[topic], rows, missing, stamps)
         if len(pairs):
             arrivals[topic] = Arrival(pairs[:, 0], pairs[:, 1])
     series = []
     for field in spec.fields:
-        source = topics.state[field.name]
-        factor = unit_factor(source.unit or field.unit, field.unit)
+        factor = topics.state[field.name].factor(field.unit)
         series.append(_series(container, field.name, rows[field.name], factor))
     return States(tuple(series), {name: missing[name] for name in rows if not rows[name]}, arrivals)
+
+
+def _check_units(container: Container, topics: TopicMap, topic: str, spec: StateSpec) -> None:
+    """Whether the topic's first message has what the contract's fields are, by convention. Raises LogError."""
+    _, message = next(messages(container, topic), (None, None))
+    for field in spec.fields:
+        source = topics.state[field.name]
+        if message is not None and source.topic == topic:
+            where = f"{container.path}: topic {topic}: path {source.place!r}"
+            check_carried(convention(message, source.steps), field.unit, source.unit, where)
 
 
 def _collect(

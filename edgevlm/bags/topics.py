@@ -20,42 +20,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgevlm.contract import Contract, Spec
 from edgevlm.errors import LogError, OutputError, require
+from edgevlm.rosmsg.conventions import CONVENTIONS, check_carried, check_unit
 from edgevlm.rosmsg.selectors import Step, parse_path
-
-# unit -> (the unit it is measured in, how many of those it is)
-_UNITS: Mapping[str, tuple[str, float]] = {
-    "rad": ("rad", 1.0),
-    "deg": ("rad", 0.017453292519943295),
-    "rad/s": ("rad/s", 1.0),
-    "deg/s": ("rad/s", 0.017453292519943295),
-    "rpm": ("rad/s", 0.10471975511965977),
-    "m": ("m", 1.0),
-    "cm": ("m", 0.01),
-    "mm": ("m", 0.001),
-    "m/s": ("m/s", 1.0),
-    "mm/s": ("m/s", 0.001),
-    "N": ("N", 1.0),
-    "Nm": ("Nm", 1.0),
-    "1": ("1", 1.0),
-    "%": ("1", 0.01),
-}
-
-
-def unit_factor(recorded: str, wanted: str) -> float:
-    """What a number in `recorded` is multiplied by to be in `wanted`; equal names need no table.
-
-    Raises:
-        LogError: the two do not measure the same thing, or one of them is unknown.
-    """
-    if recorded == wanted:
-        return 1.0
-    have, want = _UNITS.get(recorded), _UNITS.get(wanted)
-    if have is None or want is None or have[0] != want[0]:
-        raise LogError(
-            f"topic map: cannot turn {recorded!r} into the contract's {wanted!r}; "
-            f"known units: {', '.join(_UNITS)}; give the unit that the recording really uses"
-        )
-    return have[1] / want[1]
+from edgevlm.units import parse_unit, unit_factor
 
 
 class StateSource(Spec):
@@ -65,7 +32,12 @@ class StateSource(Spec):
     joint: str = ""
     quantity: Literal["position", "velocity", "effort"] = "position"  # of the joint
     path: str = ""  # such as "pose.position.x", "position[name=gripper]" or "data[2]"
-    unit: str = ""  # what the recording uses; empty: the contract's unit
+    unit: str = ""  # what the message carries; empty: what messages carry by convention
+
+    @field_validator("unit")
+    @classmethod
+    def _of_the_list(cls, unit: str) -> str:
+        return parse_unit(unit) if unit else ""
 
     @model_validator(mode="after")
     def _one_of(self) -> StateSource:
@@ -79,6 +51,10 @@ class StateSource(Spec):
     def steps(self) -> tuple[Step, ...]:
         """Where the number lies in a message."""
         return parse_path(self.path) if self.path else (Step(self.quantity, key="name", value=self.joint),)
+
+    def factor(self, unit: str) -> float:
+        """What a number of the message is multiplied by to be in the contract's `unit`, checked before."""
+        return unit_factor(self.unit or unit, unit)
 
     @property
     def place(self) -> str:
@@ -117,7 +93,10 @@ class TopicMap(Spec):
                     f"(missing {sorted(want - got)}, unknown {sorted(got - want)}); use the names of the contract"
                 )
         for name, source in self.state.items():
-            unit_factor(source.unit or fields[name], fields[name])
+            check_unit(name, fields[name], source.unit, source.place)
+            if source.joint:
+                carried = CONVENTIONS["JointState", source.quantity]
+                check_carried(carried, fields[name], source.unit, f"topic map, state {name!r}: {source.quantity}")
 
 
 def load_topics(path: str | os.PathLike[str]) -> TopicMap:

@@ -16,6 +16,7 @@ import numpy as np
 from edgevlm.contract import ActionGroup, Contract
 from edgevlm.errors import ContractError
 from edgevlm.gate.averaging import Geometry, RotationForm
+from edgevlm.gate.axis_units import check_measured, check_rotation, column_unit
 from edgevlm.loop.limits import AxisLimits, GateLimits, OrientationLimits
 
 Sent = Literal["position", "velocity", "orientation", "value"]
@@ -141,6 +142,8 @@ def _orientation(contract: Contract, given: OrientationLimits, command_valid_s: 
             "lower its velocity or command_valid_s"
         )
     state = tuple(_state_index(contract, given.actions[0], name) for name in given.state)
+    check_rotation(given.actions, group.units[-len(given.actions) :], group.rotation)
+    check_rotation(given.state, [_state_unit(contract, i) for i in state], group.rotation)
     return Orientation(tuple(contract.action.names.index(name) for name in given.actions), state, group.rotation, given)
 
 
@@ -156,6 +159,18 @@ def _state_index(contract: Contract, action: str, field: str) -> int:
     if field not in names:
         raise ContractError(f"gate: {action!r} is measured by {field!r}, but the contract's state is {names}")
     return names.index(field)
+
+
+def _state_unit(contract: Contract, index: int) -> str:
+    assert contract.state is not None
+    return contract.state.fields[index].unit
+
+
+def _measured_by(contract: Contract, group: ActionGroup, i: int, field: str) -> int:
+    """Index of the state field that measures a column, in its unit."""
+    index = _state_index(contract, group.names[i], field)
+    check_measured(group.names[i], group.units[i], field, _state_unit(contract, index))
+    return index
 
 
 def _bounds(group: ActionGroup, i: int) -> tuple[float, float]:
@@ -188,14 +203,14 @@ def _moving(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits | N
         raise ContractError(f"gate: {name!r} may be nowhere: the contract says {given}, the limits {axis.position}")
     return Column(
         name=name,
-        unit=group.units[i],
+        unit=column_unit(name, group.units[i], "position"),
         sent="position",
         given=given,
         lower=-axis.velocity,
         upper=axis.velocity,
         acceleration=axis.acceleration,
         relative=relative,
-        state=_state_index(contract, name, axis.state),
+        state=_measured_by(contract, group, i, axis.state),
         low=low,
         high=high,
         tracking=axis.tracking,
@@ -226,14 +241,14 @@ def _velocity(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits) 
         raise ContractError(f"gate: {group.names[i]!r} may not stand still: its range is {given}; let it include 0")
     return Column(
         name=group.names[i],
-        unit=f"{group.units[i]}/s" if is_delta else group.units[i],
+        unit=column_unit(group.names[i], group.units[i], "delta" if is_delta else "velocity"),
         sent="velocity",
         given=given,
         lower=lower,
         upper=upper,
         acceleration=axis.acceleration,
         divide_s=divide_s,
-        state=None if axis.state is None else _state_index(contract, group.names[i], axis.state),
+        state=None if axis.state is None else _measured_by(contract, group, i, axis.state),
         low=low,
         high=high,
     )

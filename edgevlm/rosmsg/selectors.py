@@ -125,7 +125,7 @@ def _header(value: Any) -> Any | None:
 
 
 def _index(around: Sequence[Any], step: Step, array: Any, where: str) -> int | Absent:
-    if not _is_array(array):
+    if not is_array(array):
         raise LogError(f"{where}: {step.field!r} is no array; correct the topic map")
     if step.index is not None:
         if selector := _selector(around, step, array):
@@ -160,11 +160,11 @@ def _position(keys: Sequence[str], step: Step, length: int, where: str) -> int |
 
 def _keys(around: Sequence[Any], step: Step, array: Any) -> list[str] | None:
     """What each element is called; None: nothing has this key."""
-    if len(array) and (first := _at(array[0], step.key)) is not None and not _is_array(first):
+    if len(array) and (first := _at(array[0], step.key)) is not None and not is_array(first):
         return [str(_at(element, step.key)) for element in array]
     for structure in reversed(around):
         names = _at(structure, step.key)
-        if names is not None and _is_array(names) and step.key != step.field:
+        if names is not None and is_array(names) and step.key != step.field:
             return [str(name) for name in names]
     return None
 
@@ -188,11 +188,7 @@ def _selector(around: Sequence[Any], step: Step, array: Any) -> str:
     for structure in reversed(around):
         for field in field_names(structure):
             names = getattr(structure, field)
-            if (
-                field != step.field
-                and _is_array(names)
-                and _name_elements(field, names, array, structure is around[-1])
-            ):
+            if field != step.field and is_array(names) and _name_elements(field, names, array, structure is around[-1]):
                 return f"{step.field}[{field}={names[index] if index < len(names) else names[0]}]"
     return ""
 
@@ -217,5 +213,5 @@ def _name_elements(field: str, names: Any, array: Any, innermost: bool) -> bool:
     return innermost and not field_names(array[0]) and _NAMES.fullmatch(field) is not None  # lists of unequal lengths
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
     return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str)

@@ -246,3 +246,65 @@ def test_a_message_class_is_found_by_its_type() -> None:
     for name in ("nowhere_msgs/msg/Thing", "std_msgs/msg/Nothing", "std_msgs"):
         with pytest.raises(ContractError, match="install the package that defines it"):
             message_class(name)
+
+
+@pytest.mark.parametrize(("wire", "position", "velocity"), [("deg", 90.0, 45.0), ("rad", math.pi / 2, math.pi / 4)])
+def test_units_are_converted_at_the_wire_both_ways(wire: str, position: float, velocity: float) -> None:
+    groups = (group("joint_position", ("j",), "deg"), group("joint_velocity", ("k",), "rad/s"))
+    fields = (StateField(name="j", unit="deg"), StateField(name="k", unit="rad"))
+    contract = gate_judge.contract(groups, fields)
+    sources = {name: StateSource(topic="axes", joint=f"robot_{name}", unit=wire) for name in "jk"}
+    topics = TopicMap(cameras={camera.name: "c" for camera in contract.cameras}, state=sources, instruction="say")
+    topics.check(contract)
+    assert contract.state is not None
+    joints = JointState(name=["robot_k", "robot_j"], position=[position, position])
+    state = StateAssembler(contract.state, topics).feed("axes", joints, 1)
+    assert state is not None
+    assert state.value == pytest.approx([90.0, math.pi / 2])  # in
+    limits = gate_limits(values_of(contract, **{"axes.j.state": "j", "axes.k.state": "k"}), contract)
+    sent = setpoints(contract, columns(contract, limits), topics, (), 0.02)
+    command = GateCommand(1, 1, 2, "follow", (90.0, math.pi / 4))
+    trajectory, rates = (setpoint.message(command) for setpoint in sent)
+    assert list(trajectory.points[0].positions) == pytest.approx([position])  # and out
+    assert list(rates.velocity) == pytest.approx([velocity])
+    assert (list(trajectory.joint_names), list(rates.name)) == (["robot_j"], ["robot_k"])
+
+
+def test_a_hand_in_millimetres_is_sent_in_metres_and_degrees_turn_as_radians() -> None:
+    pose = message(robot(group("ee_pose", ("x", "y", "z"), "mm")), 1000.0, 250.0, 0.0)
+    assert (pose.pose.position.x, pose.pose.position.y) == (1.0, 0.25)
+    turn = message(robot(group("twist", ("go_x", "turn_z"), "", units=("mm/s", "deg/s"))), 500.0, 180.0)
+    assert (turn.twist.linear.x, turn.twist.angular.z) == pytest.approx((0.5, math.pi))
+    with pytest.raises(ContractError, match=r"expected 'x' in a unit such as 'm', got 'N'"):
+        made(robot(group("ee_pose", ("x", "y", "z"), "N")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "unit", "words"),
+    [
+        (TwistStamped, "twist.linear.x", "m", "got m/s"),
+        (TwistStamped, "twist.angular.z", "m/s", "got rad/s"),
+        (PoseStamped, "pose.position.x", "rad", "got m"),
+        (PoseStamped, "pose.orientation.w", "rad", "got 1"),
+        (JointState, "velocity[name=j]", "rad", "got rad/s or m/s"),
+        (JointState, "effort[name=j]", "A", "got Nm or N"),
+        (TwistStamped, "twist.linear.x", "m/s", ""),
+        (PoseStamped, "pose.position.x", "m", ""),
+        (PoseStamped, "pose.orientation.w", "1", ""),
+        (JointState, "position[name=j]", "m", ""),
+        (JointState, "velocity[name=j]", "rad/s", ""),
+    ],
+)
+def test_a_place_that_carries_something_else_by_convention_is_refused(
+    kind: Any, path: str, unit: str, words: str
+) -> None:
+    spec = StateSpec(fields=(StateField(name="a", unit=unit),))
+    topics = TopicMap(cameras={}, state={"a": StateSource(topic="t", path=path)}, instruction="say")
+    given = JointState(name=["j"], position=[1.0], velocity=[1.0], effort=[1.0]) if kind is JointState else kind()
+    state = StateAssembler(spec, topics)
+    if not words:
+        assert state.feed("t", given, 1) is not None
+        return
+    for _ in range(2):  # and again: nothing of it comes in later
+        with pytest.raises(LogError, match=words):
+            state.feed("t", given, 1)

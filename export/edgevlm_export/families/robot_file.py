@@ -1,6 +1,6 @@
 """The robot file: what a policy's directory does not say of the robot, and a robot cannot do without.
 
-YAML or JSON. Units are those of the training data: nothing is converted.
+YAML or JSON. Units are those of the training data, of the list in edgevlm.units: nothing is converted.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from edgevlm.contract import (
     WindowSpec,
 )
 from edgevlm.errors import ContractError, require
+from edgevlm.units import Unit
 from edgevlm_export.families.lerobot import ACTION, STATE, Features, Shift
 
 KINDS = "joint_position, joint_delta, joint_velocity, ee_pose, ee_delta, twist, gripper"
 FILL = "fill_in"
+EXAMPLES = ("rad", "deg", "m", "mm", "rad/s", "m/s", "N", "Nm", "1", "'%'")
 INFO = Path("meta") / "info.json"  # of the data set, where somebody put it beside the policy
 
 
@@ -49,7 +51,7 @@ class RobotState(Spec):
     """Names and units of the state, in the order of the training data."""
 
     names: tuple[str, ...]
-    units: tuple[str, ...]
+    units: tuple[Unit, ...]
     frame_id: str = ""
 
 
@@ -58,7 +60,7 @@ class RobotGroup(Spec):
 
     kind: Literal["joint_position", "joint_delta", "joint_velocity", "ee_pose", "ee_delta", "twist", "gripper"]
     names: tuple[str, ...]
-    units: tuple[str, ...]
+    units: tuple[Unit, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     frame_id: str = ""
@@ -151,7 +153,11 @@ def template(checkpoint: Path, features: Features, execute_steps: int) -> str:
             '    frame_id: ""  # of its pictures',
         ]
     if features.state:
-        lines += ["state:", f"  names: {_row(state)}", f"  units: {_row(['?'] * features.state)}  # rad, m, m/s, 1, .."]
+        lines += [
+            "state:",
+            f"  names: {_row(state)}",
+            f"  units: {_row([FILL] * features.state)}  # {', '.join(EXAMPLES)}",
+        ]
     marks = _row([FILL] * features.action)
     lines += [
         "action:",
@@ -160,7 +166,7 @@ def template(checkpoint: Path, features: Features, execute_steps: int) -> str:
         f"  groups:  # one for each controller, in the order of the {features.action} columns",
         f"    - kind: {FILL}  # {KINDS}",
         f"      names: {_row(action)}",
-        f"      units: {marks}",
+        f"      units: {marks}  # {', '.join(EXAMPLES)}",
         f"      lower: {marks}",
         f"      upper: {marks}",
     ]
@@ -260,7 +266,22 @@ def _fits(where: Path, robot: RobotFile, features: Features) -> None:
     state = robot.state
     _same(where, "state.names", features.state, len(state.names) if state else 0)
     _same(where, "state.units", features.state, len(state.units) if state else 0)
+    _one_unit(where, robot)
     _same(where, "action.groups: names in all", features.action, sum(len(one.names) for one in robot.action.groups))
+
+
+def _one_unit(where: Path, robot: RobotFile) -> None:
+    """A position that is commanded and one that is measured under the same name are in one unit."""
+    measured = dict(zip(robot.state.names, robot.state.units, strict=False)) if robot.state else {}
+    for group in robot.action.groups:
+        if group.kind not in ("joint_position", "joint_delta"):
+            continue
+        for name, unit in zip(group.names, group.units, strict=False):
+            if measured.get(name, unit) != unit and "1" not in (measured[name], unit):
+                raise ContractError(
+                    f"robot file {where}: {name!r}: its state is in {measured[name]!r} and its action in {unit!r}; "
+                    "give the unit that the training data really has for both"
+                )
 
 
 def _same(where: Path, what: str, policy: int, robot: int) -> None:

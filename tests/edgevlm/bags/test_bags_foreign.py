@@ -9,13 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgevlm.bags import LogWriter, StateSource, TopicMap, default_topics, frames, load_topics, read_log, topics_beside
 from edgevlm.bags.frames import reorder
-from edgevlm.bags.topics import unit_factor
 from edgevlm.contract import CameraSpec, Contract, Encoding, StateField, StateSpec
 from edgevlm.errors import LogError
 from edgevlm.images import view
@@ -93,7 +90,7 @@ def test_without_a_map_the_topics_found_are_listed(log: Path, foreign: Contract)
         (("path: pose.position.z", "path: pose..z"), "is none such as"),
         (("left: /zed", "front: /zed"), r"missing \['left'\], unknown \['front'\]"),
         (("unit: deg", "unit: mm"), "cannot turn 'mm' into the contract's 'rad'"),
-        (("unit: mm", "unit: furlong"), "known units"),
+        (("unit: mm", "unit: furlong"), "unit: expected one of .* got 'furlong'"),
         (("path: pose.position.z", "path: pose.height"), r"ends at 'height'; there are \['orientation', 'position'\]"),
         (("joint: elbow", "joint: knee"), r"joints \['knee'\] are missing, it has base, elbow, wrist"),
         (("/arm/joints, joint", "/tool/pose, joint"), "expected sensor_msgs/msg/JointState"),
@@ -127,21 +124,6 @@ def test_the_convention_takes_the_camera_topic_that_was_recorded(contract: Contr
     assert TopicMap.model_validate(both.model_dump()) == both
 
 
-@given(
-    st.floats(min_value=-1e6, max_value=1e6),
-    st.sampled_from([("deg", "rad"), ("mm", "m"), ("%", "1"), ("rpm", "deg/s")]),
-)
-def test_units_go_there_and_back(value: float, units: tuple[str, str]) -> None:
-    there, back = unit_factor(*units), unit_factor(*units[::-1])
-    assert value * there * back == pytest.approx(value, rel=1e-12)
-
-
-def test_a_unit_without_a_name_in_the_table_passes_only_to_itself() -> None:
-    assert unit_factor("furlong", "furlong") == 1.0
-    with pytest.raises(LogError):
-        unit_factor("furlong", "m")
-
-
 @pytest.mark.parametrize("have", ENCODINGS)
 @pytest.mark.parametrize("want", ENCODINGS)
 def test_encodings_convert_as_opencv_does(have: Encoding, want: Encoding) -> None:
@@ -166,3 +148,31 @@ def test_channels_are_swapped_alike_with_and_without_opencv(monkeypatch: pytest.
     monkeypatch.setattr(frames, "_opencv", lambda: None)
     assert np.array_equal(with_opencv, image[:, :, ::-1])
     assert np.array_equal(reorder(image, "bgr8", "rgb8"), with_opencv)
+
+
+@pytest.mark.parametrize(("unit", "carried"), [("deg", "rad"), ("mm", "m"), ("%", "1"), ("rpm", "rad/s")])
+def test_a_contract_that_is_not_in_si_needs_the_unit_of_the_message(
+    contract: Contract, unit: str, carried: str
+) -> None:
+    assert contract.state is not None
+    fields = tuple(field.model_copy(update={"unit": unit}) for field in contract.state.fields)
+    other = contract.model_copy(update={"state": contract.state.model_copy(update={"fields": fields})})
+    topics = default_topics(other)
+    with pytest.raises(LogError, match=rf"contract's unit is '{unit}', .*`unit: {carried}`.*`unit: {unit}`"):
+        topics.check(other)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "unit", "given"),
+    [("velocity", "rad", ""), ("position", "rad/s", ""), ("effort", "rad", ""), ("velocity", "rad", "deg")],
+)
+def test_a_joint_s_quantity_and_the_contract_s_unit_must_be_of_one_kind(
+    contract: Contract, quantity: str, unit: str, given: str
+) -> None:
+    assert contract.state is not None
+    fields = tuple(field.model_copy(update={"unit": unit}) for field in contract.state.fields)
+    other = contract.model_copy(update={"state": contract.state.model_copy(update={"fields": fields})})
+    plain = default_topics(other)
+    sources = {name: one.model_copy(update={"quantity": quantity, "unit": given}) for name, one in plain.state.items()}
+    with pytest.raises(LogError, match="by convention"):
+        plain.model_copy(update={"state": sources}).check(other)

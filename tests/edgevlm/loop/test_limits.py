@@ -299,3 +299,28 @@ def test_a_position_axis_keeps_every_limit_in_steady_time_however_slow_data_time
         assert abs(real - at.velocity) <= 3.0 * dt * (1 + 1e-6)
         assert abs(real) - abs(at.velocity) <= 3.0 * dt * share * (1 + 1e-6) + 1e-9, "faster by data time alone"
         at = after._replace(velocity=real)
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "measured", "refused"),
+    [
+        ("joint_position", "rad", "deg", True), ("joint_position", "m", "mm", True),
+        ("joint_position", "rad", "m", True),
+        ("joint_velocity", "rad/s", "deg", True), ("joint_velocity", "rad/s", "rad/s", True),
+        ("joint_position", "rad/s", "rad/s", True), ("joint_position", "deg", "deg", False),
+        ("joint_velocity", "deg/s", "deg", False), ("joint_velocity", "rad", "rad", False),
+        ("joint_position", "rad", "1", False),
+    ],
+)  # fmt: skip
+def test_what_commands_an_axis_and_what_measures_it_are_in_one_unit(
+    kind: Any, unit: str, measured: str, refused: bool
+) -> None:
+    one = {"scale": (1.0,), "offset": (0.0,), "lower": (-1.0,), "upper": (1.0,)}
+    group = ActionGroup(kind=kind, names=("j",), units=(unit,), **one)
+    contract = gate_judge.contract((group,), (StateField(name="measured_j", unit=measured),))
+    if refused:
+        with pytest.raises(ContractError, match=r"gate: 'j' is"):
+            columns(contract, limits(axis()))
+    else:
+        (column,) = columns(contract, limits(axis()))
+        assert column.unit == (unit if kind == "joint_position" else f"{unit.removesuffix('/s')}/s")

@@ -9,7 +9,8 @@
     gripper                             sensor_msgs/JointState (position)              command/gripper
 
 The header's stamp is the one that the command was computed for, its frame the group's. A joint has the name that the
-topic map gives the state field measuring it, otherwise the column's.
+topic map gives the state field measuring it, otherwise the column's. Numbers are converted from the contract's units to
+what messages carry by convention (SI), or to the `unit` that the topic map gives the field measuring the axis.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from edgevlm.errors import ContractError
 from edgevlm.loop.columns import Column
 from edgevlm.loop.gate import GateCommand
 from edgevlm.loop.rotation import quaternion
+from edgevlm.units import axis_unit, is_angle, rate_of, same_kind, unit_factor, wire_unit
 from edgevlm_ros.stamps import to_duration, to_time
 from edgevlm_ros.topics import JOINT_STATE
 
@@ -45,13 +47,15 @@ class Setpoint:
     message_type: type
     frame_id: str
     columns: slice
+    factors: tuple[float, ...]  # from the columns' units to the message's
     make: Make
 
     def message(self, command: GateCommand) -> Any:
         """The message of a command that has values."""
         assert command.values is not None
         header = Header(stamp=to_time(command.stamp_ns), frame_id=self.frame_id)
-        return self.make(header, command.values[self.columns])
+        values = command.values[self.columns]
+        return self.make(header, [value * factor for value, factor in zip(values, self.factors, strict=True)])
 
 
 def setpoints(
@@ -75,11 +79,26 @@ def setpoints(
         part = slice(start, start + len(group.names))
         start = part.stop
         message_type, topic, make = _form(group, columns[part], joints, period_s)
-        made.append(Setpoint(names[i] if names else topic, message_type, group.frame_id, part, make))
+        factors = tuple(_factor(column, fields, topics) for column in columns[part])
+        made.append(Setpoint(names[i] if names else topic, message_type, group.frame_id, part, factors, make))
     taken = [setpoint.topic for setpoint in made]
     if len(set(taken)) != len(taken):
         raise ContractError(f"command topics {taken}: expected a topic of its own for each group; set command_topics")
     return tuple(made)
+
+
+def _factor(column: Column, fields: Sequence[str], topics: TopicMap) -> float:
+    """What the column's number is multiplied by to be what the robot takes.
+
+    A gripper's field is the one of its own name: limits do not say what measures it.
+    """
+    if column.sent == "orientation":
+        return 1.0  # quaternions are made of it
+    measured = fields[column.state] if column.state is not None else column.name
+    wire = topics.state[measured].unit if measured in fields else ""
+    if wire and column.sent == "velocity":
+        wire = rate_of(axis_unit(wire))
+    return unit_factor(column.unit, wire if wire and same_kind(wire, column.unit) else wire_unit(column.unit))
 
 
 def _form(
@@ -97,6 +116,7 @@ def _form(
         return _joints(group, names, sent == {"velocity"}, period_s)
     if sent == {"velocity"}:
         return TwistStamped, "command/twist", _twist(columns)
+    _check_lengths(columns[:3], "m")
     return PoseStamped, "command/pose", _pose(group)
 
 
@@ -126,8 +146,9 @@ def _joints(group: ActionGroup, names: list[str], velocity: bool, period_s: floa
 
 
 def _twist(columns: Sequence[Column]) -> Make:
-    linear = [i for i, column in enumerate(columns) if not column.unit.startswith("rad")]
-    angular = [i for i, column in enumerate(columns) if column.unit.startswith("rad")]
+    linear = [i for i, column in enumerate(columns) if not is_angle(column.unit)]
+    angular = [i for i, column in enumerate(columns) if is_angle(column.unit)]
+    _check_lengths([columns[i] for i in linear], "m/s")
     places = {**_places(columns, linear, 0), **_places(columns, angular, 3)}
 
     def make(header: Header, values: Sequence[float]) -> TwistStamped:
@@ -140,6 +161,16 @@ def _twist(columns: Sequence[Column]) -> Make:
         )
 
     return make
+
+
+def _check_lengths(columns: Sequence[Column], unit: str) -> None:
+    """Raises ContractError where a column is no length (or rate of one); a number without a unit may be one."""
+    for column in columns:
+        if axis_unit(column.unit) != "1" and not same_kind(column.unit, unit):
+            raise ContractError(
+                f"command: expected {column.name!r} in a unit such as {unit!r}, got {column.unit!r}, which neither a "
+                "pose nor a twist has; correct the unit in the contract and export again"
+            )
 
 
 def _places(columns: Sequence[Column], part: Sequence[int], first: int) -> dict[int, int]:
