@@ -7,6 +7,7 @@ stopped. See docs/decisions/0015-two-clocks.md.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -32,13 +33,16 @@ def even(seconds: float) -> Elapsed:
 
 @dataclass(frozen=True, kw_only=True)
 class ClockRules:
-    """Nanoseconds: the period of commands, how long one is valid, how long a clock may stand, and step back."""
+    """Nanoseconds: the period of commands, how long one is valid, how long a clock may stand, how far it may step back,
+    and how old a state may be.
+    """
 
     source: TimeSource
     period_ns: int
     valid_ns: int
     deadline_ns: int
     reset_after_ns: int
+    state_age_ns: int
 
 
 class GateClock:
@@ -57,12 +61,14 @@ class GateClock:
         self._read_ns: int | None = None  # the last reading of data time, and since when it is that, in steady time
         self._read_steady_ns = 0
         self._commanded: tuple[int, int] | None = None  # data time and steady time of the last command
+        self._ahead: deque[tuple[int, int]] = deque()  # (steady time, data time minus steady time) of late
 
     def tick(self, now_ros_ns: int) -> bool:
         """Note a reading of data time; True when the clock has restarted."""
         restarted = self.now_ns is not None and now_ros_ns < self.now_ns - self._rules.reset_after_ns
         if self.now_ns is None or restarted:
             self.now_ns = now_ros_ns
+            self._ahead.clear()
         self.jumped |= restarted
         self.now_ns = max(self.now_ns, now_ros_ns)
         return restarted
@@ -93,6 +99,23 @@ class GateClock:
         """A new command was made at these times."""
         self._commanded = (now_ros_ns, now_steady_ns)
         self.jumped = False
+        self._ahead.append((now_steady_ns, now_ros_ns - now_steady_ns))
+        while self._ahead[0][0] < now_steady_ns - self._rules.state_age_ns:
+            self._ahead.popleft()
+
+    def motion_ns(self, now_ros_ns: int, now_steady_ns: int) -> int:
+        """Now, in the time in which a robot moves."""
+        return now_ros_ns if self._rules.source == "simulated" else now_steady_ns
+
+    def sensed_ns(self, stamp_ns: int, now_ros_ns: int, now_steady_ns: int) -> int:
+        """A state's stamp in the time in which a robot moves.
+
+        Where data time stepped while the state was on its way, it is taken for as old as it can be.
+        """
+        if self._rules.source == "simulated":
+            return stamp_ns
+        ahead_ns = max((ahead for _, ahead in self._ahead), default=now_ros_ns - now_steady_ns)
+        return min(now_steady_ns, stamp_ns - max(ahead_ns, now_ros_ns - now_steady_ns))
 
     def _simulated(self, data_ns: int, steady_ns: int) -> Elapsed | None:
         rules = self._rules

@@ -49,7 +49,9 @@ class Bypass:
         self.counts["chunk.accepted"] += 1
         return None
 
-    def feed_state(self, state: Stamped[NDArray[np.float32]], now_ros_ns: int) -> Refusal | None:
+    def feed_state(
+        self, state: Stamped[NDArray[np.float32]], now_ros_ns: int, now_steady_ns: int | None = None
+    ) -> Refusal | None:
         """Take any state; columns relative to the observation need one."""
         self._state = state.value
         self.counts["state.accepted"] += 1

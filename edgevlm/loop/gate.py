@@ -73,7 +73,9 @@ class Commander(Protocol):
     def feed(self, chunk: ActionChunk, now_ros_ns: int, now_steady_ns: int) -> Refusal | None:
         """See `Gate.feed`."""
 
-    def feed_state(self, state: Stamped[NDArray[np.float32]], now_ros_ns: int) -> Refusal | None:
+    def feed_state(
+        self, state: Stamped[NDArray[np.float32]], now_ros_ns: int, now_steady_ns: int | None = None
+    ) -> Refusal | None:
         """See `Gate.feed_state`."""
 
     def heartbeat(self, now_ros_ns: int, now_steady_ns: int, observing_ns: int | None = None) -> None:
@@ -137,6 +139,7 @@ class Gate:
         self._deadline_ns = round(limits.deadline_s * SECOND_NS)
         self._clock = GateClock(_clock_rules(limits))
         self._last: GateCommand | None = None
+        self._steady_ns = self._sensed_ns = 0  # of the last command; of the newest state, in the time of motions
         self._sent_ns: int | None = None  # when values were last sent, data time and steady time
         self._sent_steady_ns = 0
         self._heartbeat_steady_ns: int | None = None
@@ -173,9 +176,18 @@ class Gate:
         self._chunk_until_steady_ns = now_steady_ns + lasts_ns
         return self._count("chunk", None)
 
-    def feed_state(self, state: Stamped[NDArray[np.float32]], now_ros_ns: int) -> Refusal | None:
-        """Take a measured state in the contract's order and units; None when it was taken."""
-        return self._count("state", self._states.feed(state, self._tick(now_ros_ns)))
+    def feed_state(
+        self, state: Stamped[NDArray[np.float32]], now_ros_ns: int, now_steady_ns: int | None = None
+    ) -> Refusal | None:
+        """Take a measured state in the contract's order and units; None when it was taken.
+
+        Without `now_steady_ns` it came at the last command, so it is taken for older than it is.
+        """
+        refusal = self._states.feed(state, self._tick(now_ros_ns))
+        if refusal is None:
+            steady_ns = self._steady_ns if now_steady_ns is None else now_steady_ns
+            self._sensed_ns = self._clock.sensed_ns(state.stamp_ns, now_ros_ns, steady_ns)
+        return self._count("state", refusal)
 
     def heartbeat(self, now_ros_ns: int, now_steady_ns: int, observing_ns: int | None = None) -> None:
         """The policy lives; `observing_ns` is the stamp of an observation its model was given now."""
@@ -215,6 +227,7 @@ class Gate:
         """What to send now. Called sooner than a tenth of the period after the last one, it is the same again."""
         now_ns = self._tick(now_ros_ns)
         elapsed = self._elapsed(now_ros_ns, now_steady_ns)
+        self._steady_ns = now_steady_ns
         cause = self._cause(now_ns, now_steady_ns)
         if cause is not None:
             self._fall_back(cause, now_ns, now_steady_ns)
@@ -311,19 +324,20 @@ class Gate:
             self._fall_back(_SPENT[due.reason], now_ns, now_steady_ns)
             return None
         target = due.values.tolist()
-        state = self._states.newest
+        state = self._measured()
         measured = state.value if state else None
+        moved_ns = self._clock.motion_ns(now_ns, now_steady_ns)
         starts = self._motion.values is None
         if starts and not self._motion.start(measured, target):
             self._fall_back("outside_workspace", now_ns, now_steady_ns)
             return None
-        step = self._motion.propose(target, state, now_ns, elapsed, self._remaining(due, now_ns, elapsed.move_s))
+        step = self._motion.propose(target, state, moved_ns, elapsed, self._remaining(due, now_ns, elapsed.move_s))
         if self._motion.astray(step.values, measured):
             self._fall_back("tracking", now_ns, now_steady_ns)
             if starts:
                 self._motion.release()
             return None
-        self._motion.commit(step, now_ns, state.stamp_ns if state else None)
+        self._motion.commit(step, moved_ns, state.stamp_ns if state else None)
         self._episode = None
         return self._following(due, step, now_ns)
 
@@ -371,13 +385,18 @@ class Gate:
 
     def _brake(self, now_ns: int, elapsed: Elapsed) -> tuple[float, ...] | None:
         """The next values on the way to rest; None where they are too far from where the robot is measured."""
-        state = self._states.newest
-        step = self._motion.propose(None, state, now_ns, elapsed, 0.0)
+        state, moved_ns = self._measured(), self._clock.motion_ns(now_ns, self._steady_ns)
+        step = self._motion.propose(None, state, moved_ns, elapsed, 0.0)
         if self._motion.astray(step.values, state.value if state else None):
             self.counts["command.let_go"] += 1
             return None
-        self._motion.commit(step, now_ns, state.stamp_ns if state else None)
+        self._motion.commit(step, moved_ns, state.stamp_ns if state else None)
         return step.values
+
+    def _measured(self) -> Stamped[tuple[float, ...]] | None:
+        """The newest state, stamped in the time in which the robot moves."""
+        newest = self._states.newest
+        return None if newest is None else Stamped(newest.value, self._sensed_ns)
 
     def _number(self) -> int:
         return self._last.number + 1 if self._last else 1
@@ -394,4 +413,5 @@ def _clock_rules(limits: GateLimits) -> ClockRules:
         valid_ns=round(limits.command_valid_s * SECOND_NS),
         deadline_ns=round(limits.deadline_s * SECOND_NS),
         reset_after_ns=round(limits.reset_after_s * SECOND_NS),
+        state_age_ns=round(limits.state_max_age_s * SECOND_NS),
     )

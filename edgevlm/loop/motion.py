@@ -28,6 +28,8 @@ class Step:
 class Motion:
     """Proposes commands and remembers the one that was sent. At rest while nothing is being commanded.
 
+    Times are those in which the robot moves: steady time, or a simulation's own.
+
     Args:
         horizon_s: the longest a velocity can stay in force without a new command.
     """
@@ -152,7 +154,7 @@ class Motion:
         for turning in self._orientations:
             sent = [step.values[i] for i in turning.columns]
             self._sent_q[turning.columns[0]] = quaternion(turning.form, sent)
-        if self._sent and now_ns <= self._sent[-1][0]:  # the clock restarted
+        if self._sent and now_ns <= self._sent[-1][0]:  # a simulated clock that restarted
             self._sent.clear()
         # The same rates go on: one entry, however long a robot is told to rest without a new state.
         if not self._sent or self._sent[-1][1] != step.rates:

@@ -12,6 +12,7 @@ from edgevlm.gate.clock import ClockRules, Elapsed, GateClock, even
 
 MS = 1_000_000
 RULES: dict[str, Any] = {"period_ns": 20 * MS, "valid_ns": 100 * MS, "deadline_ns": 300 * MS, "reset_after_ns": 10**9}
+RULES["state_age_ns"] = 200 * MS
 
 
 class Clock:
@@ -82,6 +83,19 @@ def test_a_simulation_that_stopped_moves_nothing_and_brakes_by_steady_time() -> 
     clock.clock.commanded(clock.ros_ns, clock.steady_ns)
     assert clock.after(10, 20) == even(0.01)
     assert not clock.clock.stopped
+
+
+def test_a_state_is_as_old_as_it_can_be_where_the_clock_stepped_on_its_way() -> None:
+    clock = Clock("system")
+    assert clock.clock.sensed_ns(clock.ros_ns - 50 * MS, clock.ros_ns, clock.steady_ns) == clock.steady_ns - 50 * MS
+    clock.after(5, 20)  # 15 ms back
+    assert clock.clock.sensed_ns(clock.ros_ns, clock.ros_ns, clock.steady_ns) == clock.steady_ns - 15 * MS
+    for _ in range(12):
+        clock.clock.commanded(clock.ros_ns, clock.steady_ns)
+        clock.after(20, 20)
+    assert clock.clock.sensed_ns(clock.ros_ns, clock.ros_ns, clock.steady_ns) == clock.steady_ns, "long ago"
+    ahead = clock.ros_ns + 5 * MS
+    assert clock.clock.sensed_ns(ahead, clock.ros_ns, clock.steady_ns) == clock.steady_ns, "nothing is sensed later"
 
 
 def test_steps_back_within_a_second_are_waited_for_and_further_ones_are_restarts() -> None:

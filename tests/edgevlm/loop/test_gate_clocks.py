@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from support.gate_bench import MS, Bench, hand
 from support.gate_judge import Judge, Rule, S
 
+from edgevlm.contract import Stamped
+
 VELOCITY, ACCELERATION = 0.4, 2.0
 KINDS = ("ee_delta", "joint_position")
 Data = Callable[[int], int]  # the command's number -> how far data time goes, ns; steady time goes 20 ms
@@ -171,3 +173,28 @@ def test_the_judge_sees_commands_by_data_time() -> None:
     wrong = type(sent)(**{**vars(sent), "number": sent.number + 1, "stamp_ns": made.ros_ns, "values": faster})
     with pytest.raises(AssertionError, match="acceleration"):
         judge.command(type(sent)(**{**vars(wrong), "valid_until_ns": made.ros_ns}), made.ros_ns, made.steady_ns)
+
+
+REAL = sorted(set(WAYS) - {"half as fast"})  # ages are data time: a clock that slow would have to be known to be slow
+
+
+@pytest.mark.parametrize("delay", [0, 2, 4])
+@pytest.mark.parametrize("way", REAL)
+def test_a_hand_stays_in_its_workspace_whatever_the_clock_does_near_its_edge(way: str, delay: int) -> None:
+    """States are up to 80 ms old; steps come while the hand is braked for the edge, and when it comes back."""
+    made, _ = bench("ee_delta")
+    steps = {60, 66, 68, 70, 72, 200, 210}
+    measured: list[tuple[int, float]] = []
+    for k in range(400):
+        once = WAYS[way](60) != WAYS[way](61)
+        made.ros_ns += WAYS[way](60 if k in steps else 61) if once else WAYS[way](k)
+        made.steady_ns += 20 * MS
+        measured.append((made.ros_ns, made.at))
+        stamp_ns, at = measured[max(0, k - delay)]
+        made.gate.feed_state(Stamped(np.array([at], np.float32), stamp_ns), made.ros_ns, made.steady_ns)
+        made.gate.heartbeat(made.ros_ns, made.steady_ns)
+        made.chunk(0.5 if k // 130 % 2 == 0 else -0.5)
+        command = made.gate.command(made.ros_ns, made.steady_ns)
+        if command.values is not None:
+            made.at += command.values[0] * 0.02
+        assert abs(made.at) <= 0.5 + 1e-6

@@ -197,7 +197,7 @@ class Work:
         if self.wants_chunk:
             now_ns = state.stamp_ns
         self.watchdog.beat("state", steady_ns, now_ns - state.stamp_ns)
-        refusal = self.commander.feed_state(state, now_ns)
+        refusal = self.commander.feed_state(state, now_ns, steady_ns)
         if refusal:
             self._refused(f"state.{refusal.reason}", refusal.detail, counted=True)
         elif self.wants_chunk:
