@@ -36,6 +36,7 @@ ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the tabl
     "gate": "attack.gate:GateSequences",
     "units": "attack.units:Units",
     "nonfinite": "attack.nonfinite:NonFinite",
+    "templates": "attack.templates:Templates",
 }
 _FINDINGS_SHOWN = 5
 _JOBS = 2

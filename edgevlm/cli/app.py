@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from edgevlm.cli import calibrate, export, inspect, profile, replay, run, verify
+from edgevlm.cli import calibrate, export, inspect, migrate, profile, replay, run, verify
 from edgevlm.cli.output import Terminal
 from edgevlm.errors import EdgevlmError
 
@@ -29,6 +29,7 @@ app.command("verify")(verify.command)
 app.command("run")(run.command)
 app.command("profile")(profile.command)
 app.command("replay")(replay.command)
+app.command("migrate")(migrate.command)
 
 
 @app.callback()

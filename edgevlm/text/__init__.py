@@ -5,7 +5,7 @@ from edgevlm.text.encoder import TextEncoder
 from edgevlm.text.prompt import PromptWriter
 from edgevlm.text.question import QuestionWriter
 from edgevlm.text.speech import Speech, check_stops
-from edgevlm.text.template import prompt_as_data
+from edgevlm.text.template import check_dialogue, prompt_as_data
 from edgevlm.text.tokenizer import Tokenizer
 from edgevlm.text.words import Words
 
@@ -17,6 +17,7 @@ __all__ = [
     "Tokenizer",
     "Turn",
     "Words",
+    "check_dialogue",
     "check_stops",
     "prompt_as_data",
 ]

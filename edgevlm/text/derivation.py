@@ -65,6 +65,21 @@ def derive(render: Render, placeholder: str, literals: Sequence[str] = ()) -> Di
     raise reasons[0]
 
 
+def compare(spec: DialogueSpec, render: Render, placeholder: str, dialogues: Iterable[Sequence[Turn]]) -> int:
+    """How many of `dialogues` the form writes, all of them as the template does; the others it refuses.
+
+    Raises:
+        NotDerivable: with the first dialogue that differs.
+    """
+    written = 0
+    for turns in dialogues:
+        want, got = _answer(render, messages(turns)), _answer(_written, spec, placeholder, turns)
+        if got[0] is not None and got[0] != want[0]:
+            raise NotDerivable(f"{shown(turns)}: {_compared(want, got)}")
+        written += got[0] is not None
+    return written
+
+
 class _Prober:
     """The probes of one template, under one assumption of its form.
 
@@ -209,8 +224,7 @@ class _Prober:
         """What the template and the form write, where they differ. Raises nothing for a refusal: it is an answer."""
         if self.drops_system and turns[0].role == "system":
             return None  # the form refuses it, and says so to whoever asks
-        want = _answer(lambda: self.render(turns))
-        got = _answer(lambda: self._placeholder.join(chat_text(spec, turns)))
+        want, got = _answer(self.render, turns), _answer(_written, spec, self._placeholder, turns)
         if want == got or (want[0] is None and got[0] is None):
             return None
         return _compared(want, got)
@@ -252,10 +266,14 @@ def _region(text: str, rests: tuple[str, str], strip: tuple[Strip, Strip]) -> st
     return strip_end(rests[0], strip[0]) + text + strip_start(rests[1], strip[1])
 
 
-def _answer(write: Callable[[], str]) -> tuple[str | None, str]:
+def _written(spec: DialogueSpec, placeholder: str, turns: Sequence[Turn]) -> str:
+    return placeholder.join(chat_text(spec, turns))
+
+
+def _answer(write: Callable[..., str], *arguments: Any) -> tuple[str | None, str]:
     """(text, ""), or (None, why not)."""
     try:
-        return write(), ""
+        return write(*arguments), ""
     except (Refused, PromptError) as error:
         return None, str(error)
 

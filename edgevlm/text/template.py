@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from edgevlm.bounded import read_bounded
 from edgevlm.bundle import Bundle
 from edgevlm.errors import BundleError, DependencyError
 from edgevlm.text.confined import MAX_REPLY, Unanswered, run_confined
@@ -43,15 +44,29 @@ def prompt_as_data(bundle: Bundle) -> PromptSpec:
     prompt = bundle.manifest.chat().prompt
     if prompt.template is None:
         return prompt
+    dialogue = _bundled(bundle, prompt, prompt.template).dialogue
+    return prompt.model_copy(update={"template": None, "variables": {}, "dialogue": dialogue})
+
+
+def check_dialogue(bundle: Bundle, dialogue: DialogueSpec, seed: int, count: int) -> int:
+    """How many of `count` generated dialogues `dialogue` writes, all as the bundle's own template does.
+
+    Raises:
+        BundleError, DependencyError: see `ChatTemplate`; also for the first dialogue that differs.
+    """
+    prompt = bundle.manifest.chat().prompt
+    if prompt.template is None:
+        return 0
+    return _bundled(bundle, prompt, prompt.template).check(dialogue, seed, count)
+
+
+def _bundled(bundle: Bundle, prompt: PromptSpec, template: str) -> ChatTemplate:
     try:
-        source = bundle.path(prompt.template).read_text(encoding="utf-8")
+        source = read_bounded(bundle.path(template), 4 * MAX_SOURCE).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(
-            f"{prompt.template}: the chat template cannot be read ({error}); export the bundle again"
-        ) from error
+        raise BundleError(f"{template}: the chat template cannot be read ({error}); export the bundle again") from error
     _, file = open_tokenizer(bundle.tokenizer())
-    template = ChatTemplate(source, prompt.variables, prompt.placeholder, tuple(special_tokens(file)))
-    return prompt.model_copy(update={"template": None, "variables": {}, "dialogue": template.dialogue})
+    return ChatTemplate(source, prompt.variables, prompt.placeholder, tuple(special_tokens(file)))
 
 
 class ChatTemplate:
@@ -77,21 +92,35 @@ class ChatTemplate:
             raise BundleError(
                 f"chat template: expected at most {MAX_SOURCE} characters, got {len(source)}; export the bundle again"
             )
-        request = {
+        self._request = {
             "source": source,
             "variables": dict(variables),
             "placeholder": placeholder,
             "reserved": sorted(reserved),
         }
-        cached = _cache_file(request)
+        cached = _cache_file(self._request)
         dialogue = _read(cached)
         if dialogue is None:
-            dialogue = _derived(request)
+            dialogue = _derived(self._request)
             _store(cached, dialogue)
         self.dialogue = dialogue
 
+    def check(self, dialogue: DialogueSpec, seed: int, count: int) -> int:
+        """How many of `count` generated dialogues `dialogue` writes, all as the template does. Raises BundleError."""
+        check = {"dialogue": dialogue.model_dump(mode="json"), "seed": seed, "count": count}
+        written: int = _answer({**self._request, "check": check})["written"]
+        return written
+
 
 def _derived(request: Mapping[str, Any]) -> DialogueSpec:
+    try:
+        return DialogueSpec.model_validate_json(json.dumps(_answer(request)["dialogue"]), strict=True)
+    except (ValidationError, LookupError, TypeError) as error:
+        raise BundleError(f"chat template: expected a dialogue, the child wrote something else; {_TODO}") from error
+
+
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the child says to a request that is no refusal. Raises BundleError, DependencyError."""
     if importlib.util.find_spec("jinja2") is None:
         raise DependencyError(
             "chat template: a bundle of format 1.2 or 1.3 needs the package 'jinja2' once, which is not installed; "
@@ -100,13 +129,12 @@ def _derived(request: Mapping[str, Any]) -> DialogueSpec:
         )
     try:
         answer = run_confined(CHILD, request)
-        if "refused" in answer:
-            raise BundleError(f"chat template: {answer['refused']}; {_TODO}")
-        return DialogueSpec.model_validate_json(json.dumps(answer["dialogue"]), strict=True)
     except Unanswered as error:
         raise BundleError(f"chat template: {error}; {_TODO}") from error
-    except (ValidationError, LookupError, TypeError) as error:
-        raise BundleError(f"chat template: expected a dialogue, the child wrote something else; {_TODO}") from error
+    if not isinstance(answer, dict) or "refused" in answer:
+        reason = answer["refused"] if isinstance(answer, dict) else "the child wrote something else"
+        raise BundleError(f"chat template: {reason}; {_TODO}")
+    return answer
 
 
 def cache_directory() -> Path:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgevlm.errors import BundleError, PromptError, require
 from edgevlm.text import confined
-from edgevlm.text.derivation import NotDerivable, Refused, derive
+from edgevlm.text.derivation import NotDerivable, Refused, compare, derive
 from edgevlm.text.jinja_template import SandboxedTemplate
+from edgevlm.text.sample_dialogues import sample_dialogues
 from edgevlm.text.sandbox import parse
 from edgevlm.text.template_source import frozen, literals
+from edgevlm.wording import DialogueSpec
 
 
 def main() -> None:
@@ -25,7 +28,14 @@ def main() -> None:
         confined.reply({"refused": "it takes too much memory"})
 
 
-def _answer(source: str, variables: Mapping[str, str], placeholder: str, reserved: Sequence[str]) -> dict[str, Any]:
+def _answer(
+    source: str,
+    variables: Mapping[str, str],
+    placeholder: str,
+    reserved: Sequence[str],
+    check: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The answer; with `check` (`dialogue`, `seed` and `count`) the proof of earlier data on other dialogues."""
     jinja = require("jinja2", extra="chat")
     try:
         template = SandboxedTemplate(source, variables)
@@ -41,7 +51,11 @@ def _answer(source: str, variables: Mapping[str, str], placeholder: str, reserve
     tree = parse(jinja, source)
     words = literals(jinja, tree, [placeholder, *reserved, *variables.values()])
     try:
-        dialogue = derive(render, placeholder, words)
+        if check is None:
+            dialogue = derive(render, placeholder, words)
+            return {"dialogue": dialogue.model_dump(mode="json"), "frozen": frozen(jinja, tree, variables)}
+        spec = DialogueSpec.model_validate_json(json.dumps(check["dialogue"]), strict=True)
+        dialogues = sample_dialogues(check["seed"], check["count"], words)
+        return {"written": compare(spec, render, placeholder, dialogues)}
     except NotDerivable as error:
         return {"refused": str(error)}
-    return {"dialogue": dialogue.model_dump(mode="json"), "frozen": frozen(jinja, tree, variables)}

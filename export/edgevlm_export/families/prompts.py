@@ -12,17 +12,15 @@ import numpy as np
 
 from edgevlm.errors import CheckpointError, FamilyError, require
 from edgevlm.operations import ImageOp
-from edgevlm.text.confined import Unanswered, run_confined
 from edgevlm.text.words import special_tokens
-from edgevlm.wording import IMAGE, DialogueSpec, PictureText, PromptSpec
+from edgevlm.wording import IMAGE, PictureText, PromptSpec
 from edgevlm_export.checkpoint import AGAIN, CONFIG
 from edgevlm_export.families.checkpoint import read_config
+from edgevlm_export.families.dialogues import derive_dialogue
 from edgevlm_export.families.picture_ops import picture_ops
 from edgevlm_export.families.upstream import load_part, load_tokenizer, reading, tokenizer_json
 
 TEMPLATE = "chat_template.jinja"  # the name of the template's file in a checkpoint
-TEMPLATE_CHILD = "edgevlm_export.families.template_child"
-TEMPLATE_TIMEOUT_S = 60.0  # the child imports transformers first
 # (file, where in it) of the picture part's settings: newer checkpoints have the first
 IMAGE_SETTINGS = (("processor_config.json", "image_processor"), ("preprocessor_config.json", None))
 GRIDS = ((0, 0), (1, 2), (2, 1), (3, 4))  # tried against upstream's own text
@@ -91,11 +89,12 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
         )
     template = None if kind.plain is not None else _template(parts)
     bos, tokenizer = parts.tokenizer.bos_token or "", tokenizer_json(checkpoint, parts.tokenizer)
-    dialogue, frozen = (
-        (None, ()) if template is None else _dialogue(parts, template, special_tokens(json.loads(tokenizer)))
+    signs = special_tokens(json.loads(tokenizer))
+    dialogue = template and derive_dialogue(
+        checkpoint, template, parts.tokenizer.special_tokens_map, parts.image_token, signs
     )
     prompt = PromptSpec(
-        dialogue=dialogue,
+        dialogue=dialogue.spec if dialogue else None,
         plain=None if kind.plain is None else kind.plain.replace("{bos}", bos).replace("{begin}", _begin(parts)),
         placeholder=parts.image_token,
         image_id=_image_id(parts),
@@ -110,7 +109,7 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
     _check_text(parts, prompt, image_size)
     backend = parts.tokenizer.backend_tokenizer
     ids = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-    return Words(prompt, frozen, tokenizer, operations, ids)
+    return Words(prompt, dialogue.frozen if dialogue else (), tokenizer, operations, ids)
 
 
 def _open(checkpoint: Path, processor: str, kind: _Kind) -> _Parts:
@@ -199,37 +198,6 @@ def _image_id(parts: _Parts) -> int:
             "tokenizer and weights are of different models"
         )
     return int(ids[0])
-
-
-def _dialogue(parts: _Parts, template: str, reserved: Mapping[str, int]) -> tuple[DialogueSpec, tuple[str, ...]]:
-    """The template as data, proven against upstream's rendering of it, and the names that its branches depend on.
-
-    Raises:
-        FamilyError: it is no literal text around the parts of a dialogue, does not end, or takes no picture.
-    """
-    request = {
-        "source": template,
-        "variables": parts.tokenizer.special_tokens_map,
-        "placeholder": parts.image_token,
-        "reserved": sorted(reserved),
-    }
-    try:
-        answer = run_confined(TEMPLATE_CHILD, request, timeout_s=TEMPLATE_TIMEOUT_S)
-        reason = answer.get("refused", "")
-    except Unanswered as error:
-        answer, reason = {}, str(error)
-    if reason:
-        raise FamilyError(
-            f"{parts.checkpoint}: 'chat_template' cannot be used: {reason}; give one that writes literal text around "
-            "the messages (see docs/bundle.md)"
-        )
-    dialogue = DialogueSpec.model_validate_json(json.dumps(answer["dialogue"]), strict=True)
-    if dialogue.gaps(system=False, pictures=True) is None:
-        raise FamilyError(
-            f"{parts.checkpoint}: 'chat_template': expected one that takes a picture and a question, it refuses them; "
-            "give the template that this model was trained with"
-        )
-    return dialogue, tuple(answer["frozen"])
 
 
 def _check_text(parts: _Parts, prompt: PromptSpec, image_size: int) -> None:
