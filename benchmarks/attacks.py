@@ -33,6 +33,7 @@ from edgevlm.profiler import machine
 
 ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the table
     "bundles": "attack.bundles:Bundles",
+    "recordings": "attack.recordings:Recordings",
     "gate": "attack.gate:GateSequences",
     "units": "attack.units:Units",
     "nonfinite": "attack.nonfinite:NonFinite",

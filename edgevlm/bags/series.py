@@ -117,11 +117,12 @@ def header_ns(header: Any | None) -> int:
 
 
 def _series(container: Container, name: str, rows: list[tuple[int, int, float]], factor: float) -> Series:
-    values = np.array([row[2] for row in rows], np.float64) * factor
+    with np.errstate(over="ignore"):  # beyond float32 is as good as infinite
+        values = (np.array([row[2] for row in rows], np.float64) * factor).astype(np.float32)
     finite = np.isfinite(values)
     if not finite.all():
         left_out = int((~finite).sum())
         container.warnings.append(f"{container.path}: state {name!r}: left out {left_out} NaN or infinite value(s)")
     log_ns = np.array([row[0] for row in rows], np.int64)[finite]
     stamps_ns = np.array([row[1] for row in rows], np.int64)[finite]
-    return Series(log_ns, stamps_ns, values[finite].astype(np.float32))
+    return Series(log_ns, stamps_ns, values[finite])
