@@ -24,7 +24,8 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            f"{program} = {NAME}.nodes:{program}" for program in ("policy_node", "command_gate", "vlm_node", "recorder")
+            f"{program} = {NAME}.nodes:{program}"
+            for program in ("policy_node", "command_gate", "command_relay", "vlm_node", "recorder")
         ]
     },
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgevlm_ros import gate_parameters, policy_parameters, recorder_parameters, vlm_parameters
+from edgevlm_ros import gate_parameters, policy_parameters, recorder_parameters, relay_parameters, vlm_parameters
 from edgevlm_ros.items import Item
 
 NODES: Mapping[str, tuple[Item, ...]] = {
     "policy_node": policy_parameters.ITEMS,
     "command_gate": gate_parameters.ITEMS,
+    "command_relay": relay_parameters.ITEMS,
     "vlm_node": vlm_parameters.ITEMS,
     "recorder": recorder_parameters.ITEMS,
 }

@@ -21,6 +21,14 @@ def command_gate() -> None:
     main()
 
 
+def command_relay() -> None:
+    """edgevlm_ros.command_relay."""
+    leave_at_once()
+    from edgevlm_ros.command_relay import main
+
+    main()
+
+
 def vlm_node() -> None:
     """edgevlm_ros.vlm_node."""
     leave_at_once()

@@ -95,6 +95,7 @@ class PolicyNode(ShellNode):
         policy, values = self._loaded(), self._settings.values()
         if self._stuck:
             raise ContractError("the model has not ended a step of the activation before; restart the process")
+        self._pace.check()
         contract = policy.contract
         spec = match_spec(values, contract)
         found = [] if values["topics"] else self._found(contract, values["check_s"] / 2)
@@ -111,7 +112,6 @@ class PolicyNode(ShellNode):
             limits = Limits(values["rate_tolerance"], spec.max_age_s, spec.future_s)
             check_live(contract, topics, live, limits, self.get_logger().warning)
         self._pace.observed([live.topics[topics.cameras[camera.name]].rate_hz for camera in contract.cameras])
-        self._pace.check()
         self._start(policy, mailbox, clocks)
         rules = Rules(
             topics.instruction, values["success_topic"], values["goal_timeout_s"], values["failures_to_abort"]

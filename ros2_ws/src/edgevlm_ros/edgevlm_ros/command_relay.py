@@ -1,0 +1,174 @@
+"""The command relay: stands between the gate and controllers that would use a command for ever.
+
+It passes on each command whose validity (`command_valid_s` from its stamp) is not over. When the newest one is over and
+none follows, because the gate was killed, hangs or cannot be heard, it sends what rests, again and again; what that is
+goes by the kind of message, see relayed. The same while `command/stop` is up. It runs beside the controllers: a broken
+network must not lie between.
+
+Diagnostics, one row for each kind that is relayed: in_force, passed, rested, and refused_<reason> for each of
+late, old, future, stopped, not_finite, joints.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before anything that takes long to import
+    from edgevlm_ros.ending import leave_at_once
+
+    leave_at_once()
+
+from collections import Counter
+from copy import deepcopy
+from typing import Any
+
+from rclpy.duration import Duration
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+
+from edgevlm.contract import SECOND_NS
+from edgevlm.errors import ContractError
+from edgevlm_ros.parameters import Parameters
+from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
+from edgevlm_ros.relay_parameters import ITEMS
+from edgevlm_ros.relayed import KINDS, finite, outgoing, stamp
+from edgevlm_ros.shell import Report, ShellNode, run
+from edgevlm_ros.stamps import to_ns
+from edgevlm_ros.validity import Validity
+
+_REFUSALS = ("late", "old", "future", "stopped", "not_finite", "joints")
+_DELIVERY_NS = 100_000_000
+NOTHING = object()
+
+
+class Route:
+    """One kind of command on its way to a controller."""
+
+    def __init__(self, kind: str, node: CommandRelay) -> None:
+        settings = node.settings
+        self.kind, self._node = kind, node
+        joints = [name for name in settings.values().get(f"{kind}.joints", ()) if name]
+        message_type, self._make = outgoing(kind, joints, settings["twist.stamped"])
+        self.publisher = advertise(node, message_type, settings[f"{kind}.to"], RELIABLE)
+        self.validity = Validity(settings["command_valid_s"], settings["future_s"])
+        self.counts: Counter[str] = Counter()
+        self._last: Any = None  # the newest command, and what rests once it is over
+        self._rest: Any = None
+        self.subscription = listen(node, KINDS[kind].message_type, f"command/{kind}", self._take, RELIABLE)
+
+    def _take(self, message: Any) -> None:
+        now_ns, steady_ns = self._node.now_ns(), self._node.steady_ns()
+        reason = "not_finite" if not finite(self.kind, message) else None
+        reason = reason or self.validity.take(to_ns(message.header.stamp), now_ns, steady_ns)
+        if reason is not None:
+            self._refuse(reason, f"a command stamped {(now_ns - to_ns(message.header.stamp)) / 1e9:.3f} s ago")
+        elif self._send(message, now_ns):
+            self.counts["passed"] += 1
+            self._last, self._rest = message, None
+
+    def rest(self) -> None:
+        """Once the newest command is over: what rests, each time it is called."""
+        if self._last is None or self.validity.in_force(self._node.steady_ns()):
+            return
+        if self._rest is None:
+            self._rest = KINDS[self.kind].rest(deepcopy(self._last), self._node.measured()) or NOTHING
+            self._node.get_logger().warning(f"command/{self.kind}: none is valid any more")
+        if self._rest is not NOTHING:
+            now_ns = self._node.now_ns()
+            self.counts["rested"] += self._send(stamp(self._rest, now_ns), now_ns)
+
+    def _send(self, message: Any, now_ns: int) -> bool:
+        try:
+            self.publisher.publish(self._make(message, now_ns))
+        except ContractError as error:
+            self._refuse("joints", str(error))
+            return False
+        return True
+
+    def _refuse(self, reason: str, detail: str) -> None:
+        self.counts[f"refused_{reason}"] += 1
+        self._node.get_logger().warning(f"command/{self.kind}: {reason}: {detail}", throttle_duration_sec=1.0)
+
+    def report(self) -> Report:
+        """The route's row."""
+        in_force = self.validity.in_force(self._node.steady_ns())
+        figures: dict[str, object] = {"in_force": in_force}
+        figures |= {key: self.counts[key] for key in ("passed", "rested", *(f"refused_{why}" for why in _REFUSALS))}
+        if in_force or self._last is None:
+            return (self.kind, "ok", "passes commands on" if in_force else "no command yet", figures)
+        return (self.kind, "warn", "no valid command", figures)
+
+
+class CommandRelay(ShellNode):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__("command_relay")
+        self.settings = Parameters(self, ITEMS, frozen=lambda: self.active)
+        self._routes: list[Route] = []
+        self._others: list[Any] = []
+        self._timer: Any = None
+        self._state: dict[str, tuple[float, int]] = {}  # joint -> position, steady time of its arrival
+        self.begin(self.settings)
+
+    def configure(self) -> None:
+        chosen = {kind: self.settings[f"{kind}.to"] for kind in KINDS if self.settings[f"{kind}.to"]}
+        if not chosen:
+            raise ContractError(f"expected a controller's topic for one of {', '.join(KINDS)}, got none; set <kind>.to")
+        for kind, topic in chosen.items():
+            if self.resolve_topic_name(topic) == self.resolve_topic_name(f"command/{kind}"):
+                raise ContractError(
+                    f"{kind}.to: expected the controller's topic, got {topic!r}, which the gate publishes"
+                )
+
+    def activate(self) -> None:
+        self._routes = [Route(kind, self) for kind in KINDS if self.settings[f"{kind}.to"]]
+        self._others = [
+            listen(self, JointState, self.settings["state_topic"], self._on_state, SENSOR),
+            listen(self, Bool, "command/stop", self._on_stop, LATCHED),
+        ]
+        self._timer = self.create_timer(self.settings["period_s"], self._on_timer, clock=self.steady)
+
+    def deactivate(self) -> None:
+        """Every route rests: nobody passes on what comes from now on."""
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+        for route in self._routes:
+            self.destroy_subscription(route.subscription)
+            route.validity.stop(True)
+            route.rest()
+            route.publisher.wait_for_all_acked(Duration(nanoseconds=_DELIVERY_NS))
+            self.destroy_publisher(route.publisher)
+        for subscription in self._others:
+            self.destroy_subscription(subscription)
+        self._timer, self._routes, self._others = None, [], []
+
+    def report(self) -> list[Report]:
+        return [route.report() for route in self._routes]
+
+    def measured(self) -> dict[str, float]:
+        """Positions of the joints that were measured a moment ago."""
+        oldest_ns = self.steady_ns() - round(self.settings["state_max_age_s"] * SECOND_NS)
+        return {name: position for name, (position, at_ns) in self._state.items() if at_ns >= oldest_ns}
+
+    def _on_state(self, message: JointState) -> None:
+        steady_ns = self.steady_ns()
+        for name, position in zip(message.name, message.position, strict=False):
+            if position == position:  # not NaN
+                self._state[name] = (position, steady_ns)
+
+    def _on_stop(self, message: Bool) -> None:
+        for route in self._routes:
+            route.validity.stop(message.data)
+            route.rest()
+
+    def _on_timer(self) -> None:
+        for route in self._routes:
+            route.rest()
+
+
+def main() -> None:
+    """Run the node."""
+    run(CommandRelay)
+
+
+if __name__ == "__main__":
+    main()
