@@ -38,6 +38,7 @@ ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the tabl
     "units": "attack.units:Units",
     "nonfinite": "attack.nonfinite:NonFinite",
     "templates": "attack.templates:Templates",
+    "parameters": "attack.parameters:ParametersAttack",
 }
 _FINDINGS_SHOWN = 5
 _JOBS = 2

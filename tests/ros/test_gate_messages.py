@@ -105,6 +105,21 @@ def test_joints_that_move_by_rate_are_velocities() -> None:
     assert (list(sent.name), list(sent.velocity), len(sent.position)) == (["one", "two"], [0.5, -0.5], 0)
 
 
+def test_a_gripper_has_the_name_that_the_map_gives_its_field() -> None:
+    """No limit says which field measures it: the one of its own name does."""
+    contract = robot(group("joint_position", ("arm",), "rad"), group("gripper", ("grip",), "1"))
+    limits = gate_limits(values_of(contract), contract)
+    topics = default_topics(contract)
+    renamed = {
+        name: source.model_copy(update={"joint": f"robot_{name}_joint"}) for name, source in topics.state.items()
+    }
+    topics = topics.model_copy(update={"state": renamed})
+    arm, grip = setpoints(contract, columns(contract, limits), topics, (), 0.02)
+    command = GateCommand(1, 5, 6, "follow", (0.1, 1.0))
+    assert list(arm.message(command).joint_names) == ["robot_arm_joint"]
+    assert list(grip.message(command).name) == ["robot_grip_joint"]
+
+
 def test_joint_positions_are_a_trajectory_of_one_point_or_a_joint_state() -> None:
     sent = message(robot(group("joint_position", ("one", "two"), "rad")), 0.5, -0.5)
     assert isinstance(sent, JointTrajectory)

@@ -9,8 +9,9 @@
     gripper                             sensor_msgs/JointState (position)              command/gripper
 
 The header's stamp is the one that the command was computed for, its frame the group's. A joint has the name that the
-topic map gives the state field measuring it, otherwise the column's. Numbers are converted from the contract's units to
-what messages carry by convention (SI), or to the `unit` that the topic map gives the field measuring the axis.
+topic map gives the state field that measures it; where no limit says which one that is, as for a gripper, the field of
+the column's own name; otherwise the column's name. Numbers are converted from the contract's units to what messages
+carry by convention (SI), or to the `unit` that the topic map gives the field measuring the axis.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def setpoints(
             f"({', '.join(group.kind for group in groups)}), got {list(names)}"
         )
     fields = contract.state.names if contract.state else ()
-    joints = {i: topics.state[name].joint for i, name in enumerate(fields)}
+    joints: dict[int | str, str] = {i: topics.state[name].joint for i, name in enumerate(fields)}
+    joints |= {name: topics.state[name].joint for name in fields}
     for i, group in enumerate(groups):
         part = slice(start, start + len(group.names))
         start = part.stop
@@ -102,10 +104,11 @@ def _factor(column: Column, fields: Sequence[str], topics: TopicMap) -> float:
 
 
 def _form(
-    group: ActionGroup, columns: Sequence[Column], joints: Mapping[int, str], period_s: float
+    group: ActionGroup, columns: Sequence[Column], joints: Mapping[int | str, str], period_s: float
 ) -> tuple[type, str, Make]:
     sent = {column.sent for column in columns}
-    names = [(joints.get(column.state, "") if column.state is not None else "") or column.name for column in columns]
+    measured = [column.name if column.state is None else column.state for column in columns]
+    names = [joints.get(key, "") or column.name for key, column in zip(measured, columns, strict=True)]
     if group.kind == "gripper":
         return (
             JointState,

@@ -38,6 +38,7 @@ def generate_launch_description() -> LaunchDescription:
             name=executable,
             namespace=LaunchConfiguration("namespace"),
             parameters=[ParameterFile(LaunchConfiguration(params)), common],
+            additional_env={"EDGEVLM_END_WITH_PARENT": "1"},
             output="screen",
             respawn=True,
             respawn_delay=1.0,

@@ -26,6 +26,7 @@ def generate_launch_description() -> LaunchDescription:
                 "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
             }
         ],
+        additional_env={"EDGEVLM_END_WITH_PARENT": "1"},
         output="screen",
     )
     return LaunchDescription(

@@ -19,6 +19,7 @@ def generate_launch_description() -> LaunchDescription:
     topics = PathJoinSubstitution([LaunchConfiguration("config"), "topics.yaml"])
     simulator = ExecuteProcess(
         cmd=[sys.executable, "-m", "edgevlm_tabletop.ros.sim_node", "--ros-args", "--params-file", params],
+        additional_env={"EDGEVLM_END_WITH_PARENT": "1"},
         output="screen",
     )
     bundle = LaunchConfiguration("bundle")
