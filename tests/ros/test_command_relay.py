@@ -19,6 +19,7 @@ pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-
 from geometry_msgs.msg import PoseStamped, Twist, TwistStamped, Vector3
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
+from support.moving_gate import VELOCITY, Moving
 from support.policy_rig import PolicyRig, wait_until
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -216,3 +217,22 @@ def test_a_relay_without_a_controller_is_refused(domain: int, tmp_path: Path) ->
     with Processes(tmp_path, environment(domain)) as processes:
         processes.start("relay", "edgevlm_ros.command_relay")
         wait_until(lambda: "configure refused: expected a controller's topic" in processes.log("relay"), 20)
+
+
+@pytest.mark.parametrize("relayed", [False, True], ids=["controller alone", "with the relay"])
+def test_a_gate_that_is_killed_while_the_robot_moves(domain: int, tmp_path: Path, relayed: bool) -> None:
+    """A controller that repeats its last command for ever: alone it moves the robot on, behind the relay it rests."""
+    moving = Moving(domain, tmp_path)
+    topic = "base" if relayed else "command/twist"
+    last: list[float] = []
+    moving.rig.node.create_subscription(TwistStamped, topic, lambda m: last.append(m.twist.linear.x), RELIABLE)
+    try:
+        if relayed:
+            parameters = {"command_valid_s": VALID_S, "twist.to": "base"}
+            moving.processes.start("relay", "edgevlm_ros.command_relay", parameters=parameters)
+        wait_until(lambda: bool(last) and last[-1] == pytest.approx(VELOCITY), 20)
+        moving.processes.kill("gate", signal.SIGKILL)
+        time.sleep(VALID_S + 0.15)
+        assert last[-1] == (0.0 if relayed else pytest.approx(VELOCITY))
+    finally:
+        moving.close()

@@ -28,7 +28,7 @@ LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOC
 
 
 def overridable() -> QoSOverridingOptions:
-    """Lets parameters change reliability, durability, depth and history of the endpoint."""
+    """Lets parameters change reliability, depth and history of the endpoint."""
     return QoSOverridingOptions.with_default_policies()
 
 
