@@ -96,8 +96,9 @@ def test_both_sides_say_why_nothing_moves_and_what_to_set(scene: Callable[..., S
         "chunk_deadline to whole_chunk",
     ):
         assert part in told
+    wait_until(lambda: slow.rig.row("pace")["level"] == "error")  # one may still be on its way
     row = slow.rig.row("pace")
-    assert (row["level"], row["gate_deadline_ms"]) == ("error", "50.000")
+    assert row["gate_deadline_ms"] == "50.000"
     assert float(row["step_ms_p99"]) > 80
     assert "waits for an instruction: on the topic /slow/instruction" in slow.rig.row("inference")["message"]
     assert slow.rig.say(tiny.COMMANDS[0]).accepted
