@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 LONGEST_TEXT = 1 << 20  # bytes of one definition with all it uses
 MOST_TYPES = 512
+MOST_FIELDS = 4096  # of all types; the decoder's library compares the names of a type each with each
 DEEPEST = 32
 LARGEST_ARRAY = 1 << 24
 
@@ -24,7 +25,7 @@ _BUILT_IN = {  # what the decoder knows without a definition
     "builtin_interfaces/Time": "int32 sec\nuint32 nanosec\n",
     "builtin_interfaces/Duration": "int32 sec\nuint32 nanosec\n",
 }
-_RULE = re.compile(r"^={3,}\s*$", re.MULTILINE)
+_RULE = re.compile(r"^={3,}$", re.MULTILINE)
 _FIELD = re.compile(
     r"(?P<type>[a-zA-Z][\w/]*)(?:<=[0-9]+)?(?P<array>\[(?:(?:<=)?(?P<size>[0-9]+))?\])?\s+(?P<name>[a-zA-Z]\w*)\s*(?P<rest>.*)",
     re.ASCII,
@@ -58,6 +59,8 @@ def check_definition(type_name: str, text: str) -> dict[str, tuple[Field, ...]]:
         if not head.startswith("MSG:") or bodies.setdefault(name, body) != body:
             raise ValueError(f"has a part {head[:40]!r} that defines no type, or one that is defined twice")
     types = {name: _fields(name, body) for name, body in {**_BUILT_IN, **bodies}.items()}
+    if (fields := sum(map(len, types.values()))) > MOST_FIELDS:
+        raise ValueError(f"has {fields} fields; expected at most {MOST_FIELDS}")
     if not types[root]:
         raise ValueError("has no fields")
     _walk(types, root, (), set())

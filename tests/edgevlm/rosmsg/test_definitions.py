@@ -54,6 +54,7 @@ def test_what_a_definition_may_hold_is_accepted() -> None:
         (with_types("A a", A="int8 x") + f"\n{RULE}\nMSG: p/A\nint16 x", "defined twice"),
         (f"int8 x\n{RULE}\nsomething else\nint8 x", "defines no type"),
         ("int8 x\n" + "#" * LONGEST_TEXT, "characters long"),
+        ("".join(f"int8 x{i}\n" for i in range(60_000)), "has 60004 fields; expected at most"),
         (with_types("int8 x", **{f"T{i}": "int8 x" for i in range(MOST_TYPES)}), "types; expected at most"),
         (with_types("A0 a", **{f"A{i}": f"A{i + 1} a" for i in range(40)}, A40="int8 x"), "holds itself"),
     ],
