@@ -243,7 +243,8 @@ def test_a_recording_is_complete_when_the_terminal_is_closed(start: Start, tmp_p
     assert [path.name for path in tmp_path.glob("run.mcap*")] == ["run.mcap"]
 
 
-def test_a_node_ends_with_the_process_that_started_it_where_that_is_asked_for(domain: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("after_s", [0.05, 2.0])  # while it imports, and while it runs
+def test_a_node_ends_with_the_process_that_started_it_where_that_is_asked_for(domain: int, after_s: float) -> None:
     code = (
         "import os, subprocess, sys, time; "
         "print(subprocess.Popen([sys.executable, '-m', 'edgevlm_ros.command_gate']).pid, flush=True); time.sleep(60)"
@@ -252,7 +253,9 @@ def test_a_node_ends_with_the_process_that_started_it_where_that_is_asked_for(do
     parent = subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    time.sleep(2.0)
+    while not _catches(child, signal.SIGTERM):
+        time.sleep(0.002)
+    time.sleep(after_s)
     parent.kill()
     parent.wait()
     parent.stdout.close()

@@ -71,6 +71,7 @@ def leave_at_once() -> None:
     """
     for number in handled():
         signal.signal(number, _leave)
+    end_with_parent()  # now: a parent that ends while this process imports would not be noticed
 
 
 def handled() -> list[signal.Signals]:
