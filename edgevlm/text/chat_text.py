@@ -42,7 +42,7 @@ def chat_text(spec: DialogueSpec, turns: Sequence[Turn]) -> list[str]:
     system, pictures = turns[0].role == "system", any(turn.pictures for turn in turns)
     gaps = spec.gaps(system=system, pictures=pictures)
     if gaps is None:
-        what = "a system text" if system else "words"
+        what = "system text" if system else "words"
         raise PromptError(
             f"dialogue: this model's chat template takes no {what} {'with' if pictures else 'without'} pictures; "
             f"{'say it in the question' if system else 'show a picture' if not pictures else 'ask without pictures'}"

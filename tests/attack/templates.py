@@ -163,7 +163,8 @@ def _compare(dialogue: DialogueSpec, source: str, seed: int) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols"],
-        optimized=False,  # else constants are folded, also in branches that no dialogue reaches
+        optimized=False,
+        finalize=jinja2.pass_context(lambda _, value: value),  # no constant is folded that no dialogue reaches
     )
 
     def refuse(message: str) -> None:
