@@ -355,11 +355,12 @@ def test_a_robot_of_another_kind_needs_no_other_code(
         rig.joints["tool_jaw"] = math.degrees(0.0995)  # half a milliradian before its limit
         rig.row = [0.005] * len(robot.JOINTS)
         wait_until(lambda: rig.doing("follow"), 20)
-        wait_until(lambda: rig.of(topic)[-1].velocity[0] == pytest.approx(0.1, abs=1e-6))
+        fast = math.degrees(0.1)  # the map says that the robot counts in degrees: both ways
+        wait_until(lambda: rig.of(topic)[-1].velocity[0] == pytest.approx(fast, abs=1e-4))
         message = rig.of(topic)[-1]
         assert list(message.name) == list(robot.NAMES_ON_THE_ROBOT.values())
         assert not message.position
-        assert message.velocity[:6] == pytest.approx([0.1] * 6, abs=1e-6)
-        assert 0 <= message.velocity[6] < 0.02
+        assert message.velocity[:6] == pytest.approx([fast] * 6, abs=1e-4)
+        assert 0 <= message.velocity[6] < math.degrees(0.02)
     finally:
         rig.close()
