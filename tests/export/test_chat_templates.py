@@ -1,13 +1,19 @@
-"""The language of chat templates: the runtime's sandbox writes what upstream's writes, or refuses."""
+"""Chat templates: the sandbox and the data write what upstream writes, or refuse."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.chat_templates import FAMILIES
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from edgevlm.errors import FamilyError, PromptError
+from edgevlm.text.chat_text import Turn, chat_text
 from edgevlm.text.jinja_template import SandboxedTemplate
+from edgevlm.text.sample_dialogues import messages, sample_dialogues
+from edgevlm_export.families.dialogues import derive_dialogue
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -107,3 +113,61 @@ def test_the_sandbox_writes_what_upstream_writes(name: str) -> None:
     written = [ours.render(messages) for messages in DIALOGUES]
     assert written == [upstream(TEMPLATES[name], messages) for messages in DIALOGUES]
     assert any(written)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_templates_of_known_families_become_data_that_writes_what_upstream_writes(
+    name: str, tmp_path: Path
+) -> None:
+    family = FAMILIES[name]
+    derived = derive_dialogue(tmp_path, family.source, family.variables, family.placeholder, family.variables.values())
+    written = 0
+    for turns in sample_dialogues(11, 200):
+        try:
+            got = family.placeholder.join(chat_text(derived.spec, turns))
+        except PromptError:
+            continue
+        (want,), _ = render_jinja_template(
+            [messages(turns)],
+            chat_template=family.source.replace("strftime_now", "no_clock"),
+            add_generation_prompt=True,
+            **family.variables,
+        )
+        assert got == want, turns
+        written += 1
+    assert written > 80, f"the form writes {written} of 200"
+
+
+def test_what_a_template_asks_for_is_frozen_and_named(tmp_path: Path) -> None:
+    def frozen(name: str) -> tuple[str, ...]:
+        family = FAMILIES[name]
+        return derive_dialogue(tmp_path, family.source, family.variables, family.placeholder, ()).frozen
+
+    assert frozen("smolvlm") == ()
+    assert frozen("qwen2.5-vl") == ("add_vision_id", "tools")
+    assert frozen("llama-3.2-vision") == ("date_string", "strftime_now")
+
+
+def test_a_date_without_a_fallback_is_the_same_at_every_export(tmp_path: Path) -> None:
+    source = "{{ strftime_now('%d %b %Y') }}" + FAMILIES["smolvlm"].source
+    derived = derive_dialogue(tmp_path, source, {}, "<image>", ())
+    assert derived.frozen == ("strftime_now = 2024-07-26",)
+    assert chat_text(derived.spec, [Turn("user", "x")])[0].startswith("26 Jul 2024<|im_start|>User: x")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{ 12345 | round(-1000000000) }}", "cannot be used"),
+        ("{{ 10 ** 10 ** 9 }}", "cannot be used"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "cannot be used"),
+        ("a" * 70_000, "at most 65536 characters"),
+        ("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", "'<image>' once for one picture"),
+    ],
+    ids=["round", "power", "range", "long", "no picture"],
+)
+def test_a_template_that_does_not_end_or_is_no_dialogue_ends_the_export_by_name(
+    source: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FamilyError, match=message):
+        derive_dialogue(tmp_path, source, {}, "<image>", ())
