@@ -32,15 +32,19 @@ class Moving:
 
     def __init__(self, domain: int, directory: Path, **parameters: Any) -> None:
         bundle = tiny.mono(directory / "mono")
+        opened = open_bundle(bundle)
         self.processes = Processes(directory, environment(domain))
         self.process = self.processes.start(
             "gate", "edgevlm_ros.command_gate", parameters={**PARAMETERS, "bundle": str(bundle), **parameters}
         )
-        opened = open_bundle(bundle)
         topics = {"command/twist": TwistStamped, "command/gripper": JointState}
         self.rig = Rig(domain, opened.manifest.policy().contract, opened.sha256, topics)
         self.rig.joints, self.rig.row = {"x": 0.0, "y": 0.0, "grip": 0.0}, FAST
-        wait_until(lambda: self.rates()[-1:] == [pytest.approx(VELOCITY)], 20)
+        try:
+            wait_until(lambda: self.rates()[-1:] == [pytest.approx(VELOCITY)], 20)
+        except AssertionError:
+            self.close()
+            raise
 
     def rates(self) -> list[float]:
         return [message.twist.linear.x for message in self.rig.of("command/twist")]
