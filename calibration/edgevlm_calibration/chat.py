@@ -76,9 +76,8 @@ class Talk:
     def question(self, photo: Photo, text: str, tiles: int | None = None) -> Question:
         """One picture and a text, as a prompt; of a picture of more than `tiles` only a strip is shown."""
         image = photo.load()
-        if tiles is not None and self._prompter.tiles(image) > tiles + 1:  # and the whole picture after them
-            middle, half = image.shape[0] // 2, max(1, image.shape[1] // STRIP // 2)
-            image = np.ascontiguousarray(image[max(0, middle - half) : middle + half])
+        height, width = image.shape[:2]
+        image = np.ascontiguousarray(image[strip((height, width), tiles, self._prompter.tiles(image))])
         pictures = show(image)
         ids = self._prompter.ids([self._prompter.question(text, pictures)], pictures)
         pixels = self._prompter.pixels(pictures[0])
@@ -109,6 +108,15 @@ class Talk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def strip(size: tuple[int, int], most: int | None, tiles: int) -> slice:
+    """The rows that are shown of a picture (height, width) of so many `tiles`: all, or few for `most`."""
+    height, width = size
+    if most is None or tiles <= most + 1:  # and the whole picture after them
+        return slice(0, height)
+    middle, half = height // 2, max(1, width // STRIP // 2)
+    return slice(max(0, middle - half), min(height, middle + half))
 
 
 def words(needs_text: bool, place: int, text: str) -> str:

@@ -19,9 +19,9 @@ from edgevlm_calibration.models import DATA, LIMIT_BYTES, save_model
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.table import Table
 from edgevlm_export.courses import Course, ExportOptions, Models, open_course
-from edgevlm_export.families import build
 from edgevlm_export.hub import Checkpoint, resolve
 from edgevlm_export.join import OPSET
+from edgevlm_export.preflight import preflight
 from edgevlm_export.report import ExportReport, stage_reports
 from edgevlm_export.stage_graph import TOKENIZER, StageGraph
 from edgevlm_export.stages import Made, float_stage
@@ -72,7 +72,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         precision=precision, calibration=calibration, topics=topics, stamps=stamps, texts=texts, samples=samples
     )
     with new_directory(output) as work:
-        course = open_course(build(checkpoint.path, context=context, robot=robot), asked)
+        course = open_course(preflight(checkpoint.path, context, robot), asked)
         job = Job(course, work, progress, limit_bytes)
         models = job.trace()
         if precision == "int8":

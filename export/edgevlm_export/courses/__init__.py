@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from edgevlm.manifest import Task
 from edgevlm_export.courses.base import Beside, Course, ExportOptions, Models
 from edgevlm_export.courses.chat import ChatCourse
 from edgevlm_export.courses.detector import DetectorCourse
+from edgevlm_export.courses.pictures import PictureCourse
 from edgevlm_export.courses.policy import PolicyCourse
 from edgevlm_export.courses.retriever import RetrieverCourse
 from edgevlm_export.courses.scorer import ScorerCourse
-from edgevlm_export.stage_graph import DetectorGraph, PolicyGraph, RetrieverGraph, ScorerGraph, StageGraph, TalkGraph
+from edgevlm_export.prepared import Prepared
 
 __all__ = [
     "Beside",
@@ -24,19 +29,21 @@ __all__ = [
 ]
 
 
-def open_course(graph: StageGraph, options: ExportOptions) -> Course:
-    """The course of this graph's task, with its data opened.
+COURSES: Mapping[Task, type[PolicyCourse] | type[PictureCourse[Any]]] = {
+    "chat": ChatCourse,
+    "detector": DetectorCourse,
+    "policy": PolicyCourse,
+    "retriever": RetrieverCourse,
+    "scorer": ScorerCourse,
+}
+
+
+def open_course(prepared: Prepared, options: ExportOptions) -> Course:
+    """The course of a checkpoint's task: its data opened and held against the model, then the weights loaded.
 
     Raises:
-        LogError, CalibrationError, PictureError: the data.
+        LogError, CalibrationError, PictureError, FamilyError: the data, before anything is loaded.
+        CheckpointError: the weights.
     """
-    if isinstance(graph, PolicyGraph):
-        return PolicyCourse.open(graph, options)
-    if isinstance(graph, TalkGraph):
-        return ChatCourse.open(graph, options)
-    if isinstance(graph, ScorerGraph):
-        return ScorerCourse.open(graph, options)
-    if isinstance(graph, DetectorGraph):
-        return DetectorCourse.open(graph, options)
-    assert isinstance(graph, RetrieverGraph)
-    return RetrieverCourse.open(graph, options)
+    course: Course = COURSES[prepared.task].open(prepared, options)
+    return course

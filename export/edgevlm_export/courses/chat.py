@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from edgevlm.bundle import Bundle
 from edgevlm_calibration.chat import CHAT, CHAT_PROBE, Talk
 from edgevlm_calibration.pictures import Tour
 from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.sources import PictureData
 from edgevlm_export.conversation import OriginalTalker, compare_chat
+from edgevlm_export.courses.base import ExportOptions
+from edgevlm_export.courses.fitting import Read, beside_pictures
 from edgevlm_export.courses.pictures import PictureCourse
 from edgevlm_export.stage_graph import ChatGraph, TalkGraph
 
 
 class ChatCourse(PictureCourse[TalkGraph]):
     """See `Course`."""
+
+    @classmethod
+    def reads(cls, data: PictureData, options: ExportOptions) -> Iterable[Read]:
+        """Whole prompts, a picture in each."""
+        return beside_pictures(data, options)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import onnx
 
@@ -13,9 +14,12 @@ from edgevlm.errors import CalibrationError
 from edgevlm_calibration.pictures import Tour, calibrate_pictures, record
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.sources import PictureData, make_up_pictures, open_pictures
+from edgevlm_calibration.sources.pictures import FEWEST
 from edgevlm_calibration.table import Table
 from edgevlm_export.courses.base import Beside, ExportOptions, Models
+from edgevlm_export.courses.fitting import Read, fitting, texts_alone
 from edgevlm_export.courses.measured import Feeds, even_channels, measured_int8
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import Stage, StageGraph
 from edgevlm_export.stages import Made
 
@@ -26,20 +30,38 @@ Graph = TypeVar("Graph", bound=StageGraph)
 class PictureCourse(ABC, Generic[Graph]):
     """See `Course`; `feeds` is what the stages were given in fp32, which evening out does not change."""
 
+    takes: ClassVar[str] = "FOLDER-OF-PICTURES"
+
     graph: Graph
     data: PictureData
     feeds: dict[str, Feeds] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, graph: Graph, options: ExportOptions) -> PictureCourse[Graph]:
-        """Raises CalibrationError."""
+    def open(cls, prepared: Prepared, options: ExportOptions) -> PictureCourse[Graph]:
+        """Raises CalibrationError and FamilyError, before the weights are loaded."""
         if options.topics is not None or options.stamps != "header":
             raise CalibrationError(
-                "--topics and --stamps belong to a robot's recording; this model takes --calib FOLDER-OF-PICTURES"
+                f"--topics and --stamps belong to a robot's recording; this model takes --calib {cls.takes}"
             )
+        if options.calibration is not None and options.samples < FEWEST:
+            raise CalibrationError(
+                f"--samples: expected at least {FEWEST}, got {options.samples}; give more, or leave it out"
+            )
+        data = cls.read(prepared, options)
+        data = fitting(data, prepared.room, options, cls.reads(data, options))
+        return cls(cast(Graph, prepared.load()), data)
+
+    @classmethod
+    def read(cls, prepared: Prepared, options: ExportOptions) -> PictureData:
+        """The data. Raises CalibrationError."""
         if options.calibration is None:
-            return cls(graph, make_up_pictures(options.texts))
-        return cls(graph, open_pictures(options.calibration, options.texts, options.samples))
+            return make_up_pictures(options.texts)
+        return open_pictures(options.calibration, options.texts, options.samples)
+
+    @classmethod
+    def reads(cls, data: PictureData, options: ExportOptions) -> Iterable[Read]:
+        """What the model will read of the data: every text by itself."""
+        return texts_alone(data)
 
     @property
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import onnx
 
@@ -16,6 +16,7 @@ from edgevlm_calibration.table import Table, load_table
 from edgevlm_export.courses.base import Beside, ExportOptions, Models
 from edgevlm_export.courses.measured import Feeds, even_channels, measured_int8
 from edgevlm_export.judge import OriginalJudge
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import PolicyGraph, Stage
 from edgevlm_export.stages import Made, policy_int8_stage
 from edgevlm_export.verify import compare
@@ -40,19 +41,24 @@ class PolicyCourse:
     feeds: dict[str, Feeds] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, graph: PolicyGraph, options: ExportOptions) -> PolicyCourse:
-        """Raises LogError and CalibrationError."""
-        source = options.calibration
+    def open(cls, prepared: Prepared, options: ExportOptions) -> PolicyCourse:
+        """Raises LogError and CalibrationError, before the weights are loaded."""
+        contract, source = prepared.contract, options.calibration
+        assert contract is not None
+        if options.texts is not None:
+            raise CalibrationError("--texts belongs to a model of pictures and texts; a recording has its own")
         given = load_table(source) if source and source.suffix == TABLE_SUFFIX else None
         log = source if given is None else None
+        if options.topics is not None and log is None:
+            raise CalibrationError("--topics maps the topics of a recording, got none; give --calib LOG.mcap")
         data = (
-            make_up(graph.contract, graph.tokenizer)
+            make_up(contract, prepared.tokenizer)
             if log is None
-            else open_log(log, graph.contract, options.topics, options.stamps)
+            else open_log(log, contract, options.topics, options.stamps)
         )
         if options.precision == "int8" and log:
             check_samples(data.calibration, options.samples)
-        return cls(graph, data, options.samples, given)
+        return cls(cast(PolicyGraph, prepared.load()), data, options.samples, given)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from edgevlm.bundle import Bundle
-from edgevlm.errors import CalibrationError
 from edgevlm.tasks import Scorer
 from edgevlm_calibration.pictures import Tour
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.scoring import SCORER
-from edgevlm_calibration.sources import make_up_regions, open_regions
+from edgevlm_calibration.sources import PictureData, make_up_regions, open_regions
 from edgevlm_export.courses.base import ExportOptions
 from edgevlm_export.courses.pictures import PictureCourse
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.scoring import OriginalScorer, compare_scorer
 from edgevlm_export.stage_graph import ScorerGraph
 
@@ -20,16 +20,15 @@ from edgevlm_export.stage_graph import ScorerGraph
 class ScorerCourse(PictureCourse[ScorerGraph]):
     """See `Course`; where other courses have pictures, this one has features of their regions."""
 
+    takes: ClassVar[str] = "FOLDER of .npy files"
+
     @classmethod
-    def open(cls, graph: ScorerGraph, options: ExportOptions) -> ScorerCourse:
-        """Raises CalibrationError."""
-        if options.topics is not None or options.stamps != "header":
-            raise CalibrationError(
-                "--topics and --stamps belong to a robot's recording; this model takes --calib FOLDER of .npy files"
-            )
+    def read(cls, prepared: Prepared, options: ExportOptions) -> PictureData:
+        """Features of regions. Raises CalibrationError."""
+        assert prepared.regions is not None
         if options.calibration is None:
-            return cls(graph, make_up_regions(graph.width, options.texts))
-        return cls(graph, open_regions(options.calibration, graph.limits, options.texts, options.samples))
+            return make_up_regions(prepared.regions[2], options.texts)
+        return open_regions(options.calibration, prepared.regions, options.texts, options.samples)
 
     @property
     def tour(self) -> Tour[Scorer]:

@@ -1,11 +1,12 @@
 """Model families: which adapter cuts which kind of checkpoint into stages.
 
 A checkpoint is a directory with config.json, whose `model_type` names the family, or `type` in a LeRobot policy. An
-adapter is a module with `build(checkpoint: Path) -> StageGraph`, and what `Adapter.takes` says as a second argument.
+adapter is a module with `prepare(checkpoint: Path) -> Prepared`, and what `Adapter.takes` says as a second argument.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from edgevlm.errors import FamilyError
 from edgevlm_export.checkpoint import CONFIG, check_stored
 from edgevlm_export.families.checkpoint import architectures, read_config
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import StageGraph
 
 Takes = Literal["context", "robot"]
@@ -63,8 +65,21 @@ LEROBOT: Mapping[str, Adapter] = {
 }
 
 
+# `type` of LeRobot policies that have no adapter -> the supported one that is most like it
+NEAREST: Mapping[str, str] = {
+    **dict.fromkeys(("diffusion", "vqbet", "tdmpc", "multi_task_dit", "sac", "gaussian_actor"), "act"),
+    **dict.fromkeys(("pi0", "pi05", "pi0_fast", "xvla", "groot", "wall_x", "eo1", "evo1", "molmoact2"), "smolvla"),
+    **dict.fromkeys(("vla_jepa", "fastwam", "lingbot_va"), "smolvla"),
+}
+
+
 def build(checkpoint: Path, context: int | None = None, robot: Path | None = None) -> StageGraph:
-    """The stages of a checkpoint; `context` and `robot` as `Adapter.takes` says.
+    """The stages of a checkpoint, its weights loaded; see `prepare`."""
+    return prepare(checkpoint, context, robot).load()
+
+
+def prepare(checkpoint: Path, context: int | None = None, robot: Path | None = None) -> Prepared:
+    """A checkpoint whose files fit each other, its weights not loaded; `context`, `robot` as `Adapter.takes` says.
 
     Raises:
         CheckpointError: the directory is missing, incomplete or corrupt.
@@ -80,8 +95,14 @@ def build(checkpoint: Path, context: int | None = None, robot: Path | None = Non
             raise FamilyError(f"{checkpoint}: {OPTIONS[option]}, this is a {kind!r}; leave it out")
     check_stored(checkpoint, config)
     module = importlib.import_module(f"edgevlm_export.families.{adapter.name}")
-    graph: StageGraph = module.build(checkpoint, *([given[adapter.takes]] if adapter.takes else []))
-    return graph
+    prepared: Prepared = module.prepare(checkpoint, *([given[adapter.takes]] if adapter.takes else []))
+    return prepared
+
+
+def _nearest(kind: object) -> str:
+    close = difflib.get_close_matches(str(kind), list(LEROBOT), n=1)
+    nearest = NEAREST.get(str(kind)) or (close[0] if close else None)
+    return f"nearest is {nearest!r}" if nearest else "none is like it"
 
 
 def _adapter(checkpoint: Path, config: Mapping[str, Any]) -> Adapter:
@@ -97,9 +118,17 @@ def _adapter(checkpoint: Path, config: Mapping[str, Any]) -> Adapter:
                 "this part of the model is not supported"
             )
         return found[said[0]]
-    if found is None:
+    if found is None and lerobot:
         raise FamilyError(
-            f"{checkpoint / CONFIG}: expected a model_type among {sorted({**FAMILIES, **LEROBOT})}, got {kind!r}; "
-            "write an adapter in edgevlm_export/families for it, or check that this is the right checkpoint"
+            f"{checkpoint / CONFIG}: 'type': expected a LeRobot policy among {sorted(LEROBOT)}, got {kind!r:.80}; "
+            f"{_nearest(kind)}: train one of these, see docs/lerobot.md"
+        )
+    if found is None:
+        close = difflib.get_close_matches(str(kind), list(FAMILIES), n=1)
+        nearest = f"nearest is {close[0]!r}; " if close else ""
+        raise FamilyError(
+            f"{checkpoint / CONFIG}: expected a model_type among {sorted({**FAMILIES, **LEROBOT})}, got {kind!r:.80}; "
+            f"{nearest}write an adapter in edgevlm_export/families for it, or check that this is the right checkpoint "
+            "(docs/families.md)"
         )
     return found

@@ -43,6 +43,7 @@ from edgevlm_export.models.act import (
     map_size,
     own_names,
 )
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import PolicyGraph, Reference, Stage, WindowInputs
 
 # config.json's key -> what it must be, and why
@@ -58,8 +59,8 @@ FIXED: Mapping[str, tuple[Any, str]] = {
 TRAINING = ("vae_encoder",)  # parts that only training needs
 
 
-def build(checkpoint: Path, robot: Path | None) -> PolicyGraph:
-    """A trained ACT, cut into vision and head.
+def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
+    """A trained ACT, to be cut into vision and head.
 
     Raises:
         CheckpointError: a file is missing, corrupt, or does not fit the others.
@@ -74,23 +75,38 @@ def build(checkpoint: Path, robot: Path | None) -> PolicyGraph:
     if robot is None:
         raise missing(checkpoint, features, used)
     described = read_robot(robot)
-    weights = read_weights(checkpoint)
-    normalization = read_normalization(checkpoint, config, weights)
+    normalization = read_normalization(checkpoint, config)
     state = normalization.observed(STATE, "STATE", features.state) if features.state else None
     action = (normalization.acted(features.action), shape.chunk_steps, used)
     contract = contract_of(robot, described, features, state, action)
     named = {camera.feature: name for name, camera in described.cameras.items()}
+    preprocess = {named[key]: _normalize(normalization, key) for key in features.cameras}
+    sha256 = _sha256(checkpoint, normalization.files, robot)
+
+    def load() -> PolicyGraph:
+        return _graph(_load(checkpoint, shape, read_weights(checkpoint)), contract, features, named, preprocess, sha256)
+
+    return Prepared(task="policy", load=load, contract=contract)
+
+
+def _graph(
+    model: Act,
+    contract: Contract,
+    features: Features,
+    named: Mapping[str, str],
+    preprocess: Mapping[str, tuple[ImageOp, ...]],
+    sha256: str,
+) -> PolicyGraph:
     vision = _vision_names(features, named)
-    model = _load(checkpoint, shape, weights)
     return PolicyGraph(
         family="act",
         stages=(*_vision(model, features, named, vision), _head(model, contract, features, named)),
         driver=FuseSpec(args=FuseArgs(vision=vision, text=None, pool=None, head="head")),
-        preprocess={named[key]: _normalize(normalization, key) for key in features.cameras},
+        preprocess=preprocess,
         tokenizer=None,
         contract=contract,
         reference=_reference(model, tuple(named[key] for key in features.cameras)),
-        source_sha256=_sha256(checkpoint, normalization.files, robot),
+        source_sha256=sha256,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ from edgevlm.manifest import Port
 from edgevlm.operations import ImageOp
 from edgevlm_export.families.chatting import Step, picture_stage, tower_pieces
 from edgevlm_export.families.decoding import Joined
-from edgevlm_export.families.picture_ops import picture_ops
-from edgevlm_export.families.prompts import picture_class
 from edgevlm_export.families.upstream import (
     check_vocabulary,
     load_model,
@@ -30,6 +29,7 @@ from edgevlm_export.families.upstream import (
     tokenizer_json,
     unsupported,
 )
+from edgevlm_export.families.upstream_inputs import check_texts, read_pictures
 from edgevlm_export.pieces import Piece
 from edgevlm_export.stage_graph import Stage
 
@@ -38,44 +38,50 @@ ALLOWED = {
     "text_config.model_type": ("blip_text_model",),
     "text_config.is_decoder": (True,),  # without it the layers of the text cannot look at a picture
 }
-PROCESSOR = "BlipImageProcessor"
 IMAGE, QUESTION = "image", "question"  # what keys and values are of: the first part of their ports' names
 LENGTHS = (3, 5)  # of the texts traced
 
 
 @dataclass(frozen=True)
 class Blip:
-    """A checkpoint, opened.
+    """The small files of a checkpoint, opened.
 
     Attributes:
-        model: of upstream's.
+        config: of upstream's.
         tokenizer: its tokenizer, of upstream's.
         tokenizer_json: the same, for the bundle.
         operations: what is done to a picture.
     """
 
-    model: Any
+    checkpoint: Path
+    architecture: str
+    config: Any
     tokenizer: Any
     tokenizer_json: str
     operations: tuple[ImageOp, ...]
 
+    @cached_property
+    def model(self) -> Any:
+        """Upstream's, with its weights, from the first use on."""
+        return load_model(self.checkpoint, self.architecture, attn_implementation="eager")
+
 
 def open_blip(checkpoint: Path, architecture: str) -> Blip:
-    """A checkpoint directory of one of the BLIP models.
+    """A checkpoint directory of one of the BLIP models, its weights not loaded.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
     unsupported(checkpoint, open_config(checkpoint, architecture), ALLOWED)
-    model = load_model(checkpoint, architecture, attn_implementation="eager")
-    text, vision = model.config.text_config, model.config.vision_config
-    processor = load_part(checkpoint, f"{picture_class(checkpoint, (PROCESSOR,))}Pil")
+    config = load_part(checkpoint, "BlipConfig")
     tokenizer = load_tokenizer(checkpoint)
+    content = tokenizer_json(checkpoint, tokenizer)
     ids = max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    check_vocabulary(checkpoint, ids, text.vocab_size)
-    operations = picture_ops(checkpoint, processor, vision.image_size)
-    return Blip(model, tokenizer, tokenizer_json(checkpoint, tokenizer), operations)
+    check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
+    check_texts(checkpoint, content, tokenizer)
+    operations = read_pictures(checkpoint, config.vision_config.image_size)
+    return Blip(checkpoint, architecture, config, tokenizer, content, operations)
 
 
 def vision_stage(

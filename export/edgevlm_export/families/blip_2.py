@@ -7,18 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from edgevlm.errors import FamilyError
+from edgevlm.loops import CacheSpec
 from edgevlm_export.checkpoint import CONFIG
-from edgevlm_export.families.chatting import Parts, Step, cache_spec, chat_graph, picture_stage, tower_pieces
+from edgevlm_export.families.chatting import (
+    Parts,
+    Step,
+    chat_cache,
+    chat_graph,
+    picture_stage,
+    prepare_chat,
+    tower_pieces,
+)
 from edgevlm_export.families.decoding import CHUNK, MASKS, Head, Joined, Language
-from edgevlm_export.families.prompts import read_words
-from edgevlm_export.families.upstream import check_vocabulary, load_model, open_config, unsupported
+from edgevlm_export.families.prompts import Words, read_words
+from edgevlm_export.families.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
 from edgevlm_export.pieces import Piece
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 
 ARCHITECTURE = "Blip2ForConditionalGeneration"
@@ -32,8 +43,8 @@ ALLOWED = {
 }
 
 
-def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
-    """A BLIP-2 checkpoint directory, cut into vision and decoder.
+def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+    """A BLIP-2 checkpoint directory, to be cut into vision and decoder.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
@@ -47,12 +58,15 @@ def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
         raise _unknown(checkpoint, "text_config.word_embed_proj_dim", f"'hidden_size' {width}", told)
     if not isinstance(said.get("image_token_index", said.get("image_token_id")), int):
         raise _unknown(checkpoint, "image_token_index", "the id of the image token, as newer checkpoints have", said)
+    config = load_part(checkpoint, "Blip2Config")
+    words = read_words(checkpoint, "Blip2Processor", config.num_query_tokens, config.vision_config.image_size)
+    cache = chat_cache(checkpoint, config.text_config, context, words)
+    check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
+    return prepare_chat(words, cache, partial(_graph, checkpoint, words, cache))
+
+
+def _graph(checkpoint: Path, words: Words, cache: CacheSpec) -> ChatGraph:
     model = load_model(checkpoint, ARCHITECTURE, attn_implementation="eager")
-    config, text = model.config, model.config.text_config
-    size = config.vision_config.image_size
-    cache = cache_spec(checkpoint, text, context)
-    words = read_words(checkpoint, "Blip2Processor", config.num_query_tokens, size)
-    check_vocabulary(checkpoint, words.ids, text.vocab_size)
 
     def inputs(pixels: Tensor | None, ids: Tensor) -> dict[str, Tensor]:
         assert pixels is not None  # this model says nothing without a picture

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from edgevlm_export.families.blip import (
     reading_pieces,
     vision_stage,
 )
-from edgevlm_export.families.chatting import cache_spec, embedding_table, greedy
+from edgevlm_export.families.chatting import ANSWER, cache_spec, embedding_table, greedy
 from edgevlm_export.families.checkpoint import architectures, read_config
 from edgevlm_export.families.decoding import CHUNK, MASKS, Head, Sizes, cached_stage
 from edgevlm_export.families.upstream import check_search, directory_sha256, open_config
+from edgevlm_export.families.upstream_inputs import text_room
 from edgevlm_export.pieces import Chain, Piece
+from edgevlm_export.prepared import Prepared, Room
 from edgevlm_export.stage_graph import EMBEDDINGS, ChatReference, Logits, QuestionGraph, Said, Stage
 
 CAPTIONS, ANSWERS = "BlipForConditionalGeneration", "BlipForQuestionAnswering"
@@ -58,8 +61,8 @@ class _Parts:
     reference: ChatReference
 
 
-def build(checkpoint: Path, context: int | None = None) -> QuestionGraph:
-    """A BLIP checkpoint directory that makes captions or answers questions, cut into stages.
+def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+    """A BLIP checkpoint directory that makes captions or answers questions, to be cut into stages.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
@@ -70,10 +73,27 @@ def build(checkpoint: Path, context: int | None = None) -> QuestionGraph:
     if architecture == ANSWERS:
         _check_widths(checkpoint, said)
     blip = open_blip(checkpoint, architecture)
-    text = blip.model.config.text_config
+    text = blip.config.text_config
     cache = cache_spec(checkpoint, text, context)
-    parts = _captions(blip, cache) if architecture == CAPTIONS else _answers(blip)
     begin, stop = (_token(checkpoint, text, name) for name in ("bos_token_id", "sep_token_id"))
+    return Prepared(
+        task="chat",
+        load=partial(_graph, checkpoint, blip, cache, (begin, stop)),
+        room=_room(blip, cache, architecture),
+    )
+
+
+def _room(blip: Blip, cache: CacheSpec, architecture: str) -> Room:
+    """A question has its own encoder; a caption goes on from words that the decoder has read."""
+    alone = text_room(blip.tokenizer_json, blip.config.text_config.max_position_embeddings)
+    if architecture == ANSWERS:
+        return alone
+    return replace(alone, most=cache.slots, answer=ANSWER, raised_by="--context")
+
+
+def _graph(checkpoint: Path, blip: Blip, cache: CacheSpec, ends: tuple[int, int]) -> QuestionGraph:
+    parts = _captions(blip, cache) if blip.architecture == CAPTIONS else _answers(blip)
+    begin, stop = ends
     for model in (blip.model, blip.model.text_decoder):  # the file, and what upstream's search really takes
         check_search(checkpoint, model.generation_config)
     encoder = parts.stages[1].name if len(parts.stages) > 1 else None

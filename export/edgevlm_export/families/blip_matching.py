@@ -7,6 +7,7 @@ alone, for its embedding, the same layers look at nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from edgevlm_export.families.blip import (
     IMAGE,
     LENGTHS,
     AloneLayer,
+    Blip,
     Looking,
     ReadingLayer,
     Words,
@@ -29,21 +31,28 @@ from edgevlm_export.families.blip import (
     vision_stage,
 )
 from edgevlm_export.families.upstream import directory_sha256
+from edgevlm_export.families.upstream_inputs import text_room
 from edgevlm_export.pieces import Chain, Piece
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import Answer, RetrieverGraph, RetrieverReference, Stage, one_thread
 
 ARCHITECTURE = "BlipForImageTextRetrieval"
 FEWEST, USUAL = 2, 16  # ids of a text; begin and end are always there
 
 
-def build(checkpoint: Path) -> RetrieverGraph:
-    """A BLIP checkpoint directory with a matching head, cut into vision, text and the head on both.
+def prepare(checkpoint: Path) -> Prepared:
+    """A BLIP checkpoint directory with a matching head, to be cut into vision, text and the head on both.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
     blip = open_blip(checkpoint, ARCHITECTURE)
+    room = text_room(blip.tokenizer_json, blip.config.text_config.max_position_embeddings)
+    return Prepared(task="retriever", load=partial(_graph, checkpoint, blip), room=room)
+
+
+def _graph(checkpoint: Path, blip: Blip) -> RetrieverGraph:
     model, config = blip.model, blip.model.config
     text, vision = config.text_config, config.vision_config
     layers, width, most = model.text_encoder.encoder.layer, config.image_text_hidden_size, text.max_position_embeddings

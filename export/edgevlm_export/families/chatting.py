@@ -17,12 +17,16 @@ from edgevlm.loops import CacheSpec
 from edgevlm.manifest import PICTURE, DecoderArgs, DecoderSpec, Port
 from edgevlm_export.checkpoint import CONFIG
 from edgevlm_export.families.decoding import CHUNK, MASKS, STEP, Language, decoder_stage
-from edgevlm_export.families.prompts import Words
+from edgevlm_export.families.prompts import Words, check_features
 from edgevlm_export.families.upstream import check_search, directory_sha256, stop_ids
 from edgevlm_export.pieces import Chain, Piece
+from edgevlm_export.prepared import Prepared, Room
 from edgevlm_export.stage_graph import EMBEDDINGS, ChatGraph, Logits, Said, Stage
 
 USUAL_CONTEXT = 2048  # tokens, where --context does not say otherwise and the model can do it
+ANSWER = 32  # tokens of an answer: as many as the export compares
+SQUARE = (1024, 1024)  # a picture that is cut into as many tiles as any
+QUESTION = "What is in the picture? Say in one or two sentences what it shows, and where each thing is. " * 2
 
 # pixels (N, 3, S, S) and ids (1, L) of a prompt -> what the original takes
 Inputs = Callable[[Tensor | None, Tensor], dict[str, Tensor]]
@@ -100,14 +104,36 @@ def embedding_table(embedding: nn.Embedding) -> NDArray[Any]:
     return small if np.array_equal(small.astype(np.float32), table) else np.ascontiguousarray(table)
 
 
-def cache_spec(checkpoint: Path, text: Any, context: int | None) -> CacheSpec:
-    """Room for `context` tokens, rounded up to whole steps, or for as many as usual.
+def chat_cache(checkpoint: Path, text: Any, context: int | None, words: Words) -> CacheSpec:
+    """As `cache_spec`; where `context` is None, with room for the largest picture, a question and an answer.
+
+    Raises:
+        FamilyError: more than the model was made for, or no room for one tile of a picture and an answer.
+    """
+    usual = max(USUAL_CONTEXT, words.tokens(QUESTION, SQUARE) + 2 * ANSWER)
+    cache = cache_spec(checkpoint, text, context, usual)
+    least = words.prompt.picture_tokens + ANSWER
+    if cache.slots < least:
+        raise FamilyError(
+            f"{checkpoint / CONFIG}: expected a context that holds a picture ({words.prompt.picture_tokens} tokens), a "
+            f"question and an answer, got {cache.slots} tokens; "
+            + (
+                "the model has no more"
+                if context is None
+                else f"give --context {-(-2 * least // STEP) * STEP}, or none"
+            )
+        )
+    return cache
+
+
+def cache_spec(checkpoint: Path, text: Any, context: int | None, usual: int = USUAL_CONTEXT) -> CacheSpec:
+    """Room for `context` tokens, rounded up to whole steps, or for as many as `usual`.
 
     Raises:
         FamilyError: more than the model was made for.
     """
     limit = int(text.max_position_embeddings)
-    asked = min(limit, USUAL_CONTEXT) if context is None else context
+    asked = min(limit, -(-usual // STEP) * STEP) if context is None else context
     step = min(STEP, limit)
     most = limit // step * step
     slots = -(-asked // step) * step if context is not None else min(asked, most) // step * step
@@ -162,12 +188,20 @@ class Parts:
     speaker: Any = None
 
 
+def prepare_chat(words: Words, cache: CacheSpec, load: Callable[[], ChatGraph]) -> Prepared:
+    """A chat whose prompts are `words`, with the room of `cache`."""
+    room = Room(words.tokens, cache.slots, ANSWER, "--context", words.tiles)
+    return Prepared(task="chat", load=load, room=room)
+
+
 def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
     """The graph of a chat.
 
     Raises:
-        FamilyError: generation settings that change what the model says and that we do not know.
+        FamilyError: generation settings that change what the model says and that we do not know, or a processor that
+            writes another number of image tokens than the vision part makes features.
     """
+    check_features(checkpoint, parts.words.prompt.picture_tokens, int(parts.vision.outputs[0].shape[1]))
     language = parts.language
     check_search(checkpoint, parts.model.generation_config)  # the file, also where `speaker` has settings of its own
     args = DecoderArgs(

@@ -5,23 +5,27 @@ The text transformer is causal and pools at the end token, so padding changes no
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from edgevlm.manifest import PICTURE, DualArgs, DualSpec, TextSpec
-from edgevlm_export.families.checkpoint import tokenizer_file
+from edgevlm.operations import ImageOp
 from edgevlm_export.families.dual import Encode, reference, text_stage, vision_stage
-from edgevlm_export.families.picture_ops import picture_ops
 from edgevlm_export.families.upstream import (
+    bundle_tokenizer,
     check_vocabulary,
     directory_sha256,
     load_model,
     load_part,
+    load_tokenizer,
     open_config,
     unsupported,
 )
+from edgevlm_export.families.upstream_inputs import check_texts, read_pictures, text_room
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import RetrieverGraph
 
 FEWEST, USUAL = 2, 16  # ids of a text; begin and end are always there
@@ -33,22 +37,28 @@ ALLOWED = {
 }
 
 
-def build(checkpoint: Path) -> RetrieverGraph:
-    """A CLIP checkpoint directory, cut into vision and text.
+def prepare(checkpoint: Path) -> Prepared:
+    """A CLIP checkpoint directory, to be cut into vision and text.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
     unsupported(checkpoint, open_config(checkpoint, "CLIPModel"), ALLOWED)
-    tokenizer, ids = tokenizer_file(checkpoint)
+    config = load_part(checkpoint, "CLIPConfig")
+    upstream = load_tokenizer(checkpoint)
+    tokenizer, ids = bundle_tokenizer(checkpoint, upstream)
+    check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
+    check_texts(checkpoint, tokenizer, upstream)
+    operations = read_pictures(checkpoint, config.vision_config.image_size)
+    room = text_room(tokenizer, config.text_config.max_position_embeddings)
+    return Prepared(task="retriever", load=partial(_load, checkpoint, upstream, tokenizer, operations), room=room)
+
+
+def _load(checkpoint: Path, upstream: Any, tokenizer: Path | str, operations: tuple[ImageOp, ...]) -> RetrieverGraph:
     model = load_model(checkpoint, "CLIPModel")
     config = model.config
-    check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
-    most = config.text_config.max_position_embeddings
-    size, width = config.vision_config.image_size, config.projection_dim
-    processor = load_part(checkpoint, "CLIPImageProcessorPil")
-    upstream = load_part(checkpoint, "CLIPTokenizer")
+    most, width = config.text_config.max_position_embeddings, config.projection_dim
 
     def vision(pixels: Tensor) -> Tensor:
         return model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)  # type: ignore[no-any-return]
@@ -62,13 +72,13 @@ def build(checkpoint: Path) -> RetrieverGraph:
     return RetrieverGraph(
         family="clip",
         stages=(
-            vision_stage(Encode(model, vision), size, width),
+            vision_stage(Encode(model, vision), config.vision_config.image_size, width),
             text_stage(Encode(model, text), (FEWEST, min(USUAL, most), most), width),
         ),
         driver=DualSpec(
             args=DualArgs(vision="vision", text="text", scale=float(model.logit_scale.exp()), scores="softmax")
         ),
-        preprocess={PICTURE: picture_ops(checkpoint, processor, size)},
+        preprocess={PICTURE: operations},
         tokenizer=tokenizer,
         text=TextSpec(max_tokens=most, length="own"),
         reference=reference(model, tokenize),

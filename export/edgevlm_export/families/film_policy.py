@@ -30,6 +30,7 @@ from edgevlm_export.families.checkpoint import (
     tokenizer_file,
 )
 from edgevlm_export.models.film_policy import FilmPolicy, FilmPolicyConfig
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import PolicyGraph, Reference, Stage, WindowInputs
 
 Operations = Mapping[str, tuple[ImageOp, ...]]
@@ -37,8 +38,8 @@ HEAD_IN_FLOATS = ("trunk.0.weight", "trunk.2.weight", "chunk.weight", "path.weig
 OPERATIONS: TypeAdapter[dict[str, tuple[ImageOp, ...]]] = TypeAdapter(dict[str, tuple[ImageOp, ...]])
 
 
-def build(checkpoint: Path) -> PolicyGraph:
-    """A trained film_policy, cut into vision, text, pool and head.
+def prepare(checkpoint: Path) -> Prepared:
+    """A trained film_policy, to be cut into vision, text, pool and head.
 
     Raises:
         CheckpointError: a file is missing, corrupt, or does not fit the others; the message names it.
@@ -61,7 +62,17 @@ def build(checkpoint: Path) -> PolicyGraph:
         raise CheckpointError(
             f"{checkpoint / TOKENIZER}: expected at most the model's {shape.vocabulary} token ids, got {words}"
         )
-    model = _load(checkpoint, shape)
+
+    def load() -> PolicyGraph:
+        return _graph(_load(checkpoint, shape), config, contract, preprocess, checkpoint)
+
+    return Prepared(task="policy", load=load, contract=contract, tokenizer=tokenizer)
+
+
+def _graph(
+    model: FilmPolicy, config: Mapping[str, Any], contract: Contract, preprocess: Operations, checkpoint: Path
+) -> PolicyGraph:
+    shape = model.config
     vision = _vision_stages(shape)
     return PolicyGraph(
         family="film_policy",
@@ -74,7 +85,7 @@ def build(checkpoint: Path) -> PolicyGraph:
         driver=FuseSpec(args=FuseArgs(vision=vision, text="text", pool="pool", head="head")),
         own_choice=True,
         preprocess=preprocess,
-        tokenizer=tokenizer,
+        tokenizer=checkpoint / TOKENIZER,
         contract=contract,
         reference=_reference(model),
         source_sha256=source_sha256(checkpoint),

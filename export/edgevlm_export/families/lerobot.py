@@ -3,8 +3,10 @@
 Statistics lie in policy_preprocessor.json and policy_postprocessor.json with the files they name, or, in directories
 written before those existed, as buffers among the weights. Nothing pickled is read.
 
-LeRobot normalises `(x - mean) / (std + eps)` or `2 * (x - min) / (max - min) - 1`, and turns the model's numbers back
-by `x * std + mean` or `(x + 1) / 2 * (max - min) + min`. Source: src/lerobot/processor/normalize_processor.py.
+LeRobot normalises `(x - mean) / (std + eps)` or `2 * (x - min) / (max - min) - 1` (in two modes quantiles stand for min
+and max), and turns the model's numbers back by `x * std + mean` or `(x + 1) / 2 * (max - min) + min`. On the way in it
+normalises what the step's `features` list, and of these what `normalize_observation_keys` names, if that is there; an
+action is always turned back. Source: src/lerobot/processor/normalize_processor.py of LeRobot 0.6.1.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import CheckpointError, FamilyError, require
 from edgevlm_export.checkpoint import AGAIN, CONFIG, WEIGHTS
+from edgevlm_export.families.checkpoint import read_weights
 
 STATE, ACTION = "observation.state", "action"
 BEFORE, AFTER = "policy_preprocessor.json", "policy_postprocessor.json"
@@ -31,6 +34,13 @@ HARMLESS = {"rename_observations_processor", "to_batch_processor", "device_proce
 OLD = ("normalize_inputs.buffer_", "unnormalize_outputs.buffer_", "normalize_targets.buffer_")
 # Some were trained on the data of several robots, and say in a name whose statistics these are.
 ROBOTS = re.compile(r"\.so\d+(?:-\w+)?_buffer_")
+
+# Mode -> the statistics of its lower and upper end, which become -1 and 1.
+ENDS: Mapping[str, tuple[str, str]] = {
+    "MIN_MAX": ("min", "max"),
+    "QUANTILES": ("q01", "q99"),
+    "QUANTILE10": ("q10", "q90"),
+}
 
 Numbers = NDArray[np.float32]
 
@@ -60,12 +70,23 @@ class Features:
 
 @dataclass(frozen=True)
 class _Way:
-    """One direction: statistics and mode of each feature."""
+    """One direction: statistics and mode of each feature.
+
+    Attributes:
+        listed: feature -> kind, of those observations that are normalised; None for all, by the kind that they have.
+    """
 
     where: str
     modes: Mapping[str, str]  # kind of feature -> mode
     statistics: Mapping[str, Mapping[str, Numbers]]  # feature -> name -> numbers
     eps: float
+    listed: Mapping[str, str] | None = None
+
+    def mode(self, feature: str, kind: str) -> str:
+        """How numbers of a feature are normalised."""
+        if self.listed is not None and feature != ACTION:
+            kind = self.listed.get(feature, "")
+        return self.modes.get(kind, "IDENTITY")
 
 
 @dataclass(frozen=True)
@@ -76,14 +97,14 @@ class Normalization:
     way_out: _Way
     files: tuple[str, ...]  # of the directory, beside config and weights
 
-    def mode(self, kind: str) -> str:
-        """How numbers of a kind are normalised on the way in."""
-        return _mode(self.way_in, kind)
+    def mode(self, feature: str, kind: str) -> str:
+        """How numbers of an observation are normalised on the way in."""
+        return self.way_in.mode(feature, kind)
 
     def observed(self, feature: str, kind: str, size: int) -> Shift:
         """Of a state or a camera, for the way in. Raises CheckpointError and FamilyError."""
         shift = _shift(self.way_in, feature, kind, size)
-        plus = np.float32(self.way_in.eps) if _mode(self.way_in, kind) == "MEAN_STD" else np.float32(0)
+        plus = np.float32(self.way_in.eps) if self.mode(feature, kind) == "MEAN_STD" else np.float32(0)
         scale = shift.scale + plus
         if not (scale > 0).all():
             raise CheckpointError(
@@ -148,9 +169,7 @@ def _shape(given: Any) -> tuple[int, ...]:
     return shape
 
 
-def read_normalization(
-    checkpoint: Path, config: Mapping[str, Any], weights: Mapping[str, Any], also: Collection[str] = ()
-) -> Normalization:
+def read_normalization(checkpoint: Path, config: Mapping[str, Any], also: Collection[str] = ()) -> Normalization:
     """From the two processor files, or from the weights where there are none.
 
     Args:
@@ -165,6 +184,7 @@ def read_normalization(
         way_out, second = _processor(checkpoint, AFTER, {"unnormalizer_processor"})
         return Normalization(way_in, way_out, (BEFORE, first, AFTER, second))
     statistics: dict[str, dict[str, Numbers]] = {}
+    weights = read_weights(checkpoint)
     names = {name.replace(".", "_"): name for key in ("input_features", "output_features") for name in config[key]}
     for full, value in weights.items():
         plain = ROBOTS.sub(".buffer_", full)
@@ -207,13 +227,22 @@ def _processor(checkpoint: Path, name: str, known: Collection[str]) -> tuple[_Wa
     settings, file = found[0].get("config", {}), found[0].get("state_file")
     if not isinstance(file, str) or Path(file).name != file:
         raise CheckpointError(f"{where}: state_file: expected the name of a file beside it, got {file!r:.100}; {AGAIN}")
-    if settings.get("normalize_observation_keys"):
-        raise FamilyError(f"{where}: normalize_observation_keys: expected none, got some; this version knows no such")
     eps = settings.get("eps", EPS)
     if not isinstance(eps, float | int) or not 0 <= eps < 1:
         raise CheckpointError(f"{where}: eps: expected a small number, got {eps!r:.40}; {AGAIN}")
     modes = _modes(where, settings.get("norm_map"))
-    return _Way(str(checkpoint / file), modes, _statistics(checkpoint / file), float(eps)), file
+    statistics = _statistics(checkpoint / file)
+    return _Way(str(checkpoint / file), modes, statistics, float(eps), _listed_features(where, settings)), file
+
+
+def _listed_features(where: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Feature -> kind, of the observations that a step normalises."""
+    found, chosen = settings.get("features"), settings.get("normalize_observation_keys")
+    if not isinstance(found, dict) or not all(isinstance(one, dict) and "type" in one for one in found.values()):
+        raise CheckpointError(f"{where}: features: expected name -> type and shape, got {found!r:.100}; {AGAIN}")
+    if chosen is not None and not (isinstance(chosen, list) and all(isinstance(name, str) for name in chosen)):
+        raise CheckpointError(f"{where}: normalize_observation_keys: expected names, got {chosen!r:.100}; {AGAIN}")
+    return {name: str(one["type"]) for name, one in found.items() if chosen is None or name in chosen}
 
 
 def _statistics(path: Path) -> dict[str, dict[str, Numbers]]:
@@ -243,22 +272,18 @@ def _modes(where: Path, given: Any) -> dict[str, str]:
     return given
 
 
-def _mode(way: _Way, kind: str) -> str:
-    return way.modes.get(kind, "IDENTITY")
-
-
 def _shift(way: _Way, feature: str, kind: str, size: int) -> Shift:
-    mode = _mode(way, kind)
+    mode = way.mode(feature, kind)
     if mode == "IDENTITY":
         return Shift(np.zeros(size, np.float32), np.ones(size, np.float32))
-    if mode not in ("MEAN_STD", "MIN_MAX"):
-        raise FamilyError(
-            f"{way.where}: normalization of {kind}: expected MEAN_STD, MIN_MAX or IDENTITY, got {mode!r}; "
-            "train with one of these"
-        )
-    first, second = (_numbers(way, feature, which, size) for which in mode.lower().split("_"))
     if mode == "MEAN_STD":
-        return Shift(first, second)
+        return Shift(_numbers(way, feature, "mean", size), _numbers(way, feature, "std", size))
+    if mode not in ENDS:
+        raise FamilyError(
+            f"{way.where}: normalization of {kind}: expected IDENTITY, MEAN_STD or one of {sorted(ENDS)}, got "
+            f"{mode!r}; train with one of these"
+        )
+    first, second = (_numbers(way, feature, which, size) for which in ENDS[mode])
     two = np.float32(2)
     return Shift((first + second) / two, (second - first) / two)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from edgevlm.errors import FamilyError
+from edgevlm.loops import CacheSpec
 from edgevlm_export.checkpoint import CONFIG
-from edgevlm_export.families.chatting import Parts, Step, cache_spec, chat_graph, vision_stage
+from edgevlm_export.families.chatting import Parts, Step, chat_cache, chat_graph, prepare_chat, vision_stage
 from edgevlm_export.families.decoding import CHUNK, Language
-from edgevlm_export.families.prompts import read_words
-from edgevlm_export.families.upstream import check_vocabulary, load_model, open_config, unsupported
+from edgevlm_export.families.prompts import Words, read_words
+from edgevlm_export.families.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 
 ARCHITECTURE = "LlavaForConditionalGeneration"
@@ -25,8 +28,8 @@ ALLOWED = {
 }
 
 
-def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
-    """A LLaVA checkpoint directory, cut into vision and decoder.
+def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+    """A LLaVA checkpoint directory, to be cut into vision and decoder.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
@@ -36,13 +39,15 @@ def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
     unsupported(checkpoint, said, ALLOWED)
     if not isinstance(said.get("vision_feature_layer", -2), int):
         raise _no_such_layer(checkpoint, "one", said["vision_feature_layer"])
-    model = load_model(checkpoint, ARCHITECTURE, attn_implementation="eager")
-    config = model.config
-    cache = cache_spec(checkpoint, config.text_config, context)
-    vision = _vision(checkpoint, model)
-    size = config.vision_config.image_size
-    words = read_words(checkpoint, "LlavaProcessor", int(vision.outputs[0].shape[1]), size)
+    config = load_part(checkpoint, "LlavaConfig")
+    words = read_words(checkpoint, "LlavaProcessor", None, config.vision_config.image_size)
+    cache = chat_cache(checkpoint, config.text_config, context, words)
     check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
+    return prepare_chat(words, cache, partial(_graph, checkpoint, words, cache))
+
+
+def _graph(checkpoint: Path, words: Words, cache: CacheSpec) -> ChatGraph:
+    model = load_model(checkpoint, ARCHITECTURE, attn_implementation="eager")
 
     def inputs(pixels: Tensor | None, ids: Tensor) -> dict[str, Tensor]:
         return {"input_ids": ids} if pixels is None else {"input_ids": ids, "pixel_values": pixels}
@@ -52,7 +57,7 @@ def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
         Parts(
             family="llava",
             model=model,
-            vision=vision,
+            vision=_vision(checkpoint, model),
             language=Language(
                 model=model.model.language_model,
                 head=model.lm_head,

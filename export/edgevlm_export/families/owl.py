@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,19 +19,22 @@ from edgevlm.errors import CheckpointError, FamilyError
 from edgevlm.loops import RegionsSpec
 from edgevlm.manifest import PICTURE, Port, PortKind, RegionsArgs, TextSpec
 from edgevlm.operations import ImageOp
-from edgevlm_export.families.checkpoint import TOKENIZER, tokenizer_file
 from edgevlm_export.families.dual import Encode, text_stage
 from edgevlm_export.families.upstream import (
+    bundle_tokenizer,
     check_vocabulary,
     directory_sha256,
     load_model,
     load_part,
+    load_tokenizer,
     open_config,
     unsupported,
 )
+from edgevlm_export.families.upstream_inputs import check_pictures, check_texts, load_pictures, text_room
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import DetectorGraph, DetectorReference, Looks, Stage, one_thread
 
-VOCABULARY = ("vocab.json", "merges.txt")  # what older checkpoints have in place of tokenizer.json
+CONFIGS = {"owlvit": "OwlViTConfig", "owlv2": "Owlv2Config"}
 FEWEST, USUAL = 2, 8  # ids of a text; begin and end are always there
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 ALLOWED = {
@@ -43,40 +46,62 @@ ALLOWED = {
 IN_FLOATS = ("box_head.", "objectness_head.", "class_head.logit_", ".patch_embedding.")
 
 
-def build_owl(
+def prepare_owl(
     checkpoint: Path,
     names: tuple[str, str],
     frame: Literal["picture", "square"],
-    pictures: Callable[[Path, int], tuple[ImageOp, ...]],
-) -> DetectorGraph:
+    pictures: Callable[[Path, Any, int], tuple[ImageOp, ...]],
+) -> Prepared:
     """A checkpoint of either family.
 
     Args:
         names: model_type, and the model's class.
         frame: as `RegionsArgs` has it.
-        pictures: the operations of the image processor, for the model's image size.
+        pictures: the operations of an image processor, for the model's image size.
     """
     family, architecture = names
     unsupported(checkpoint, open_config(checkpoint, architecture), ALLOWED)
-    model = load_model(checkpoint, architecture)
-    config = model.config
-    size = int(config.vision_config.image_size)
-    upstream = load_part(checkpoint, "CLIPTokenizer")
-    tokenizer, ids = _tokenizer(checkpoint, upstream)
+    config = load_part(checkpoint, CONFIGS[family])
+    side = int(config.vision_config.image_size)
+    upstream = load_tokenizer(checkpoint)
+    tokenizer, ids = bundle_tokenizer(checkpoint, upstream)
     check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
     _check_ends(checkpoint, upstream)
+    check_texts(checkpoint, tokenizer, upstream)
+    processor = load_pictures(checkpoint)
+    operations = pictures(checkpoint, processor, side)
+    check_pictures(checkpoint, processor, operations, side)
+
+    def load() -> DetectorGraph:
+        return _graph(checkpoint, names, frame, _Inputs(upstream, tokenizer, operations))
+
+    return Prepared(task="detector", load=load, room=text_room(tokenizer, config.text_config.max_position_embeddings))
+
+
+class _Inputs(NamedTuple):
+    upstream: Any  # its tokenizer
+    tokenizer: Path | str
+    operations: tuple[ImageOp, ...]
+
+
+def _graph(
+    checkpoint: Path, names: tuple[str, str], frame: Literal["picture", "square"], inputs: _Inputs
+) -> DetectorGraph:
+    family, architecture = names
+    model = load_model(checkpoint, architecture)
+    config = model.config
     most = config.text_config.max_position_embeddings
     return DetectorGraph(
         family=family,
         stages=(
-            _vision_stage(model, family, size),
+            _vision_stage(model, family, int(config.vision_config.image_size)),
             text_stage(_encode(model, family), (FEWEST, min(USUAL, most), most), config.text_config.hidden_size),
         ),
         driver=RegionsSpec(args=RegionsArgs(vision="vision", text="text", frame=frame)),
-        preprocess={PICTURE: pictures(checkpoint, size)},
-        tokenizer=tokenizer,
+        preprocess={PICTURE: inputs.operations},
+        tokenizer=inputs.tokenizer,
         text=TextSpec(max_tokens=most, length="own"),
-        reference=_reference(model, upstream, most),
+        reference=_reference(model, inputs.upstream, most),
         source_sha256=directory_sha256(checkpoint),
     )
 
@@ -138,14 +163,6 @@ def _encode(model: Any, family: str) -> Encode:
         return found / (torch.linalg.norm(found, dim=-1, keepdim=True) + 1e-6)  # type: ignore[no-any-return]
 
     return Encode(model, text)
-
-
-def _tokenizer(checkpoint: Path, upstream: Any) -> tuple[Path | str, int]:
-    """(tokenizer.json, or what upstream makes of vocab.json and merges.txt, the number of ids)."""
-    old = all((checkpoint / name).is_file() for name in VOCABULARY)
-    if old and not (checkpoint / TOKENIZER).is_file():
-        return upstream.backend_tokenizer.to_str(), len(upstream)
-    return tokenizer_file(checkpoint)  # or what is missing
 
 
 def _check_ends(checkpoint: Path, upstream: Any) -> None:

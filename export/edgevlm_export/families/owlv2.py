@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgevlm.operations import ImageOp, SmoothToSquare
-from edgevlm_export.families.owl import build_owl, unknown
+from edgevlm_export.families.owl import prepare_owl, unknown
 from edgevlm_export.families.picture_ops import normalize, rescale_factor
-from edgevlm_export.families.upstream import load_part
-from edgevlm_export.stage_graph import DetectorGraph
+from edgevlm_export.prepared import Prepared
 
 BYTE = 1 / 255
 # What upstream's own way of resizing needs; `resample` is only looked at for being 0, which leaves the smoothing out.
 NEEDED = {"do_resize": True, "do_rescale": True, "do_pad": True}
 
 
-def build(checkpoint: Path) -> DetectorGraph:
-    """An OWLv2 checkpoint directory, cut into vision and text.
+def prepare(checkpoint: Path) -> Prepared:
+    """An OWLv2 checkpoint directory, to be cut into vision and text.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
-    return build_owl(checkpoint, ("owlv2", "Owlv2ForObjectDetection"), "square", _pictures)
+    return prepare_owl(checkpoint, ("owlv2", "Owlv2ForObjectDetection"), "square", _pictures)
 
 
-def _pictures(checkpoint: Path, image_size: int) -> tuple[ImageOp, ...]:
-    """What upstream's Owlv2ImageProcessorPil does to a picture: the reference, as for every family."""
-    processor = load_part(checkpoint, "Owlv2ImageProcessorPil")
+def _pictures(checkpoint: Path, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
+    """What upstream's Owlv2ImageProcessorPil does to a picture."""
+    if not type(processor).__name__.startswith("Owlv2ImageProcessor"):
+        raise unknown(checkpoint, "image_processor_type", "Owlv2ImageProcessor", type(processor).__name__)
     for field, value in NEEDED.items():
         if bool(getattr(processor, field)) is not value:
             raise unknown(checkpoint, field, str(value).lower(), getattr(processor, field))

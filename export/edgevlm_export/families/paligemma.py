@@ -6,6 +6,7 @@ far; in a prompt that sees itself whole, those layers see all of it as well.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor
 
 from edgevlm.errors import FamilyError
+from edgevlm.loops import CacheSpec
 from edgevlm_export.checkpoint import CONFIG
-from edgevlm_export.families.chatting import Parts, Step, cache_spec, chat_graph, vision_stage
+from edgevlm_export.families.chatting import Parts, Step, chat_cache, chat_graph, prepare_chat, vision_stage
 from edgevlm_export.families.decoding import Language
-from edgevlm_export.families.prompts import read_words
-from edgevlm_export.families.upstream import check_vocabulary, load_model, open_config, unsupported
+from edgevlm_export.families.prompts import Words, read_words
+from edgevlm_export.families.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 
 ARCHITECTURE = "PaliGemmaForConditionalGeneration"
@@ -31,27 +34,31 @@ ALLOWED = {
 }
 
 
-def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
-    """A PaliGemma checkpoint directory, cut into vision and decoder.
+def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+    """A PaliGemma checkpoint directory, to be cut into vision and decoder.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
     unsupported(checkpoint, open_config(checkpoint, ARCHITECTURE), ALLOWED)
+    config = load_part(checkpoint, "PaliGemmaConfig")
+    words = read_words(checkpoint, "PaliGemmaProcessor", None, config.vision_config.image_size)
+    cache = chat_cache(checkpoint, config.text_config, context, words)
+    check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
+    _kinds(checkpoint, config.text_config)
+    return prepare_chat(words, cache, partial(_graph, checkpoint, words, cache))
+
+
+def _graph(checkpoint: Path, words: Words, cache: CacheSpec) -> ChatGraph:
     model = load_model(checkpoint, ARCHITECTURE, attn_implementation="eager")
     text = model.config.text_config
-    cache = cache_spec(checkpoint, text, context)
-    vision = _vision(model)
-    size = model.config.vision_config.image_size
-    words = read_words(checkpoint, "PaliGemmaProcessor", int(vision.outputs[0].shape[1]), size)
-    check_vocabulary(checkpoint, words.ids, text.vocab_size)
     return chat_graph(
         checkpoint,
         Parts(
             family="paligemma",
             model=model,
-            vision=vision,
+            vision=_vision(model),
             language=Language(
                 model=model.model.language_model,
                 head=model.lm_head,

@@ -30,8 +30,15 @@ def picture_ops(checkpoint: Path, processor: Any, image_size: int) -> tuple[Imag
     One that cuts pictures makes tiles of that size. Padding them to the largest of a batch is nothing to one picture.
 
     Raises:
-        FamilyError: it does something that the operations cannot say; with the field.
+        FamilyError: it does something that the operations cannot say; with its class and the field.
     """
+    try:
+        return _operations(checkpoint, processor, image_size)
+    except FamilyError as error:
+        raise FamilyError(f"{error} ({type(processor).__name__})") from error
+
+
+def _operations(checkpoint: Path, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
     if hasattr(processor, "max_image_size"):
         return (*_tiled(checkpoint, processor, image_size), normalize(checkpoint, processor))
     ops: list[ImageOp] = [_resize(checkpoint, processor)]

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgevlm.errors import CheckpointError, FamilyError, require
 from edgevlm.operations import ImageOp
+from edgevlm.preprocess import PicturePreprocessor
+from edgevlm.text import PromptWriter, Turn
+from edgevlm.text.prompt import tiles
 from edgevlm.text.words import special_tokens
 from edgevlm.wording import IMAGE, PictureText, PromptSpec
 from edgevlm_export.checkpoint import AGAIN, CONFIG
-from edgevlm_export.families.checkpoint import read_config
+from edgevlm_export.families.checkpoint import TOKENIZER, read_config
 from edgevlm_export.families.dialogues import derive_dialogue
 from edgevlm_export.families.picture_ops import picture_ops
-from edgevlm_export.families.upstream import load_part, load_tokenizer, reading, tokenizer_json
+from edgevlm_export.families.upstream import backend_of, load_part, load_tokenizer, reading, tokenizer_json
+from edgevlm_export.families.upstream_inputs import check_pictures, check_texts
 
 TEMPLATE = "chat_template.jinja"  # the name of the template's file in a checkpoint
 # (file, where in it) of the picture part's settings: newer checkpoints have the first
@@ -45,6 +51,21 @@ class Words:
     operations: tuple[ImageOp, ...]
     ids: int
 
+    def tokens(self, text: str, size: tuple[int, int]) -> int:
+        """Of a question about a picture of `size` (height, width), as the runtime writes it."""
+        return len(self._writer.ids([Turn("user", text, 1)], [PicturePreprocessor(self.operations).grid(*size)]))
+
+    def tiles(self, size: tuple[int, int]) -> int:
+        """How many a picture of this size becomes."""
+        return tiles(PicturePreprocessor(self.operations).grid(*size))
+
+    @cached_property
+    def _writer(self) -> PromptWriter:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / TOKENIZER
+            path.write_text(self.tokenizer, encoding="utf-8")
+            return PromptWriter(self.prompt, path)
+
 
 class _Parts(NamedTuple):
     """A processor of upstream's, taken apart."""
@@ -70,10 +91,11 @@ class _Kind(NamedTuple):
     most_pictures: int | None = None
 
 
-def read_words(checkpoint: Path, processor: str, features: int, image_size: int) -> Words:
+def read_words(checkpoint: Path, processor: str, features: int | None, image_size: int) -> Words:
     """The words and pictures of a checkpoint whose processor is of the class `processor`.
 
-    `features` is how many vectors the vision part makes of one tile, `image_size` the side of that tile.
+    `features` is how many vectors the vision part makes of one tile, where that is known already, `image_size` the side
+    of that tile.
 
     Raises:
         CheckpointError: a file is missing or broken, or the tokenizer is another model's.
@@ -82,11 +104,9 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
     kind = KINDS[processor]
     parts = _open(checkpoint, processor, kind)
     operations = picture_ops(checkpoint, parts.pictures, image_size)
-    if (tokens := kind.tokens(parts, image_size)) != features:
-        raise FamilyError(
-            f"{checkpoint}: the processor writes {tokens!r:.20} image tokens for a tile ('image_seq_len', "
-            f"'image_seq_length', or 'patch_size' and its like), the vision part makes {features} features of it"
-        )
+    tokens = kind.tokens(parts, image_size)
+    check_features(checkpoint, tokens, tokens if features is None and _is_count(tokens) else features)
+    check_pictures(checkpoint, parts.pictures, operations, image_size)
     template = None if kind.plain is not None else _template(parts)
     bos, tokenizer = parts.tokenizer.bos_token or "", tokenizer_json(checkpoint, parts.tokenizer)
     signs = special_tokens(json.loads(tokenizer))
@@ -98,7 +118,7 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
         plain=None if kind.plain is None else kind.plain.replace("{bos}", bos).replace("{begin}", _begin(parts)),
         placeholder=parts.image_token,
         image_id=_image_id(parts),
-        picture_tokens=features,
+        picture_tokens=tokens,
         picture=kind.text(parts),
         needs_picture=kind.plain is not None,  # upstream refuses words alone there
         most_pictures=kind.most_pictures,
@@ -107,9 +127,24 @@ def read_words(checkpoint: Path, processor: str, features: int, image_size: int)
         unless_begins="" if template is None else bos,  # upstream's rule for templates
     )
     _check_text(parts, prompt, image_size)
-    backend = parts.tokenizer.backend_tokenizer
+    backend = backend_of(checkpoint, parts.tokenizer)
     ids = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+    check_texts(checkpoint, tokenizer, parts.tokenizer)
     return Words(prompt, dialogue.frozen if dialogue else (), tokenizer, operations, ids)
+
+
+def check_features(checkpoint: Path, tokens: Any, features: int | None) -> None:
+    """Refuse a processor that writes other than one token for each feature of a tile. Raises FamilyError."""
+    if tokens != features:
+        made = "a whole number above 0" if features is None else features
+        raise FamilyError(
+            f"{checkpoint}: the processor writes {tokens!r:.20} image tokens for a tile ('image_seq_len', "
+            f"'image_seq_length', or 'patch_size' and its like), the vision part makes {made} features of it"
+        )
+
+
+def _is_count(tokens: object) -> bool:
+    return isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0
 
 
 def _open(checkpoint: Path, processor: str, kind: _Kind) -> _Parts:

@@ -6,25 +6,32 @@ Whether the filling is masked is the tokenizer's own setting ('model_input_names
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import normalizers
 from torch import Tensor
 
+from edgevlm.errors import FamilyError, require
 from edgevlm.manifest import PICTURE, DualArgs, DualSpec, TextSpec
-from edgevlm_export.families.checkpoint import tokenizer_file
+from edgevlm.operations import ImageOp
 from edgevlm_export.families.dual import Encode, EncodeMasked, reference, text_stage, vision_stage
-from edgevlm_export.families.picture_ops import picture_ops
 from edgevlm_export.families.unigram import canonical_tokenizer
 from edgevlm_export.families.upstream import (
+    backend_of,
+    bundle_tokenizer,
     check_vocabulary,
     directory_sha256,
     load_model,
     load_part,
+    load_tokenizer,
     open_config,
     unsupported,
 )
+from edgevlm_export.families.upstream_inputs import check_texts, read_pictures, text_room
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import RetrieverGraph, Stage
 
 PIECES = "spiece.model"
@@ -37,22 +44,30 @@ ALLOWED = {
 }
 
 
-def build(checkpoint: Path) -> RetrieverGraph:
-    """A SigLIP checkpoint directory, cut into vision and text.
+def prepare(checkpoint: Path) -> Prepared:
+    """A SigLIP checkpoint directory, to be cut into vision and text; SigLIP 2 of a fixed size is one as well.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
     unsupported(checkpoint, open_config(checkpoint, "SiglipModel"), ALLOWED)
-    upstream = load_part(checkpoint, "SiglipTokenizer")
+    config = load_part(checkpoint, "SiglipConfig")
+    upstream = load_tokenizer(checkpoint)
     tokenizer, ids = _tokenizer(checkpoint, upstream)
+    check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
+    _check_padding(checkpoint, upstream)
+    check_texts(checkpoint, tokenizer, upstream, rewritten=isinstance(tokenizer, str))
+    operations = read_pictures(checkpoint, config.vision_config.image_size)
+    room = text_room(tokenizer, config.text_config.max_position_embeddings)
+    return Prepared(task="retriever", load=partial(_load, checkpoint, upstream, tokenizer, operations), room=room)
+
+
+def _load(checkpoint: Path, upstream: Any, tokenizer: Path | str, operations: tuple[ImageOp, ...]) -> RetrieverGraph:
     model = load_model(checkpoint, "SiglipModel")
     config = model.config
-    check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
     most, size = config.text_config.max_position_embeddings, config.vision_config.image_size
     masked = "attention_mask" in upstream.model_input_names
-    processor = load_part(checkpoint, "SiglipImageProcessorPil")
 
     def vision(pixels: Tensor) -> Tensor:
         return model.vision_model(pixel_values=pixels).pooler_output  # type: ignore[no-any-return]
@@ -75,7 +90,7 @@ def build(checkpoint: Path) -> RetrieverGraph:
                 scores="sigmoid",
             )
         ),
-        preprocess={PICTURE: picture_ops(checkpoint, processor, size)},
+        preprocess={PICTURE: operations},
         tokenizer=tokenizer,
         text=TextSpec(max_tokens=most, length="fixed", pad_id=upstream.pad_token_id),
         reference=reference(model, tokenize),
@@ -84,11 +99,30 @@ def build(checkpoint: Path) -> RetrieverGraph:
 
 
 def _tokenizer(checkpoint: Path, upstream: Any) -> tuple[Path | str, int]:
-    """(tokenizer.json or its content, how many ids it puts out); the sentencepiece model is upstream's choice."""
-    if not (checkpoint / PIECES).is_file():
-        return tokenizer_file(checkpoint)
+    """(tokenizer.json or its content, how many ids it puts out): as the tokenizer's class reads a text.
+
+    SigLIP's own reads a sentencepiece model. SigLIP 2 has Gemma's, and was trained on texts in lower case: where the
+    class does not see to that and 'do_lower_case' says so, it is written into the tokenizer, and into upstream's.
+    """
+    if not isinstance(upstream, require("transformers", extra="export").SiglipTokenizer):
+        if not upstream.init_kwargs.get("do_lower_case") or upstream("A").input_ids == upstream("a").input_ids:
+            return bundle_tokenizer(checkpoint, upstream)
+        backend = backend_of(checkpoint, upstream)
+        own = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+        return backend.to_str(), max(backend.get_vocab(with_added_tokens=True).values()) + 1
     made = canonical_tokenizer(checkpoint / PIECES, upstream.eos_token, lower=upstream.do_lower_case)
     return made.to_str(), made.get_vocab_size()
+
+
+def _check_padding(checkpoint: Path, upstream: Any) -> None:
+    """Refuse a tokenizer that fills up before the text, or cannot: the model reads the last place."""
+    if upstream.padding_side != "right" or upstream.pad_token_id is None:
+        raise FamilyError(
+            f"{checkpoint}: the tokenizer {type(upstream).__name__}: expected one that fills up behind a text "
+            f"('padding_side' right, a 'pad_token'), got {upstream.padding_side!r} and {upstream.pad_token!r}; "
+            "give the tokenizer_config.json that the model was trained with"
+        )
 
 
 def _text(model: Any, tokens: int, masked: bool) -> Stage:

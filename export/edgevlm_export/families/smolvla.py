@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,14 +33,15 @@ from edgevlm_export.families.smolvlm import tower_stage
 from edgevlm_export.families.upstream import check_vocabulary
 from edgevlm_export.models.smolvla import SmolVla, SmolVlaConfig, own_names
 from edgevlm_export.models.smolvla_stages import PrefixEnter, StepEnter, prefix_chain, step_chain
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import EMBEDDINGS, PolicyGraph, Reference, Stage, WindowInputs
 
 EMBEDS, MASK, ROBOT = "embeds", "mask", "state"  # ports of the prefix; the others are called as the cameras
 Size = tuple[int, int]
 
 
-def build(checkpoint: Path, robot: Path | None) -> PolicyGraph:
-    """A trained SmolVLA, cut into vision, prefix and denoise.
+def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
+    """A trained SmolVLA, to be cut into vision, prefix and denoise.
 
     Raises:
         CheckpointError: a file is missing, corrupt, or does not fit the others; the model it was made from is nowhere.
@@ -57,12 +58,13 @@ def build(checkpoint: Path, robot: Path | None) -> PolicyGraph:
     if robot is None:
         raise missing(checkpoint, features, used)
     described = read_robot(robot)
-    weights = read_weights(checkpoint)
-    normalization = read_normalization(checkpoint, config, weights, also=STEPS)
-    if (mode := normalization.mode("VISUAL")) != "IDENTITY":
-        raise FamilyError(
-            f"{where}: normalization of VISUAL: expected IDENTITY, got {mode!r}; train with pictures as is"
-        )
+    normalization = read_normalization(checkpoint, config, also=STEPS)
+    for camera in features.cameras:
+        if (mode := normalization.mode(camera, "VISUAL")) != "IDENTITY":
+            raise FamilyError(
+                f"{where}: normalization of VISUAL: expected IDENTITY for {camera!r}, got {mode!r}; train with "
+                "pictures as is"
+            )
     state = normalization.observed(STATE, "STATE", features.state)
     action = (normalization.acted(features.action), shape.chunk_steps, used)
     contract = contract_of(robot, described, features, state, action, words.instruction)
@@ -70,19 +72,51 @@ def build(checkpoint: Path, robot: Path | None) -> PolicyGraph:
     if clash := {EMBEDS, MASK, ROBOT} & set(named.values()):
         raise ContractError(f"robot file {robot}: cameras: {sorted(clash)} are names of other inputs; choose others")
     check_vocabulary(words.vlm, words.ids, shape.text.vocab_size)
-    model = _load(checkpoint, shape, weights)
     sizes = {named[key]: _seen(where, config, key, size, shape) for key, size in features.cameras.items()}
+    inputs = _Inputs(
+        sizes=sizes,
+        preprocess={named[key]: _prepare(config) for key in features.cameras},
+        columns=features.action,
+        words=words,
+        contract=contract,
+        sha256=_sha256(checkpoint, normalization.files, robot, words),
+    )
+
+    def load() -> PolicyGraph:
+        return _graph(_load(checkpoint, shape, read_weights(checkpoint)), inputs)
+
+    return Prepared(task="policy", load=load, contract=contract, tokenizer=words.tokenizer)
+
+
+class _Inputs(NamedTuple):
+    """What the small files say.
+
+    Attributes:
+        sizes: camera -> the side of the square that the model sees of it.
+        columns: numbers in an action.
+    """
+
+    sizes: Mapping[str, int]
+    preprocess: Mapping[str, tuple[ImageOp, ...]]
+    columns: int
+    words: Words
+    contract: Contract
+    sha256: str
+
+
+def _graph(model: SmolVla, inputs: _Inputs) -> PolicyGraph:
+    sizes, contract = inputs.sizes, inputs.contract
     vision, stages = _vision(model, sizes)
     return PolicyGraph(
         family="smolvla",
         stages=(*stages, *_loop(model, contract, {name: _features_of(stages, vision[name]) for name in sizes})),
-        driver=_driver(shape, vision),
-        preprocess={named[key]: _prepare(config) for key in features.cameras},
-        tokenizer=words.tokenizer,
+        driver=_driver(model.config, vision),
+        preprocess=inputs.preprocess,
+        tokenizer=inputs.words.tokenizer,
         contract=contract,
-        reference=_reference(model, tuple(sizes), features.action),
+        reference=_reference(model, tuple(sizes), inputs.columns),
         embeddings=embedding_table(model.vlm.text_model.embed_tokens),
-        source_sha256=_sha256(checkpoint, normalization.files, robot, words),
+        source_sha256=inputs.sha256,
     )
 
 

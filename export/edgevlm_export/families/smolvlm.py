@@ -6,45 +6,52 @@ always the same, so they are found once, here. Tiles are always whole: the proce
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgevlm_export.families.chatting import Parts, Step, cache_spec, chat_graph, vision_stage
+from edgevlm.loops import CacheSpec
+from edgevlm_export.families.chatting import Parts, Step, chat_cache, chat_graph, prepare_chat, vision_stage
 from edgevlm_export.families.checkpoint import read_config
 from edgevlm_export.families.decoding import CHUNK, Language
-from edgevlm_export.families.prompts import read_words
-from edgevlm_export.families.upstream import check_vocabulary, load_model, open_config, unsupported
+from edgevlm_export.families.prompts import Words, read_words
+from edgevlm_export.families.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 
-# model_type -> (architecture, processor)
+# model_type -> (architecture, processor, config)
 CLASSES = {
-    "smolvlm": ("SmolVLMForConditionalGeneration", "SmolVLMProcessor"),
-    "idefics3": ("Idefics3ForConditionalGeneration", "Idefics3Processor"),
+    "smolvlm": ("SmolVLMForConditionalGeneration", "SmolVLMProcessor", "SmolVLMConfig"),
+    "idefics3": ("Idefics3ForConditionalGeneration", "Idefics3Processor", "Idefics3Config"),
 }
 FULL = "full_attention"
 ALLOWED = {"vision_config.num_channels": (3,), "text_config.model_type": ("llama",)}
 
 
-def build(checkpoint: Path, context: int | None = None) -> ChatGraph:
-    """A SmolVLM or Idefics3 checkpoint directory, cut into vision and decoder.
+def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+    """A SmolVLM or Idefics3 checkpoint directory, to be cut into vision and decoder.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
     family = str(read_config(checkpoint)["model_type"])
-    architecture, processor = CLASSES[family]
+    architecture, processor, settings = CLASSES[family]
     unsupported(checkpoint, open_config(checkpoint, architecture), ALLOWED)
-    model = load_model(checkpoint, architecture, attn_implementation="eager")
-    config = model.config
-    cache = cache_spec(checkpoint, config.text_config, context)
+    config = load_part(checkpoint, settings)
+    words = read_words(checkpoint, processor, None, config.vision_config.image_size)
+    cache = chat_cache(checkpoint, config.text_config, context, words)
+    check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
+    return prepare_chat(words, cache, partial(_graph, checkpoint, family, words, cache))
+
+
+def _graph(checkpoint: Path, family: str, words: Words, cache: CacheSpec) -> ChatGraph:
+    model = load_model(checkpoint, CLASSES[family][0], attn_implementation="eager")
     inside = model.model
     vision = tower_stage(inside.vision_model, inside.connector, model.config.vision_config.image_size)
-    words = read_words(checkpoint, processor, int(vision.outputs[0].shape[1]), config.vision_config.image_size)
-    check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
 
     def inputs(pixels: Tensor | None, ids: Tensor) -> dict[str, Tensor]:
         return {"input_ids": ids} if pixels is None else {"input_ids": ids, "pixel_values": pixels[None]}

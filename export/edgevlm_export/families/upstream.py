@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models
 from edgevlm.bundle import file_sha256
 from edgevlm.errors import CheckpointError, FamilyError, require
 from edgevlm_export.checkpoint import AGAIN, CONFIG, weight_files
-from edgevlm_export.families.checkpoint import architectures, read_config
+from edgevlm_export.families.checkpoint import TOKENIZER, architectures, read_config, tokenizer_file
 from edgevlm_export.families.loaded import check_loaded, check_loading, check_tied
 
 SIDE_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
@@ -137,17 +137,45 @@ def load_part(checkpoint: Path, name: str, **more: Any) -> Any:
 def load_tokenizer(checkpoint: Path) -> Any:
     """The tokenizer of the directory, which the library would otherwise make up. Raises as `load_part` does."""
     if not any((checkpoint / name).is_file() for name in VOCABULARIES):
-        raise CheckpointError(f"{checkpoint}: expected one of {VOCABULARIES}, found none of them; {AGAIN}")
+        raise CheckpointError(
+            f"{checkpoint / TOKENIZER}: expected this file, or one of {VOCABULARIES[1:]}, found none of them; {AGAIN}"
+        )
+    if (checkpoint / TOKENIZER).is_file():
+        tokenizer_file(checkpoint)  # the library's own errors do not name the file
     return load_part(checkpoint, "AutoTokenizer")
+
+
+def bundle_tokenizer(checkpoint: Path, tokenizer: Any) -> tuple[Path | str, int]:
+    """(tokenizer.json, or what upstream makes of the vocabulary that older checkpoints have instead, number of ids).
+
+    Raises:
+        CheckpointError: the file is no tokenizer.
+        FamilyError: a tokenizer that is no part of the `tokenizers` library.
+    """
+    if (checkpoint / TOKENIZER).is_file():
+        return tokenizer_file(checkpoint)
+    backend = backend_of(checkpoint, tokenizer)
+    return backend.to_str(), max(backend.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def backend_of(checkpoint: Path, tokenizer: Any) -> Any:
+    """Upstream's tokenizer as one of the `tokenizers` library. Raises FamilyError where it is none."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise FamilyError(
+            f"{checkpoint}: the tokenizer {type(tokenizer).__name__}: expected one of the `tokenizers` library, got "
+            f"one written in Python; save the checkpoint with its {TOKENIZER}"
+        )
+    return backend
 
 
 def tokenizer_json(checkpoint: Path, tokenizer: Any) -> str:
     """tokenizer.json of one of upstream's, with what its `decode` does behind the file's own decoder.
 
     Raises:
-        FamilyError: there is no decoder to put it behind.
+        FamilyError: there is no decoder to put it behind, or it is no part of the `tokenizers` library.
     """
-    fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    fast = Tokenizer.from_str(backend_of(checkpoint, tokenizer).to_str())
     forced = tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
     if tokenizer.clean_up_tokenization_spaces and (forced or not isinstance(fast.model, models.BPE)):
         if fast.decoder is None:
@@ -162,8 +190,9 @@ def tokenizer_json(checkpoint: Path, tokenizer: Any) -> str:
 
 
 @contextmanager
-def reading(checkpoint: Path, library: Any) -> Iterator[None]:
+def reading(checkpoint: Path, library: Any = None) -> Iterator[None]:
     """The library's failures on a directory as one error of ours; its progress bars and notes stay silent."""
+    library = library or require("transformers", extra="export")
     log, hub = library.utils.logging, require("huggingface_hub.errors", extra="export")
     broken = require("safetensors", extra="export").SafetensorError
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()

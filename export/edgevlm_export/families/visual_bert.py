@@ -24,10 +24,13 @@ from edgevlm_export.families.upstream import (
     directory_sha256,
     load_model,
     load_part,
+    load_tokenizer,
     open_config,
     unsupported,
 )
+from edgevlm_export.families.upstream_inputs import check_texts, text_room
 from edgevlm_export.pieces import Chain, Piece
+from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ScorerGraph, ScorerReference, Stage, one_thread
 
 ANSWERING, REASONING = "VisualBertForQuestionAnswering", "VisualBertForVisualReasoning"
@@ -37,7 +40,7 @@ TRACED = ((3, 4), (5, 7))  # words and regions of two examples
 ALLOWED = {"bypass_transformer": (False,), "hidden_act": ACTIVATIONS}
 
 
-def build(checkpoint: Path) -> ScorerGraph:
+def prepare(checkpoint: Path) -> Prepared:
     """A VisualBERT checkpoint directory as one stage that reads words and regions together.
 
     Raises:
@@ -53,8 +56,9 @@ def build(checkpoint: Path) -> ScorerGraph:
             "(google-bert/bert-base-uncased for uclanlp/visualbert-*) into the directory"
         )
     tokenizer, ids = tokenizer_file(checkpoint)
-    model = load_model(checkpoint, architecture, attn_implementation="eager")
-    config = model.config
+    upstream = load_tokenizer(checkpoint)
+    check_texts(checkpoint, tokenizer, upstream)
+    config = load_part(checkpoint, "VisualBertConfig")
     check_vocabulary(checkpoint, ids, config.vocab_size)
     if config.type_vocab_size < 2:
         raise FamilyError(
@@ -62,7 +66,18 @@ def build(checkpoint: Path) -> ScorerGraph:
             "of the second type"
         )
     labels = _labels(checkpoint, config)
-    most = config.max_position_embeddings
+
+    def load() -> ScorerGraph:
+        return _graph(checkpoint, architecture, tokenizer, upstream, labels)
+
+    room = text_room(tokenizer, config.max_position_embeddings)
+    fewest, _, many = REGIONS
+    return Prepared(task="scorer", load=load, room=room, regions=(fewest, many, config.visual_embedding_dim))
+
+
+def _graph(checkpoint: Path, architecture: str, tokenizer: Path, upstream: Any, labels: tuple[str, ...]) -> ScorerGraph:
+    model = load_model(checkpoint, architecture, attn_implementation="eager")
+    most = model.config.max_position_embeddings
     return ScorerGraph(
         family="visual_bert",
         stages=(_head(model, architecture, most, len(labels)),),
@@ -71,8 +86,8 @@ def build(checkpoint: Path) -> ScorerGraph:
         tokenizer=tokenizer,
         text=TextSpec(max_tokens=most, length="own"),
         labels=labels,
-        width=config.visual_embedding_dim,
-        reference=_reference(model, load_part(checkpoint, "AutoTokenizer")),
+        width=model.config.visual_embedding_dim,
+        reference=_reference(model, upstream),
         source_sha256=directory_sha256(checkpoint),
     )
 

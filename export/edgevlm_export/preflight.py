@@ -1,0 +1,29 @@
+"""What is looked at before an export loads a weight, in this order, for every family.
+
+1. The options that contradict each other, and the place of the output (`exporter.export`).
+2. The libraries whose results are compared to the bit.
+3. The checkpoint's small files: adapter of the family, weights by their headers, config, processor and tokenizer
+   against upstream's own, the robot file (`families.prepare`).
+4. The data: pictures, texts, recording, samples, each held against what the model reads (`courses.open_course`).
+
+Only then are weights loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgevlm_export.families import prepare
+from edgevlm_export.prepared import Prepared
+from edgevlm_export.versions import check_versions
+
+
+def preflight(checkpoint: Path, context: int | None, robot: Path | None) -> Prepared:
+    """The checkpoint, prepared; see `families.prepare`.
+
+    Raises:
+        DependencyError: a library of a version whose results are known to be others.
+        CheckpointError, FamilyError, ContractError: the checkpoint, or the robot file it needs.
+    """
+    check_versions()
+    return prepare(checkpoint, context, robot)
