@@ -39,6 +39,7 @@ ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the tabl
     "nonfinite": "attack.nonfinite:NonFinite",
     "templates": "attack.templates:Templates",
     "parameters": "attack.parameters:ParametersAttack",
+    "checkpoints": "attack.checkpoints:Checkpoints",
 }
 _FINDINGS_SHOWN = 5
 _JOBS = 2

@@ -114,10 +114,10 @@ def weight_files(checkpoint: Path) -> list[str]:
             hint = "its weights are pickled, which edgevlm never opens: save it as safetensors with save_pretrained"
         raise CheckpointError(f"{checkpoint}: expected the weights {wanted}, missing {missing}; {hint}")
     present = [path.name for path in checkpoint.iterdir() if path.name == WEIGHTS or SHARD.fullmatch(path.name)]
-    if index is not None and (more := sorted(set(present) - set(wanted))):
+    if more := sorted(set(present) - set(wanted)):
         raise CheckpointError(
-            f"{checkpoint / INDEX}: expected every weight file to be named there, got {more[:3]} besides: which of the "
-            "two sets of weights is meant is not known; remove the one that is not"
+            f"{checkpoint}: expected no weight files but {wanted}, got {more[:3]} besides: which of the two sets of "
+            f"weights is meant is not known; remove the one that is not, or bring its {INDEX}"
         )
     return wanted
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from support import lerobot_policies as policies
 
 from edgevlm.errors import CheckpointError, ContractError, EdgevlmError, FamilyError
+from edgevlm.operations import Normalize
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build
 from edgevlm_export.families.robot_file import FILL
@@ -122,6 +123,51 @@ def test_a_step_that_this_version_does_not_know_is_refused(
 ) -> None:
     edit(source / name, change)
     with pytest.raises(error, match=message):
+        graph(source)
+
+
+CAMERA = "observation.images.top"
+
+
+def scaled(source: Path) -> tuple[float, ...]:
+    """What the first camera's pixels are divided by."""
+    (operation,) = graph(source).preprocess["top_eye"]
+    assert isinstance(operation, Normalize)
+    return operation.std
+
+
+def test_what_the_step_does_not_list_is_not_normalized(source: Path) -> None:
+    whole = scaled(source)
+    edit(source / BEFORE, lambda content: content["steps"][3]["config"]["features"].pop(CAMERA))
+    assert scaled(source) == (1.0, 1.0, 1.0) != whole
+
+
+def test_the_keys_of_a_step_choose_among_what_it_lists(source: Path) -> None:
+    whole = scaled(source)
+    edit(source / BEFORE, lambda content: content["steps"][3]["config"].update(normalize_observation_keys=[CAMERA]))
+    made = graph(source)
+    assert scaled(source) == whole
+    assert made.contract.state is not None
+    assert {(field.mean, field.std) for field in made.contract.state.fields} == {(0.0, 1.0)}
+
+
+@pytest.mark.parametrize(("how", "ends"), [("QUANTILES", ("q01", "q99")), ("QUANTILE10", ("q10", "q90"))])
+def test_quantiles_are_the_ends_of_their_modes(source: Path, how: str, ends: tuple[str, str]) -> None:
+    path = source / policies.STATISTICS
+    numbers = load_file(path)
+    low = np.arange(5, dtype=np.float32)
+    numbers |= {f"observation.state.{ends[0]}": low, f"observation.state.{ends[1]}": low + 4}
+    save_file(numbers, path)
+    edit(source / BEFORE, mode("STATE", how))
+    state = graph(source).contract.state
+    assert state is not None
+    assert [(field.mean, field.std) for field in state.fields] == [(i + 2.0, 2.0) for i in range(5)]
+
+
+@pytest.mark.parametrize(("kind", "nearest"), [("pi05", "smolvla"), ("diffusion", "act"), ("smolvl", "smolvla")])
+def test_an_unknown_policy_names_the_nearest_and_the_docs(source: Path, kind: str, nearest: str) -> None:
+    edit(source / "config.json", put(type=kind))
+    with pytest.raises(FamilyError, match=f"{kind}.*nearest is '{nearest}'.*docs/lerobot.md"):
         graph(source)
 
 

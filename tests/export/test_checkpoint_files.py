@@ -214,6 +214,11 @@ def test_two_sets_of_weights_are_refused(sharded: Path) -> None:
     refused(sharded, CheckpointError, "two sets of weights")
 
 
+def test_a_shard_beside_one_whole_file_is_refused(copy: Path) -> None:
+    shutil.copy(copy / WEIGHTS, copy / "model-00001-of-00001.safetensors")
+    refused(copy, CheckpointError, "two sets of weights")
+
+
 @pytest.mark.parametrize("cut", [1, 1000])
 def test_a_cut_file_is_refused_by_its_header(copy: Path, cut: int) -> None:
     path = copy / WEIGHTS
