@@ -288,7 +288,7 @@ def _check_free(destination: Path) -> None:
 def _own_files(directory: Path) -> set[str] | None:
     """The files of an earlier bundle of any version, in whatever state; None where there is none."""
     try:
-        data = json.loads((directory / MANIFEST).read_bytes())
+        data = json.loads(read_bounded(directory / MANIFEST, MANIFEST_BYTES))
         ours = str(data["format"]).startswith(f"{FORMAT_NAME}/")
         return {MANIFEST, DIGEST, *data["files"]} if ours else None
     except (OSError, ValueError, RecursionError, KeyError, TypeError):

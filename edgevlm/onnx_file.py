@@ -1,15 +1,14 @@
 """What an ONNX file would make an engine do, read without an engine: files it opens, operators, what it computes alone.
 
 A reader of the few protobuf fields that matter (onnx.proto of ONNX 1.x gives the numbers). It never builds a tensor:
-weights are stepped over, and a file of gigabytes costs a few pages of it. Time and memory grow with the nodes alone.
+weights are stepped over, and a file of gigabytes costs a few pages of it. What is read of a file is bounded.
 """
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +44,16 @@ _GENERATORS = frozenset(
 )
 _FOLDED_NUMBERS = 1 << 24
 
+MOST_FIELDS = 600_000  # of a file: a few times as many as the largest graphs have
+MOST_AXES = 32
+
 Span = tuple[int, int]  # begin and end of a field's bytes
+
+
+class Mapped(mmap.mmap):
+    """A file in memory that counts the fields which were read of it, however small they are."""
+
+    fields_read = 0
 
 
 class OnnxFacts(NamedTuple):
@@ -85,17 +93,17 @@ def read_onnx(path: Path) -> OnnxFacts:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with open(descriptor, "rb") as stream, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+        with open(descriptor, "rb") as stream, Mapped(descriptor, 0, access=mmap.ACCESS_READ) as data:
             del stream
-            return read_onnx_bytes(data)
+            return _read_model(data)
     except Malformed as error:
         raise BundleError(f"{path}: expected an ONNX graph of plain operators, got {error}; do not use it") from error
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise BundleError(f"{path}: cannot be read ({error}); export the bundle again") from error
 
 
-def read_onnx_bytes(data: bytes | mmap.mmap) -> OnnxFacts:
-    """As `read_onnx`, of the bytes themselves. Raises Malformed."""
+def _read_model(data: Mapped) -> OnnxFacts:
+    """Raises Malformed."""
     graph, graphs = _Graph(), 0
     for number, value in fields(data, (0, len(data))):
         if number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
@@ -114,7 +122,7 @@ def read_onnx_bytes(data: bytes | mmap.mmap) -> OnnxFacts:
     return OnnxFacts(frozenset(graph.external), frozenset(graph.operators), _computes_alone(graph))
 
 
-def _read_graph(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
+def _read_graph(data: Mapped, span: Span, graph: _Graph) -> None:
     for number, value in fields(data, span):
         if not isinstance(value, tuple):
             continue
@@ -129,7 +137,7 @@ def _read_graph(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
             raise Malformed("sparse weights, which a load would spread out")
 
 
-def _read_node(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
+def _read_node(data: Mapped, span: Span, graph: _Graph) -> None:
     operator = domain = ""
     inputs: list[str] = []
     outputs: list[str] = []
@@ -151,7 +159,7 @@ def _read_node(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
     graph.nodes.append((operator, tuple(inputs), tuple(outputs)))
 
 
-def _read_attribute(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
+def _read_attribute(data: Mapped, span: Span, graph: _Graph) -> None:
     for number, value in fields(data, span):
         if number in _ATTRIBUTE_GRAPHS:
             raise Malformed("a graph inside a node")
@@ -161,12 +169,14 @@ def _read_attribute(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> None:
             _read_tensor(data, value, graph)
 
 
-def _read_tensor(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> tuple[str, int]:
-    name, size, outside, locations = "", 1, False, 0
+def _read_tensor(data: Mapped, span: Span, graph: _Graph) -> tuple[str, int]:
+    name, size, axes, outside, locations = "", 1, 0, False, 0
     for number, value in fields(data, span):
         if number == _TENSOR_DIMENSION:
             for dimension in numbers(data, value):
-                size = min(size * dimension, _MOST_SIZE)
+                size, axes = min(size * dimension, _MOST_SIZE), axes + 1
+                if axes > MOST_AXES:
+                    raise Malformed(f"a tensor of over {MOST_AXES} axes")
         elif number == _TENSOR_NAME:
             name = text(data, value)
         elif number == _TENSOR_LOCATION:
@@ -181,7 +191,7 @@ def _read_tensor(data: bytes | mmap.mmap, span: Span, graph: _Graph) -> tuple[st
     return name, size
 
 
-def numbers(data: bytes | mmap.mmap, value: int | Span) -> Iterator[int]:
+def numbers(data: Mapped, value: int | Span) -> Iterator[int]:
     """A repeated number's values, packed or one by one."""
     if not isinstance(value, tuple):
         yield value
@@ -204,7 +214,7 @@ def _computes_alone(graph: _Graph) -> bool:
             size = _FOLDED_NUMBERS  # it lies in the file, whose size bounds it; what is made of it is looked at
         elif all(name == "" or name in sizes for name in inputs):
             own = [sizes[name] for name in inputs if name]
-            size = max(own, default=1) if operator in _BOUNDED else math.prod(own)
+            size = max(own, default=1) if operator in _BOUNDED else _product(own)
             if operator in _GENERATORS or (operator not in _BOUNDED and size > _FOLDED_NUMBERS):
                 return True
         else:
@@ -213,12 +223,20 @@ def _computes_alone(graph: _Graph) -> bool:
     return False
 
 
+def _product(sizes: Sequence[int]) -> int:
+    """Never larger than _MOST_SIZE: numbers of any length would take their time."""
+    product = 1
+    for size in sizes:
+        product = min(product * size, _MOST_SIZE)
+    return product
+
+
 def _check_domain(domain: str) -> None:
     if domain not in DOMAINS:
         raise Malformed(f"operators of the domain {domain!r:.80}")
 
 
-def text(data: bytes | mmap.mmap, value: int | Span) -> str:
+def text(data: Mapped, value: int | Span) -> str:
     if not isinstance(value, tuple):
         raise Malformed("a number where a name belongs")
     begin, end = value
@@ -230,7 +248,7 @@ def text(data: bytes | mmap.mmap, value: int | Span) -> str:
         raise Malformed("a name that is no UTF-8") from error
 
 
-def fields(data: bytes | mmap.mmap, span: Span, *, fixed: bool = False) -> Iterator[tuple[int, int | Span]]:
+def fields(data: Mapped, span: Span, *, fixed: bool = False) -> Iterator[tuple[int, int | Span]]:
     """(field number, number or span of bytes) of each field in turn; the bytes of one float each only with `fixed`.
 
     Raises:
@@ -238,6 +256,9 @@ def fields(data: bytes | mmap.mmap, span: Span, *, fixed: bool = False) -> Itera
     """
     place, end = span
     while place < end:
+        data.fields_read += 1
+        if data.fields_read > MOST_FIELDS:
+            raise Malformed(f"over {MOST_FIELDS} fields")
         key, place = _varint(data, place, end)
         number, kind = key >> 3, key & 7
         if number == 0:
@@ -264,7 +285,7 @@ def fields(data: bytes | mmap.mmap, span: Span, *, fixed: bool = False) -> Itera
 _FIXED: Mapping[int, int] = {_FIXED64: 8, _FIXED32: 4}
 
 
-def _varint(data: bytes | mmap.mmap, place: int, end: int) -> tuple[int, int]:
+def _varint(data: Mapped, place: int, end: int) -> tuple[int, int]:
     value = shift = 0
     for i in range(place, min(end, place + _VARINT_BYTES)):
         byte = data[i]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError
-from edgevlm.onnx_file import Malformed, Span, fields, numbers, text
+from edgevlm.onnx_file import MOST_AXES, Malformed, Mapped, Span, fields, numbers, text
 
 # Products of numbers up to this, of activations up to 128 scales, and sums of a million of them, stay within float32.
 LARGEST = 1e9
@@ -112,12 +112,12 @@ def check_rows(path: Path, rows: NDArray[Any]) -> None:
 class _Reader:
     def __init__(self, path: Path, opened: ExitStack) -> None:
         self._folder, self._opened = path.parent, opened
-        self._files: dict[str, mmap.mmap] = {}
+        self._files: dict[str, Mapped] = {}
         self._data = self._map(path)
 
-    def _map(self, path: Path) -> mmap.mmap:
+    def _map(self, path: Path) -> Mapped:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb") as stream:
-            return self._opened.enter_context(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+            return self._opened.enter_context(Mapped(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
     def check(self) -> None:
         graphs = [span for number, span in fields(self._data, (0, len(self._data))) if number == _MODEL_GRAPH]
@@ -161,7 +161,7 @@ class _Reader:
 
     def _tensor(self, span: Span, scales: set[str]) -> None:
         """One tensor, wherever its numbers stand."""
-        name, size, kind_number = "", 1, 0
+        name, size, axes, kind_number = "", 1, 0, 0
         spans: list[Span] = []
         integers: list[int | Span] = []
         outside: list[Span] = []
@@ -170,7 +170,9 @@ class _Reader:
                 name = text(self._data, value)
             elif number == _DIMENSION:
                 for dimension in numbers(self._data, value):
-                    size *= dimension
+                    size, axes = size * dimension, axes + 1
+                    if axes > MOST_AXES:
+                        raise Malformed(f"a tensor of over {MOST_AXES} axes")
             elif number == _TYPE and not isinstance(value, tuple):
                 kind_number = value
             elif number in (_FLOATS, _DOUBLES, _RAW):
@@ -202,7 +204,7 @@ class _Reader:
                     raise Malformed(f"{name!r} with over {_UNPACKED} numbers one by one; export it with raw_data")
         known.add(np.array(bits, kind.integer), kind)
 
-    def _beside(self, entries: list[Span], size: int) -> tuple[mmap.mmap, Span]:
+    def _beside(self, entries: list[Span], size: int) -> tuple[Mapped, Span]:
         """The file and the place of weights outside the graph."""
         known: dict[str, str] = {}
         for entry in entries:
@@ -220,7 +222,7 @@ class _Reader:
             raise Malformed(f"weights at {begin} of {location!r} for {size} bytes, which has {len(data)}")
         return data, (begin, begin + size)
 
-    def _add(self, data: mmap.mmap, span: Span, kind: _Kind, known: _Numbers) -> None:
+    def _add(self, data: Mapped, span: Span, kind: _Kind, known: _Numbers) -> None:
         itemsize = np.dtype(kind.integer).itemsize
         if (span[1] - span[0]) % itemsize:
             raise Malformed(f"{span[1] - span[0]} bytes of {kind.name}")
@@ -228,7 +230,7 @@ class _Reader:
             known.add(np.frombuffer(piece, np.dtype(kind.integer).newbyteorder("<")), kind)
 
 
-def _pieces(data: mmap.mmap, span: Span) -> Iterator[bytes]:
+def _pieces(data: Mapped, span: Span) -> Iterator[bytes]:
     """Copies, so that they lie where a processor reads them fast."""
     for begin in range(*span, _PIECE):
         yield data[begin : min(begin + _PIECE, span[1])]

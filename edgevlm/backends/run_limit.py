@@ -51,11 +51,17 @@ class RunLimits:
                     end()
             if runs:
                 quiet_since = now
-            elif now - quiet_since > self._idle_s:
-                with self._lock:
-                    if not self._runs:
-                        self._thread = None
-                        return
+            elif now - quiet_since > self._idle_s and self._goes():
+                return
+
+    def _goes(self) -> bool:
+        """Whether the thread may end: a run that began in the meantime either sees that or is seen."""
+        with self._lock:
+            self._thread = None
+            if not self._runs:
+                return True
+            self._thread = threading.current_thread()
+            return False
 
 
 RUN_LIMITS = RunLimits()

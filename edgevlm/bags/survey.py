@@ -99,11 +99,12 @@ def _latest(aged: Ages) -> str:
 def _published(container: Container, topic: str) -> TopicFacts:
     """The topic with its publishers: channels whose messages are mixed; a channel after another is the same one."""
     numbers = sorted(n for n, channel in container.channels.items() if channel.topic == topic)
-    spans: list[tuple[int, int]] = []  # log times of each channel that has messages
-    for number in numbers:
-        times = [ref.log_ns for ref in container.refs if ref.channel == number]
-        spans += [(min(times), max(times))] if times else []
-    spans.sort()
+    logged: dict[int, tuple[int, int]] = {}  # channel -> its first and last log time
+    wanted = set(numbers)
+    for ref in container.refs:  # by log time
+        if ref.channel in wanted:
+            logged[ref.channel] = (logged.get(ref.channel, (ref.log_ns, 0))[0], ref.log_ns)
+    spans = sorted(logged.values())
     mixed = any(later[0] < earlier[1] for earlier, later in pairwise(spans))
     kind = channels_of(container, topic)[0].type_name
     publishers = [(f"channel {number}", kind) for number in numbers] if mixed else [(f"channel {numbers[0]}", kind)]

@@ -14,6 +14,7 @@ from support.protobuf import field, model, node, tensor, varint
 
 from edgevlm.errors import BundleError
 from edgevlm.onnx_file import OnnxFacts, read_onnx
+from edgevlm.onnx_numbers import check_numbers
 
 RELU = node("Relu", ("x",), ("y",))
 STAGES = sorted(tiny.STAGES.glob("*.onnx"))
@@ -127,3 +128,22 @@ def test_large_weights_are_stepped_over(tmp_path: Path) -> None:
     begin = time.process_time()
     read_onnx(path)
     assert time.process_time() - begin < 0.1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        model(RELU, more=varint(99 << 3) * 1 + b"\x00" + (varint(15 << 3) + b"\x00") * 2_000_000),
+        model(RELU, initializers=(field(1, b"\x02" * 300_000) + field(8, "w"),)),
+        model(node("Concat", ("w",) * 50_000, ("y",)), initializers=(tensor("w", (1 << 30, 1 << 30)),)),
+    ],
+    ids=["tiny fields", "dimensions without end", "a product without end"],
+)
+def test_a_file_made_to_be_slow_is_read_or_refused_soon(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    begin = time.process_time()
+    for read in (read_onnx, check_numbers):
+        with contextlib.suppress(BundleError):
+            read(path)
+    assert time.process_time() - begin < 15.0
