@@ -208,6 +208,7 @@ def reading(checkpoint: Path, library: Any = None) -> Iterator[None]:
         TypeError,
         AttributeError,
         ArithmeticError,
+        ImportError,
         broken,
         hub.StrictDataclassError,
     ) as e:
