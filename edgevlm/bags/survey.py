@@ -20,7 +20,7 @@ from edgevlm.contract import SECOND_NS, Contract
 from edgevlm.data.arrival import Ages, Arrival, ages
 from edgevlm.data.contract_check import Limits, check_contract, refuse
 from edgevlm.data.facts import Facts, TopicFacts
-from edgevlm.errors import ContractError, DependencyError, EdgevlmError, LogError
+from edgevlm.errors import ContractError, EdgevlmError, LogError
 
 Frames = list[tuple[int, int, MessageRef]]  # (log time, stamp, where)
 
