@@ -33,8 +33,9 @@ class StateSource(Spec):
     quantity: Literal["position", "velocity", "effort"] = "position"  # of the joint
     path: str = ""  # such as "pose.position.x", "position[name=gripper]" or "data[2]"
     unit: str = ""  # what the message carries; empty: what messages carry by convention
+    command_unit: str = ""  # what the joint or gripper it measures is commanded in, or its axis moves in; empty: SI
 
-    @field_validator("unit")
+    @field_validator("unit", "command_unit")
     @classmethod
     def _of_the_list(cls, unit: str) -> str:
         return parse_unit(unit) if unit else ""
