@@ -34,8 +34,8 @@ from edgevlm.profiler import machine
 ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the table
     "bundles": "attack.bundles:Bundles",
     "recordings": "attack.recordings:Recordings",
-    "pictures": "attack.pictures:Pictures",
     "gate": "attack.gate:GateSequences",
+    "estop": "attack.estop:EmergencyStops",
     "units": "attack.units:Units",
     "nonfinite": "attack.nonfinite:NonFinite",
     "templates": "attack.templates:Templates",

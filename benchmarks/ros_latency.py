@@ -152,7 +152,9 @@ class Graph:
         )
         for name in ("camera", "state"):
             self.processes.start(name, Path(__file__), arguments=[f"--{name}", str(self._sent)])
-        self.processes.start("gate", "edgevlm_ros.command_gate", parameters={**GATE, **common, **first})
+        self.processes.start(
+            "gate", "edgevlm_ros.command_gate", parameters={**GATE, "estop_topics": [], **common, **first}
+        )
         self.processes.start("policy", "edgevlm_ros.policy_node", parameters={**common, "check_s": 1.0})
         end = time.monotonic() + 60
         while not (self.record.exists() and '"mode": "follow"' in self.record.read_text()):

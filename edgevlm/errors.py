@@ -193,6 +193,12 @@ class ActionRangeError(ContractError):
     exit_code = 27
 
 
+class LatchError(EdgevlmError):
+    """The latch of an emergency stop cannot be kept where it outlives a restart."""
+
+    exit_code = 28
+
+
 def install(extra: str) -> str:
     """The command that brings an extra, to be run in a clone: edgevlm is on no package index yet."""
     return f"pip install '.[{extra}]'"

@@ -14,15 +14,15 @@ from edgevlm.loop.columns import Column, columns
 from edgevlm.loop.executor import Executor, row_at
 from edgevlm.loop.gate import GateCommand
 from edgevlm.loop.intake import Refusal
-from edgevlm.loop.limits import GateLimits
+from edgevlm.loop.limits import Cause, GateLimits
 
 
 class Bypass:
     """The verbs of `Gate` without its limits: rows of the newest chunk as they came, the last one for ever.
 
-    NaN is passed on, and deadlines, the emergency stop and rivals are ignored. Only what cannot be sent at all is
-    refused: a chunk with other columns. The executor is told what came, so that whoever asks it what it wants gets an
-    answer; its commands are not used.
+    NaN is passed on, and deadlines and rivals are ignored. An emergency stop stops here, too, until `rearm`. Only what
+    cannot be sent at all is refused: a chunk with other columns. The executor is told what came, so that whoever asks
+    it what it wants gets an answer; its commands are not used.
 
     Raises:
         ContractError: the limits do not fit the contract.
@@ -37,7 +37,7 @@ class Bypass:
         self._state: NDArray[np.float32] | None = None
         self._chunk: ActionChunk | None = None
         self._number = 0
-        self.at_rest = False
+        self._finished = self._estop = self._estop_latched = False
 
     def feed(self, chunk: ActionChunk, now_ros_ns: int, now_steady_ns: int) -> Refusal | None:
         """Take any chunk that has the contract's columns."""
@@ -67,25 +67,35 @@ class Bypass:
             self._executor.reset()
 
     def estop(self, pressed: bool) -> None:
-        """Ignored."""
+        """As `Gate.estop`."""
+        self._estop = pressed
+        self._estop_latched |= pressed
 
     def conflict(self, topics: Collection[str]) -> None:
         """Ignored."""
 
     def finish(self) -> None:
         """Nothing but the stop signal any more."""
-        self.at_rest = True
+        self._finished = True
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it only sends the stop signal."""
+        return self._finished
 
     def rearm(self) -> bool:
-        """There is nothing to end."""
-        return True
+        """As `Gate.rearm`."""
+        self._estop_latched = self._estop
+        return not self._estop
 
     def command(self, now_ros_ns: int, now_steady_ns: int) -> GateCommand:
         """The row for this stamp, or the chunk's first or last; nothing only before the first chunk."""
         self._number += 1
         until_ns = now_ros_ns + self._valid_ns
-        if self.at_rest:
-            return GateCommand(self._number, now_ros_ns, until_ns, "stop", None, "deactivated", now_ros_ns)
+        if self._estop_latched or self._finished:
+            self.counts["command.stop"] += 1
+            cause: Cause = "estop" if self._estop_latched else "deactivated"
+            return GateCommand(self._number, now_ros_ns, until_ns, "stop", None, cause, now_ros_ns)
         if self._chunk is None:
             self.counts["command.hold"] += 1
             return GateCommand(self._number, now_ros_ns, until_ns, "hold", None, "chunk_missing", now_ros_ns)

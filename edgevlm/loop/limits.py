@@ -127,7 +127,7 @@ class GateLimits(Spec):
         time: "system": limits hold in steady time, whatever data time does. "simulated": they hold in data time, and
             steady time only shows that it stopped (for longer than deadline_s).
         fallbacks: what to do for a cause; causes not named here do as in `FALLBACKS`.
-        latched: causes that only `Gate.rearm` ends.
+        latched: causes that only `Gate.rearm` ends; `estop` always among them.
     """
 
     axes: tuple[AxisLimits, ...]
@@ -150,6 +150,13 @@ class GateLimits(Spec):
         if given.get("estop", "stop") != "stop":
             raise ValueError("fallbacks: an emergency stop always stops; remove 'estop' from fallbacks")
         return {**FALLBACKS, **given}
+
+    @field_validator("latched", mode="after")
+    @classmethod
+    def _estop_latches(cls, causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+        if "estop" not in causes:
+            raise ValueError(f"latched: an emergency stop always latches; expected 'estop' in it, got {list(causes)}")
+        return causes
 
     @model_validator(mode="after")
     def _consistent(self) -> GateLimits:

@@ -121,8 +121,8 @@ def ros2_run(words: tuple[str, ...]) -> None:
     pairs = rest[1:]
     while pairs:
         option, value, *pairs = pairs
-        assert option in ("-p", "-r", "--params-file"), f"{executable}: {option}"
-        if option == "--params-file":
+        assert option in ("-p", "-r", "--params-file", "--enclave"), f"{executable}: {option}"
+        if option in ("--params-file", "--enclave"):
             continue
         key, separator, setting = value.partition(":=")
         assert separator and key and setting, f"{executable} {option} {value}"

@@ -62,7 +62,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         contract.action.groups[-1],
     )
     action = contract.action.model_copy(update={"groups": groups})
-    parts = tiny.mono_parts(4, "head", contract.model_copy(update={"action": action}))
+    assert contract.state is not None
+    fields = tuple(field.model_copy(update={"unit": "rad"}) for field in contract.state.fields)
+    state = contract.state.model_copy(update={"fields": fields})
+    parts = tiny.mono_parts(4, "head", contract.model_copy(update={"action": action, "state": state}))
     return tiny.write_bundle(tmp_path_factory.mktemp("bundles") / "joint", parts)
 
 

@@ -26,6 +26,7 @@ FRONT = tiny.mono_contract().cameras[0]
 POLICY = {"autostart": True, "diagnostics_period_s": 0.2, "check_s": 2.0}
 GATE = {
     **{"autostart": True, "diagnostics_period_s": 0.2, "deadline_ms": 300.0, "recover_after_s": 0.1},
+    "estop_topics": [],
     **{f"axes.{axis}.{limit}": 10.0 for axis in ("dx", "dy") for limit in ("velocity", "acceleration")},
 }
 

@@ -37,7 +37,7 @@ def wait_until(true: Callable[[], Any], timeout_s: float = 5.0) -> float:
 
 
 class Rig:
-    """State and heartbeat each 20 ms, a chunk of equal rows each 100 ms; `row`, `beats`, `sees` change what comes.
+    """State, heartbeat and e-stop each 20 ms, a chunk of equal rows each 100 ms; `row`, `beats`, `sees` change that.
 
     Attributes:
         joints: the measured state by its name on the robot.
@@ -48,6 +48,7 @@ class Rig:
         self.contract, self.sha256 = contract, sha256
         self.row: list[float] | None = None
         self.beats = self.sees = True
+        self.pressed: bool | None = False  # what the button says; None: nothing
         self.joints: dict[str, float] = {}
         self.received: list[tuple[float, str, Any]] = []
         self.figures: dict[str, dict[str, str]] = {}
@@ -101,6 +102,8 @@ class Rig:
             self.send_state(now_ns)
         if self.beats:
             self.beat(now_ns)
+        if self.pressed is not None:
+            self._estop.publish(Bool(data=self.pressed))
         if self._ticks % 5 == 0 and self.row is not None:
             self.send_chunk(self.row, now_ns)
         self._ticks += 1
@@ -133,6 +136,7 @@ class Rig:
         self._heartbeat.publish(Heartbeat(schema_version=1, stamp=to_time(now_ns)))
 
     def press(self, pressed: bool) -> None:
+        self.pressed = pressed
         self._estop.publish(Bool(data=pressed))
 
     def of(self, topic: str, since: float = 0.0) -> list[Any]:

@@ -42,17 +42,21 @@ def test_rows_go_out_as_they_come_and_the_last_one_for_ever() -> None:
     assert {command.mode for command in sent} == {"follow"}
 
 
-def test_nothing_stops_it() -> None:
+def test_nothing_but_an_emergency_stop_stops_it() -> None:
     gate, bypass = make(Gate), make()
     for commander in (gate, bypass):
         commander.feed_state(Stamped(np.array([np.nan], np.float32), START_NS), START_NS)
         commander.heartbeat(START_NS, 0, START_NS)
         commander.feed(rows(0.05), START_NS, 0)
-        commander.estop(True)
         commander.conflict(["command/twist"])
     assert gate.command(START_NS + TICK_NS, TICK_NS).values is None
     assert bypass.command(START_NS + TICK_NS, TICK_NS).values == pytest.approx((0.5, 0.5))
-    assert (gate.rearm(), bypass.rearm()) == (False, True)
+    bypass.estop(True)
+    bypass.estop(False)
+    stopped = bypass.command(START_NS + TICK_NS, TICK_NS)
+    assert (stopped.values, stopped.cause, stopped.stop) == (None, "estop", True)
+    assert bypass.rearm()
+    assert bypass.command(START_NS + TICK_NS, TICK_NS).values == pytest.approx((0.5, 0.5))
 
 
 def test_sends_nothing_before_the_first_chunk_and_refuses_only_other_columns() -> None:

@@ -99,6 +99,8 @@ def test_refuses_limits_that_do_not_fit_the_contract(edit: Edit, message: str) -
         (lambda given: given["axes"][0].pop("tracking"), "tracking"),
         (lambda given: given["axes"][0].update(action="dx"), "once"),
         (lambda given: given.update(fallbacks={"estop": "hold"}), "always stops"),
+        (lambda given: given.update(latched=()), "always latches"),
+        (lambda given: given.update(latched=("tracking",)), "always latches"),
         (lambda given: given.update(fallbacks={"moon": "hold"}), "fallbacks"),
         (lambda given: given.update(command_valid_s=0.001), "command_valid_s"),
         (lambda given: given.update(deadline_s=0.0), "deadline_s"),

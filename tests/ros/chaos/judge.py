@@ -6,8 +6,8 @@ Stamps are data time. Where the clock of a simulation began anew (`clock` lines)
 older epoch is good for anything.
 
 A command that moves the robot needs, at its own stamp: a finite chunk that is not used up or over, a measured state
-and a camera frame that are fresh, heartbeats, no emergency stop, and one sender of chunks. Without one of them it may
-only brake.
+and a camera frame that are fresh, heartbeats, no emergency stop since the last re-arm, and one sender of chunks.
+Without one of them it may only brake.
 """
 
 from __future__ import annotations
@@ -208,6 +208,8 @@ class _Case:
         self._rules, self._sessions = rules, sessions
         self._chunks, self._beats = epoch.of("chunk"), epoch.of("beat")
         self._cameras, self._estops = epoch.of("camera"), epoch.of("estop")
+        self._estops = [line for line in self._estops if line["pressed"]]
+        self._rearms = epoch.of("rearm")
         self._states = {topic: [s for s in epoch.of("state") if s["topic"] == topic] for topic in rules.states}
         self._crowds = _crowds(epoch.of("graph"))
         listed = [self._chunks, self._beats, self._cameras, self._estops, *self._states.values()]
@@ -292,8 +294,10 @@ class _Case:
         return ("state_not_finite" if broken else "state_age", f"{topic}: {age_s:.3f} s old") if late else None
 
     def _stopped(self, command: Line) -> tuple[str, str] | None:
-        known = self._until(self._estops, command["r"] - self._rules.slack_s * S)
-        return ("estop", "the emergency stop is pressed") if known and known[-1]["pressed"] else None
+        pressed = [line["r"] for line in self._until(self._estops, command["r"] - self._rules.slack_s * S)]
+        if not pressed or any(pressed[-1] < line["r"] <= command["r"] for line in self._rearms):
+            return None
+        return "estop", "the emergency stop was pressed, and not re-armed since"
 
     def _rivalry(self, command: Line) -> tuple[str, str] | None:
         now_ns, patience_ns = command["r"], (self._rules.deadline_s + self._rules.slack_s) * S

@@ -57,6 +57,7 @@ class Observer(Node):
             ("beat", "heartbeat", Heartbeat, _beat, EVERY),
             ("stats", "inference_stats", InferenceStats, _stats, EVERY),
             ("estop", "estop", Bool, lambda m: {"pressed": m.data}, EVERY),
+            ("rearm", "chaos/rearm", Bool, lambda m: {}, EVERY),
             ("stop", "command/stop", Bool, lambda m: {"up": m.data}, LATCHED),
             ("clock", "/clock", Clock, lambda m: {"stamp": ns(m.clock)}, SENSOR),
             ("state", "hand_pose", PoseStamped, _pose, SENSOR),

@@ -69,7 +69,8 @@ def verdict(row: Row, marks: Marks, lines: Sequence[Line], found: Sequence[Viola
     else:
         told["unsafe"] = list(row.unsafe)
         unsafe = sum(violation.kind in row.unsafe for violation in broken)
-        told["passed"] = not broken if row.name == "control" else unsafe >= row.least
+        stopped = not any(violation.kind == "estop" for violation in broken)
+        told["passed"] = unsafe >= row.least if row.unsafe else stopped and (row.name != "control" or not broken)
     if row.foreign:
         told["foreign_commands"] = sum(marks.begin <= line["r"] <= marks.over for line in unsigned(mine))
     return told

@@ -18,7 +18,7 @@ from edgevlm_msgs.msg import ActionChunk, GateStatus
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from edgevlm_ros.processes import Processes, environment
@@ -66,7 +66,7 @@ class Rig:
         self.processes = Processes(work, {**environment(domain), **more})
         self.chunk_s = self.status_s = 0.0
         self.status: GateStatus | None = None
-        self.sha256 = ""
+        self.sha256, self.session = "", 0
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.node = rclpy.create_node("driver", context=self.context)
@@ -74,6 +74,9 @@ class Rig:
         self.node.create_subscription(GateStatus, "gate_status", self._on_status, RELIABLE)
         self._fault = self.node.create_publisher(String, "chaos/fault", LATCHED)
         self.instruction = self.node.create_publisher(String, "instruction", LATCHED)
+        self._button = self.node.create_publisher(Bool, "estop", LATCHED)
+        self._rearmed = self.node.create_publisher(Bool, "chaos/rearm", RELIABLE)
+        self._rearm = self.node.create_client(Trigger, "command_gate/rearm")
         self._reset = self.node.create_client(Trigger, "tabletop_sim/reset")
         self._set = self.node.create_client(SetParameters, "tabletop_sim/set_parameters")
         self._executor = SingleThreadedExecutor(context=self.context)
@@ -85,6 +88,7 @@ class Rig:
         """Start everything, and wait until chunks come."""
         self.model("ok")
         self.fault()
+        self.press(False)
         self.instruction.publish(String(data=INSTRUCTION))
         self.processes.start("observer", "ros.chaos.observer", arguments=[str(self.record)])
         self.processes.start("relay", "ros.chaos.relay")
@@ -158,6 +162,26 @@ class Rig:
         self._mode.with_suffix(".new").write_text(json.dumps({"mode": mode}))
         self._mode.with_suffix(".new").replace(self._mode)
 
+    def press(self, pressed: bool) -> None:
+        """The robot's emergency stop."""
+        self._button.publish(Bool(data=pressed))
+
+    def release_and_rearm(self) -> None:
+        """Release the emergency stop; a while later, re-arm."""
+        self.press(False)
+        time.sleep(0.5)
+        self._rearmed.publish(Bool(data=True))  # for the judge, before anything can move
+        time.sleep(0.2)
+        if fault := self.rearm():
+            raise RuntimeError(f"the gate does not re-arm: {fault}")
+
+    def rearm(self) -> str:
+        """Why the gate does not; empty when it does."""
+        self.wait(self._rearm.service_is_ready, 20)
+        future = self._rearm.call_async(Trigger.Request())
+        self.wait(future.done, 10)
+        return "" if future.result().success else str(future.result().message)
+
     def kill(self, name: str) -> None:
         """kill -9."""
         self.processes.kill(name, signal.SIGKILL)
@@ -171,7 +195,7 @@ class Rig:
         self.processes[name].send_signal(signal.SIGCONT)
 
     def _on_chunk(self, message: ActionChunk) -> None:
-        self.chunk_s, self.sha256 = time.monotonic(), message.bundle_sha256
+        self.chunk_s, self.sha256, self.session = time.monotonic(), message.bundle_sha256, message.session
 
     def _on_status(self, message: GateStatus) -> None:
         self.status, self.status_s = message, time.monotonic()
@@ -187,8 +211,10 @@ class Rig:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.processes.close()
-        rclpy.shutdown(context=self.context)
+        self._executor.shutdown()
         self._thread.join()
+        self.node.destroy_node()  # a shut-down context alone leaves its publishers in the graph
+        rclpy.shutdown(context=self.context)
 
 
 def read_record(path: Path) -> list[Mapping[str, Any]]:

@@ -1,6 +1,7 @@
 """What goes wrong, row by row: how it is done, what a judge must find without the gate, and where it shows.
 
-`unsafe`: at least one of these kinds of violation must be on the wire when the gate is off. `key`: the diagnostics that
+`unsafe`: at least one of these kinds of violation must be on the wire when the gate is off; none where it stops without
+its limits, too. `key`: the diagnostics that
 tell of it, as (end of a node's name, row, key). `wild`: the model puts out wild values meanwhile, because the fault
 alone would not move the robot badly, gate or none.
 """
@@ -17,7 +18,7 @@ from typing import Any
 from edgevlm_msgs.msg import ActionChunk
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from ros.chaos.rig import INSTRUCTION, Rig
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 
 from edgevlm_ros.qos import RELIABLE, SENSOR
 from edgevlm_ros.stamps import to_time
@@ -140,6 +141,38 @@ def _wild_twist(rig: Rig) -> TwistStamped:
     return message
 
 
+def _copied(rig: Rig) -> ActionChunk:
+    """A chunk that has all that the policy's have, its session too, and wild values."""
+    message = _garbage(rig)
+    message.session, message.sequence = rig.session, 1_000_000_000
+    message.values = [0.03, 0.0, 0.0, 1.0] * 8
+    return message
+
+
+def _released_by_another(rig: Rig) -> None:
+    rig.press(True)
+    _RIVAL_RELEASE.begin(rig)
+
+
+def _end_of_another(rig: Rig) -> None:
+    if not (fault := rig.rearm()):
+        raise RuntimeError("the gate re-arms while the emergency stop is pressed")
+    if "2 publishers" not in fault:
+        raise RuntimeError(f"the gate does not name the second publisher: {fault}")
+    _RIVAL_RELEASE.end(rig)
+    time.sleep(1.0)
+    rig.release_and_rearm()
+
+
+def _pressed_and_killed(rig: Rig) -> None:
+    rig.press(True)
+    time.sleep(0.3)
+    rig.kill("gate")
+    rig.start_gate()
+
+
+_RIVAL_RELEASE = _Rival("estop", Bool, 20, lambda rig: Bool(data=False), RELIABLE)
+_RIVAL_COPY = _Rival("action_chunk", ActionChunk, 20, _copied, RELIABLE)
 _RIVAL_CHUNKS = _Rival("action_chunk", ActionChunk, 10, _garbage, RELIABLE)
 _RIVAL_STATE = _Rival("hand_pose", PoseStamped, 40, _elsewhere, SENSOR)
 _RIVAL_TWIST = _Rival("command/twist", TwistStamped, 40, _wild_twist, RELIABLE)
@@ -326,6 +359,44 @@ ROWS: tuple[Row, ...] = (
         note="no gate can take a rival's commands back: it stops its own and says why",
     ),
     Row(
+        "chunks_copied",
+        "a second publisher of chunks, with the policy's own session and wild values",
+        _RIVAL_COPY.begin,
+        _RIVAL_COPY.end,
+        3.0,
+        ("velocity", "acceleration"),
+        (_GATE, "rivals", "topics"),
+    ),
+    Row(
+        "estop_pressed",
+        "the emergency stop is pressed, and released and re-armed",
+        lambda rig: rig.press(True),
+        lambda rig: rig.release_and_rearm(),
+        1.5,
+        (),
+        (_GATE, "estop", "latched"),
+        note="without limits the emergency stop stops, too",
+    ),
+    Row(
+        "estop_released_by_another",
+        "the emergency stop is pressed, and a second publisher says that it is released",
+        _released_by_another,
+        _end_of_another,
+        2.5,
+        (),
+        (_GATE, "estop", "latched"),
+        note="the re-arm is refused with the second publisher's name",
+    ),
+    Row(
+        "gate_killed_pressed",
+        "command_gate is killed (-9) and restarted while the emergency stop is pressed",
+        _pressed_and_killed,
+        lambda rig: rig.release_and_rearm(),
+        6.0,
+        (),
+        (_GATE, "estop", "latched"),
+    ),
+    Row(
         "clock_stops",
         "the simulator and its clock stand still for 1.5 s",
         *_frozen("sim"),
@@ -347,4 +418,4 @@ ROWS: tuple[Row, ...] = (
     ),
 )
 BY_NAME = {row.name: row for row in ROWS}
-CI = ("control", "camera_stalls", "state_nan", "model_raises", "model_nan", "policy_killed")
+CI = ("control", "chunks_copied", "camera_stalls", "state_nan", "model_raises", "model_nan", "policy_killed")

@@ -285,6 +285,15 @@ def _valid(lines: Stream, shift: int) -> Stream:
     return lines
 
 
+def test_a_release_alone_does_not_end_an_emergency_stop_and_a_re_arm_does() -> None:
+    pressed_ns = START_NS + S // 2
+    lines = _pressed(clean(2.0), pressed_ns)
+    lines.append({"k": "estop", "r": pressed_ns + S // 4, "pressed": False})
+    assert {violation.kind for violation in judge(lines, RULES)} == {"estop"}
+    lines.append({"k": "rearm", "r": pressed_ns + MS})
+    assert judge(lines, RULES) == []
+
+
 def test_commands_that_the_gate_does_not_tell_of_are_told_apart() -> None:
     lines = clean(1.0)
     strange = {"k": "command", "r": START_NS, "topic": "command/twist", "stamp": START_NS + 1, "values": [0.1, 0, 0]}

@@ -12,6 +12,7 @@ Diagnostics, as `<node>: <row>` with these keys, always all of them while the no
     limited    <column>
     period     n target_ms p50_ms p99_ms max_ms
     rivals     count topics
+    estop      latched stops, and each topic of `estop_topics`: released, pressed, silent or conflict
     enabled    enabled: a row only when the limits are off
 """
 
@@ -45,19 +46,20 @@ from edgevlm.loop.bypass import Bypass
 from edgevlm.loop.gate import Gate
 from edgevlm.loop.limits import GateLimits
 from edgevlm_ros.command_messages import Setpoint, setpoints
-from edgevlm_ros.compat import SubscriptionEventCallbacks
+from edgevlm_ros.estop_inputs import EstopInputs
 from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits, make_executor
 from edgevlm_ros.gate_work import Work
 from edgevlm_ros.listener import Listener
 from edgevlm_ros.messages import STATUS_NUMBERS, status_message
 from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.parameters import Parameters
-from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
+from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise
 from edgevlm_ros.repeats import STAMP, Repeats
 from edgevlm_ros.shell import Report, ShellNode, run
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
 
 _LOOK_EVERY_S = 0.5
+_FROM_POLICY = ("action_chunk", "heartbeat")
 _DELIVERY_NS = 100_000_000
 _OFF = "NO LIMITS: `enabled` is false; chunks go to the robot as they are"
 
@@ -68,7 +70,7 @@ class CommandGate(ShellNode):
     def __init__(self) -> None:
         super().__init__("command_gate")
         self._bundle: SealedManifest | None = None
-        self._pressed = False
+        self._estops: EstopInputs | None = None
         self._endpoints: list[Publisher | Subscription | Service | Timer] = []  # from configure to cleanup
         self._running: list[Publisher | Subscription | Service | Timer] = []  # from activate to deactivate
         self._work: Work | None = None
@@ -93,10 +95,12 @@ class CommandGate(ShellNode):
         live_topics(contract, self.settings["topics"])
         self._bundle = bundle
         # Pressed before activation counts, too.
-        estop = listen(self, Bool, "estop", self._on_estop, RELIABLE, events=SubscriptionEventCallbacks())
+        self._estops = estops = EstopInputs(self, self.settings["estop_topics"], self.settings["estop_deadline_ms"])
+        estops.listen()
+        look = self.create_timer(_LOOK_EVERY_S, estops.look, clock=self.steady)
         rearm = self.create_service(Trigger, "~/rearm", self._on_rearm)
         self._stop = advertise(self, Bool, "command/stop", LATCHED)
-        self._endpoints = [estop, rearm, self._stop]
+        self._endpoints = [look, rearm, self._stop]
 
     def refuse_undeclared(self) -> None:
         """In `configure`, where the contract's names are known."""
@@ -104,6 +108,7 @@ class CommandGate(ShellNode):
     def activate(self) -> None:
         """Check the state's topics, and begin to command."""
         assert self._bundle is not None
+        assert self._estops is not None
         contract, settings = self._bundle.manifest.policy().contract, self.settings
         simulated = self.get_parameter("use_sim_time").value or settings["lock_step"]
         limits = gate_limits(settings.values(), contract, "simulated" if simulated else "system")
@@ -111,11 +116,10 @@ class CommandGate(ShellNode):
         types = self._live_types(topics)
         rows = make_executor(settings["executor"], contract.action.execute_steps)
         commander = (Gate if settings["enabled"] else Bypass)(contract, limits, rows)
-        commander.estop(self._pressed)
         sent = setpoints(contract, commander.columns, topics, settings["command_topics"], limits.command_period_s)
-        self._work = work = Work(
-            self, self._bundle.sha256, commander, limits, contract.action.steps * contract.action.step_s
-        )
+        self._estops.activate()
+        horizon_s = contract.action.steps * contract.action.step_s
+        self._work = work = Work(self, self._bundle.sha256, commander, limits, self._estops, horizon_s)
         work.state = StateAssembler(contract.state, topics) if contract.state else None
         work.wants_chunk = rows.wants_chunk if settings["lock_step"] else None
         self._advertise(work, sent)
@@ -127,7 +131,8 @@ class CommandGate(ShellNode):
         for topic, type_name in types.items():
             listener.subscribe(message_class(type_name), topic, work.state_callback(topic), quality)
         listener.subscribe(ChunkMessage, "action_chunk", work.on_chunk, RELIABLE)
-        work.watched = {topic: self.resolve_topic_name(topic) for topic in (*work.watched, *types)}
+        work.watched = {topic: self.resolve_topic_name(topic) for topic in (*work.watched, *types, *_FROM_POLICY)}
+        work.watched |= self._estops.watched
         if not settings["enabled"]:
             self.get_logger().error(_OFF)
         work.report()  # once before commands count on it: the first one imports and is slow
@@ -148,17 +153,22 @@ class CommandGate(ShellNode):
             self._pacer.stop()
         _deliver([*self._running, *self._endpoints])
         self._destroy(self._running)
+        if self._estops is not None:
+            self._estops.deactivate()
         self._pacer = self._work = self._listener = None
 
     def cleanup(self) -> None:
         """Forget the contract."""
+        if self._estops is not None:
+            self._estops.close()
         self._destroy(self._endpoints)
-        self._bundle = None
+        self._bundle = self._estops = None
 
     def report(self) -> list[Report]:
         """See the module."""
         off: list[Report] = [] if self.settings["enabled"] else [("enabled", "error", _OFF, {"enabled": False})]
-        return [*off, *(self._work.report() if self._work else [])]
+        stops = [self._estops.report()] if self._estops else []
+        return [*off, *stops, *(self._work.report() if self._work else [])]
 
     def _check(self, values: Any) -> None:
         check(values, self._bundle.manifest.contract if self._bundle else None)
@@ -223,20 +233,9 @@ class CommandGate(ShellNode):
                 self.destroy_publisher(endpoint)
         made.clear()
 
-    def _on_estop(self, message: Bool) -> None:
-        self._pressed = message.data
-        if self._work:
-            with self._work.lock:
-                self._work.commander.estop(self._pressed)
-
     def _on_rearm(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._work is None:
-            response.success, response.message = False, "the gate is not active"
-        else:
-            with self._work.lock:
-                response.success = self._work.commander.rearm()
-                self._work.watchdog.rearm()
-            response.message = "" if response.success else "the emergency stop is still pressed; release it first"
+        response.message = "the gate is not active" if self._work is None else self._work.rearm()
+        response.success = not response.message
         return response
 
 

@@ -39,7 +39,11 @@ ITEMS = (
     Item("future_s", 0.1, "how far a stamp may lie ahead of the clock", 0.001, 60.0),
     Item("reset_after_s", 1.0, "a clock that jumps back by more has restarted", 0.001, 3600.0),
     Item("realtime_priority", 10, "SCHED_FIFO priority from activation on, where permitted; 0: as others", 0, 99),
-    Item("latched", ["estop"], "causes that only the service ~/rearm ends"),
+    Item(
+        "estop_topics", ["estop"], "std_msgs/Bool of each emergency stop; silent ones count as pressed; []: no button"
+    ),
+    Item("estop_deadline_ms", 0.0, "longest silence of a released emergency stop; 0: none", 0.0, 60000.0),
+    Item("latched", ["estop"], "causes that only the service ~/rearm ends; estop always among them"),
     *(Item(f"fallback.{cause}", mode, "what to do: hold, decelerate or stop") for cause, mode in FALLBACKS.items()),
 )
 

@@ -132,10 +132,9 @@ def count_rows(counts: Mapping[str, int], refused: Mapping[str, int], columns: S
     ]
 
 
-def rival_row(rivals: Mapping[str, int]) -> Report:
-    """Topics with a second publisher."""
+def rival_row(rivals: Mapping[str, str]) -> Report:
+    """Topics with a second publisher, and who publishes them."""
     figures: dict[str, object] = {"count": len(rivals), "topics": ", ".join(rivals)}
     if rivals:
-        told = ", ".join(f"{topic} has {count} publishers" for topic, count in rivals.items())
-        return ("rivals", "error", f"{told}; end all but one", figures)
+        return ("rivals", "error", f"{'; '.join(rivals.values())}: end all but one", figures)
     return ("rivals", "ok", "none", figures)

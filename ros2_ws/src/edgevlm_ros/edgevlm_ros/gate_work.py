@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from edgevlm.loop.gate import Commander, GateCommand
 from edgevlm.loop.limits import GateLimits
 from edgevlm.loop.watchdog import Deadline, Watchdog
 from edgevlm_ros.command_messages import Setpoint
+from edgevlm_ros.estop_inputs import EstopInputs, publishers
 from edgevlm_ros.gate_report import ChunkPace, Periods, Seldom, count_rows, gate_row, input_row, rival_row
 from edgevlm_ros.messages import read_chunk, read_heartbeat, status_numbers, status_says
 from edgevlm_ros.repeats import Repeats
@@ -45,11 +45,17 @@ class Work:
     """What runs while the node is active: one gate, fed by callbacks, asked by a timer or by stamps."""
 
     def __init__(
-        self, node: ShellNode, bundle_sha256: str, commander: Commander, limits: GateLimits, horizon_s: float = 0.0
+        self,
+        node: ShellNode,
+        bundle_sha256: str,
+        commander: Commander,
+        limits: GateLimits,
+        estops: EstopInputs,
+        horizon_s: float = 0.0,
     ) -> None:
-        self._node, self.commander, self._limits = node, commander, limits
+        self._node, self.commander, self._limits, self._estops = node, commander, limits, estops
         self._sha256 = bundle_sha256
-        self.lock = threading.RLock()  # commands are paced by a thread of their own
+        self.lock = estops.lock  # commands are paced by a thread of their own, buttons are heard by another
         self.state: StateAssembler | None = None
         self.wants_chunk: Callable[[int], bool] | None = None  # of the executor, in lock-step only
         self.senders: list[tuple[Setpoint, Repeats[GateCommand]]] = []
@@ -64,7 +70,7 @@ class Work:
         self._log, self._periods = Seldom(), Periods()
         self.pace = ChunkPace(limits)
         self._refused_here: Counter[str] = Counter()
-        self._rivals, self._conflicts = Rivals(), dict[str, int]()
+        self._rivals, self._conflicts = Rivals(), dict[str, str]()
         self._early: list[tuple[int, Callable[[int], None]]] = []  # lock-step: what came before the state of its stamp
         self._last: GateCommand | None = None
         self._commanded_steady_ns, self._told_steady_ns = node.steady_ns(), 0
@@ -72,7 +78,7 @@ class Work:
         self._state_ns: int | None = None  # stamp of the last whole state
         self._pending_ns: int | None = None  # lock-step: the stamp to command for
         self._accepted_ns: int | None = None  # lock-step: the observation of the last accepted chunk
-        self._heard = False
+        self._heard = self._estopped = False
 
     def finish(self, paced: bool) -> None:
         """Bring the robot to rest; the last message is a resting command, or the stop signal where it is not in time.
@@ -242,6 +248,7 @@ class Work:
 
     def _command(self, now_ns: int, steady_ns: int) -> None:
         self._commanded_steady_ns = steady_ns
+        self._take_estops(steady_ns)
         command = self.commander.command(now_ns, steady_ns)
         if self._last is not None and command.number == self._last.number:
             return
@@ -256,11 +263,32 @@ class Work:
             self._told_steady_ns = steady_ns
             self.status.publish(command, status_says(command), status_numbers(command))
         if self._last is None or command.cause != self._last.cause:
-            self._node.get_logger().info(f"{command.mode}: {command.cause}" if command.cause else "follows the chunks")
+            why = f" ({self._estops.reasons()})" if command.cause == "estop" else ""
+            news = f"{command.mode}: {command.cause}{why}" if command.cause else "follows the chunks"
+            self._node.get_logger().info(news)
         self._last = command
         # Now that all is sent. One at a time: each takes about a millisecond, once while a robot rests.
         turn = command.number % (len(self.senders) + 1)
         (self.senders[turn][1] if turn < len(self.senders) else self.status).prepare()
+
+    def _take_estops(self, steady_ns: int) -> None:
+        """The stop is in force for the commander as long as it is for the latch, which is on the disk by now."""
+        stopping = self._estops.stopping(steady_ns)
+        self.commander.estop(stopping)
+        if self._estopped and not stopping:
+            self.commander.rearm()
+        self._estopped = stopping
+
+    def rearm(self) -> str:
+        """End latched causes that are over; otherwise why they stay."""
+        if fault := self._estops.rearm():
+            return fault
+        with self.lock:
+            self._take_estops(self._node.steady_ns())
+            if not self.commander.rearm():  # pressed again since
+                return "the emergency stop is pressed"
+            self.watchdog.rearm()
+        return ""
 
     def _send(self, command: GateCommand) -> None:
         """A process that was held up must not send what is over by now; in lock-step nothing ages."""
@@ -282,13 +310,13 @@ class Work:
 
     def look_around(self) -> None:
         """Who else publishes what only one may publish; in lock-step, whether states have stopped coming."""
-        counts = {topic: self._node.count_publishers(name) for topic, name in self.watched.items()}
+        graph = {topic: publishers(self._node, name) for topic, name in self.watched.items()}
         with self.lock:
-            self._look_around(counts)
+            self._look_around(graph)
 
-    def _look_around(self, counts: dict[str, int]) -> None:
+    def _look_around(self, graph: dict[str, dict[str, str]]) -> None:
         steady_ns = self._node.steady_ns()
-        self._rivals.counted(counts, steady_ns)
+        self._rivals.counted(graph, steady_ns)
         self._tell_conflicts(steady_ns)
         self.watchdog.check(steady_ns)
         silent_ns = steady_ns - self._commanded_steady_ns

@@ -30,6 +30,7 @@ class Listener:
 
     Args:
         wake: is called at the steady time that `wake_at_ns` gives; None: not before the next message.
+        name: ends the names of its node and thread.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Listener:
         owner: ShellNode,
         wake: Callable[[], None] = lambda: None,
         wake_at_ns: Callable[[], int | None] = lambda: None,
+        *,
+        name: str = "inputs",
     ) -> None:
         self._owner, self._wake, self._wake_at_ns = owner, wake, wake_at_ns
         self._node = rclpy.create_node(
-            f"_{owner.get_name()}_inputs",
+            f"_{owner.get_name()}_{name}",
             namespace=owner.get_namespace(),
             context=owner.context,
             use_global_arguments=False,  # topic names are resolved by the owner
@@ -51,19 +54,31 @@ class Listener:
         self._subscriptions: list[Subscription] = []
         self._ending = False
         self._guard = self._node.create_guard_condition(lambda: None)
-        self._thread = threading.Thread(target=self._run, name="edgevlm-inputs", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"edgevlm-{name}", daemon=True)
 
     def subscribe(
-        self, kind: Any, topic: str, take: Callable[[Any], None], profile: QoSProfile, *, raw: bool = False
+        self,
+        kind: Any,
+        topic: str,
+        take: Callable[[Any], None],
+        profile: QoSProfile,
+        *,
+        raw: bool = False,
+        fixed: bool = False,
     ) -> Subscription:
         """A subscription under the owner's name; of messages that wait, those subscribed first are taken first."""
-        made = listen(self._node, kind, self._owner.resolve_topic_name(topic), take, profile, raw=raw)
+        made = listen(self._node, kind, self._owner.resolve_topic_name(topic), take, profile, raw=raw, fixed=fixed)
         self._subscriptions.append(made)
         return made
 
     def start(self) -> None:
         """Begin to take messages."""
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether messages are taken."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Take none any more; the callback under way is finished."""

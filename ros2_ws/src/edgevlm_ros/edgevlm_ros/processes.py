@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -49,10 +50,14 @@ class Processes:
 
     Args:
         logs: a directory; each process writes `<name>.log` there, appended when it is started again.
+        environment: without a ROS_HOME the processes get one of their own, so that the latch of an emergency stop
+            outlives each of them, and not all of them.
     """
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         self._logs, self._environment = logs, dict(environment)
+        self._home = tempfile.TemporaryDirectory(prefix="edgevlm-ros-")
+        self._environment.setdefault("ROS_HOME", self._home.name)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._streams: list[IO[bytes]] = []
         logs.mkdir(parents=True, exist_ok=True)
@@ -118,6 +123,7 @@ class Processes:
         for stream in self._streams:
             stream.close()
         self._running.clear()
+        self._home.cleanup()
 
     def __enter__(self) -> Self:
         return self

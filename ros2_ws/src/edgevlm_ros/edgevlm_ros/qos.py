@@ -51,9 +51,10 @@ def listen(  # noqa: PLR0913 - what rclpy needs, and how
     profile: QoSProfile,
     *,
     raw: bool = False,
+    fixed: bool = False,
     events: SubscriptionEventCallbacks | None = None,
 ) -> Subscription:
-    """A subscription; `raw` hands on serialized bytes."""
+    """A subscription; `raw` hands on serialized bytes, `fixed` takes no overrides of the quality of service."""
     return node.create_subscription(
         kind,
         topic,
@@ -61,5 +62,5 @@ def listen(  # noqa: PLR0913 - what rclpy needs, and how
         copy(profile),
         raw=raw,
         event_callbacks=events or SubscriptionEventCallbacks(use_default_callbacks=False),
-        qos_overriding_options=overridable(),
+        qos_overriding_options=None if fixed else overridable(),
     )
