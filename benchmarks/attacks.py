@@ -34,6 +34,7 @@ from edgevlm.profiler import machine
 ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the table
     "bundles": "attack.bundles:Bundles",
     "recordings": "attack.recordings:Recordings",
+    "pictures": "attack.pictures:Pictures",
     "gate": "attack.gate:GateSequences",
     "estop": "attack.estop:EmergencyStops",
     "units": "attack.units:Units",

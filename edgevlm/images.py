@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.contract import CHANNELS, Encoding
 from edgevlm.errors import ContractError, PictureError, ShapeError, require
+from edgevlm.image_header import JPEG_END, ImageHeader, read_header
 
 ENCODINGS: tuple[Encoding, ...] = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
 
 Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_TAIL_BYTES = 64  # drivers pad compressed frames with a few zeros
+_COLOURS: Mapping[Encoding, str] = {  # simplejpeg's names
+    "rgb8": "RGB",
+    "bgr8": "BGR",
+    "rgba8": "RGBA",
+    "bgra8": "BGRA",
+    "mono8": "GRAY",
+}
+_SURPLUS_BYTES = 4  # a decoder reads so far ahead
 
 
 def check_encoding(encoding: str) -> Encoding:
@@ -61,44 +68,97 @@ def view(buffer: Buffer, height: int, width: int, encoding: str, step: int) -> N
     return np.ndarray(shape[:dimensions], np.uint8, data, strides=strides[:dimensions])
 
 
-def decode(data: bytes, encoding: str) -> NDArray[np.uint8]:
+def decode(data: bytes, encoding: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """A whole JPEG or PNG file as (H, W, channels) in `encoding`, mono8 as (H, W).
 
     Orientation tags are ignored: pixels lie as the sensor read them. Alpha is 255 where the file has none.
 
+    Args:
+        size: (height, width) that the file must announce; it is compared before anything is decoded.
+
     Raises:
-        ShapeError: an unknown encoding.
-        ContractError: no JPEG or PNG, or one that is cut or broken.
-        DependencyError: OpenCV is not installed.
+        ShapeError: an unknown encoding, another size, or a file of other than 8 bits.
+        ContractError: no JPEG or PNG, one that is cut, lost bytes or is broken, or with more than MAX_PIXELS.
+        DependencyError: OpenCV or simplejpeg is not installed.
     """
     wanted = check_encoding(encoding)
-    check_whole(data, f"compressed image of {len(data)} bytes", "set the camera's transport to jpeg or png")
+    what = f"compressed image of {len(data)} bytes"
+    header = read_header(data, what, "set the camera's transport to jpeg or png")
+    check_header(header, what, size)
+    if header.kind == "jpeg":
+        return decode_jpeg(header, wanted, what)
     cv2 = require("cv2", extra="vision")
-    flags = cv2.IMREAD_GRAYSCALE if wanted == "mono8" else cv2.IMREAD_COLOR
-    broken = f"compressed image of {len(data)} bytes: expected JPEG or PNG, it cannot be decoded; check the driver"
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:  # a header that announces more pixels than OpenCV allows
-        raise ContractError(broken) from error
-    if image is None:
-        raise ContractError(broken)
-    code = _conversions(cv2)[wanted]
+    kept = wanted in ("rgba8", "bgra8") and header.channels == 4
+    flags = cv2.IMREAD_GRAYSCALE if wanted == "mono8" else cv2.IMREAD_UNCHANGED if kept else cv2.IMREAD_COLOR
+    image = _imdecode(header.data, flags if kept else flags | cv2.IMREAD_IGNORE_ORIENTATION, what)
+    code = {"rgba8": cv2.COLOR_BGRA2RGBA, "bgra8": None}[wanted] if kept else _conversions(cv2)[wanted]
     result: NDArray[np.uint8] = image if code is None else cv2.cvtColor(image, code)
     return result
 
 
-def check_whole(data: bytes, what: str, hint: str) -> None:
-    """Refuse what OpenCV would decode to a picture with a grey lower half; `what` and `hint` go into the message.
+def check_header(header: ImageHeader, what: str, size: tuple[int, int] | None = None) -> None:
+    """Refuse a file of another size (height, width), or of other than 8 bits.
 
     Raises:
-        PictureError: no JPEG or PNG, or one whose end is missing.
+        ShapeError: which.
     """
-    ends = {_JPEG_START: _JPEG_END, _PNG_START: _PNG_END}
-    end = next((end for start, end in ends.items() if data.startswith(start)), None)
-    if end is None:
-        raise PictureError(f"{what}: expected JPEG or PNG, got bytes that start with {data[:8].hex(' ')!r}; {hint}")
-    if end not in data[-_TAIL_BYTES:]:
-        raise PictureError(f"{what}: its end is missing, it was cut; drop it, or copy it again")
+    if size is not None and (header.height, header.width) != size:
+        raise ShapeError(
+            f"{what}: expected {size[1]}x{size[0]}, its header says {header.width}x{header.height}; "
+            "set the camera's resolution"
+        )
+    if header.bits != 8:
+        raise ShapeError(
+            f"{what}: expected 8 bits of each channel, its header says {header.bits}: depth, or a raw sensor; "
+            "map the colour topic, or convert in the driver"
+        )
+
+
+def decode_jpeg(header: ImageHeader, encoding: Encoding, what: str) -> NDArray[np.uint8]:
+    """A JPEG by a decoder that tells of lost bytes, where OpenCV gives a picture with shifted or grey parts.
+
+    Raises:
+        PictureError: bytes were lost or changed, as far as that can be told: fewer or more pixels than announced.
+        DependencyError: simplejpeg is not installed.
+    """
+    library = require("simplejpeg", extra="vision")
+    try:
+        image: NDArray[np.uint8] = library.decode_jpeg(header.data, _COLOURS[encoding])
+    except ValueError as error:
+        raise PictureError(
+            f"{what}: cannot be decoded, bytes of it were lost or changed ({error}); expected a sound JPEG or PNG, "
+            "drop it, or copy it again"
+        ) from error
+    if _has_surplus(library, header):
+        raise PictureError(
+            f"{what}: cannot be decoded, bytes of it were lost or changed (it holds more than its pixels); "
+            "drop it, or copy it again"
+        )
+    return image[:, :, 0] if encoding == "mono8" else image
+
+
+def _has_surplus(library: Any, header: ImageHeader) -> bool:
+    """Whether the last bytes of the pixels are not needed for them: what came before was decoded out of step."""
+    end = header.data.find(JPEG_END, header.pixels_at)
+    pixels = header.data[:end].rstrip(b"\xff\0")
+    try:
+        library.decode_jpeg(pixels[:-_SURPLUS_BYTES] + JPEG_END, "GRAY", fastdct=True, min_height=1, min_width=1)
+    except ValueError:
+        return False
+    return True
+
+
+def _imdecode(data: bytes, flags: int, what: str) -> NDArray[Any]:
+    cv2 = require("cv2", extra="vision")
+    broken = f"{what}: expected JPEG or PNG, it cannot be decoded; check the driver"
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ContractError(broken) from error
+    if image is None:
+        raise ContractError(broken)
+    result: NDArray[Any] = image
+    return result
 
 
 def _conversions(cv2: object) -> Mapping[Encoding, int | None]:

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -91,7 +93,9 @@ __all__ = [  # with what a manifest is made of, for those who need several of th
 FORMAT_NAME = "edgevlm.bundle"
 FORMAT_MAJOR, FORMAT_MINOR = 1, 4
 FORMAT = f"{FORMAT_NAME}/{FORMAT_MAJOR}.{FORMAT_MINOR}"
+UNITS_SINCE = 4  # from which units are a closed list: exporters wrote "?" of their own before
 NO_PROGRAMS = 4  # the minor version from which a bundle holds no program: prompts are data
+_LOG = logging.getLogger(__name__)
 
 Task = Literal["policy", "retriever", "chat", "detector", "scorer"]
 # task -> each loop that can do it -> what its manifest has besides what all have
@@ -334,6 +338,9 @@ class Manifest(Spec):
         """
         data = _json_object(text)
         check_format(data.get("format"))
+        if _minor(data["format"]) < UNITS_SINCE and (unknown := _name_unknown_units(data)):
+            _warn_unknown_units(unknown)
+            text = json.dumps(data)
         try:
             manifest = cls.model_validate_json(text, strict=True)  # strict: "320" is no number, 1 is no truth
         except ValidationError as error:
@@ -369,6 +376,28 @@ def _json_object(text: str | bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BundleError(f"manifest.json: expected an object, got {type(data).__name__}; export the bundle again")
     return data
+
+
+def _name_unknown_units(data: dict[str, Any]) -> tuple[str, ...]:
+    """Give state fields whose unit an exporter did not know ("?" or nothing) the unit "1"; which ones, by name."""
+    contract = data.get("contract")
+    state = contract.get("state") if isinstance(contract, dict) else None
+    fields = state.get("fields") if isinstance(state, dict) else None
+    unknown = []
+    for field in fields if isinstance(fields, list) else ():
+        if isinstance(field, dict) and isinstance(unit := field.get("unit"), str) and unit.strip() in ("?", ""):
+            field["unit"] = "1"
+            unknown.append(str(field.get("name")))
+    return tuple(unknown)
+
+
+@functools.lru_cache(maxsize=64)  # a bundle is read more than once
+def _warn_unknown_units(names: tuple[str, ...]) -> None:
+    _LOG.warning(
+        "manifest.json: the unit of the state fields %a is unknown and read as '1', a number without one: nothing can "
+        "be compared or converted; give their units, such as in a robot file, and export again",
+        list(names),
+    )
 
 
 def _check_characters(value: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import PictureError, require
-from edgevlm.images import check_whole
+from edgevlm.image_header import MAX_PIXELS, ImageHeader, read_header
+from edgevlm.images import decode_jpeg
 
-MAX_PIXELS = 100_000_000  # 300 MB as RGB: more than any camera takes, less than a bomb
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "decode_photo", "open_photo"]
+
 MAX_BYTES = 256 << 20
 
-_SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG's start-of-frame markers
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _SCAN = 0xDA
 _ORIENTATION = 0x0112
@@ -37,14 +37,6 @@ _TURNS: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
     8: lambda image: np.rot90(image, 1),
 }
-
-
-@dataclass(frozen=True)
-class _Header:
-    width: int
-    height: int
-    channels: int
-    exif: bytes = b""
 
 
 def open_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -67,25 +59,22 @@ def open_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def decode_photo(data: bytes, where: str) -> NDArray[np.uint8]:
     """As `open_photo`, from the bytes of a file; `where` begins every message."""
-    check_whole(data, where, "convert it to one of them")
-    header = _header(data, where)
-    if header.width * header.height > MAX_PIXELS:
-        raise PictureError(
-            f"{where}: expected at most {MAX_PIXELS} pixels, its header says {header.width}x{header.height}: "
-            "a decompression bomb, or a scan to be made smaller first"
-        )
-    if header.channels == 4 and data[0] == 0xFF:
-        raise PictureError(f"{where}: expected grey or RGB, got a JPEG in CMYK; convert it to RGB")
+    header = read_header(data, where, "convert it to one of them")
+    rgb = decode_jpeg(header, "rgb8", where) if header.kind == "jpeg" else _png(header, where)
+    turn = _TURNS.get(_orientation(_exif(data)))
+    upright = rgb if turn is None else turn(rgb)
+    return np.ascontiguousarray(upright)
+
+
+def _png(header: ImageHeader, where: str) -> NDArray[np.uint8]:
     cv2 = require("cv2", extra="vision")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(header.data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise PictureError(f"{where}: cannot be decoded ({error}); save it again") from error
     if image is None or image.shape[:2] != (header.height, header.width):
         raise PictureError(f"{where}: cannot be decoded, it is broken inside; save or copy it again")
-    turn = _TURNS.get(_orientation(header.exif))
-    upright = _rgb(image) if turn is None else turn(_rgb(image))
-    return np.ascontiguousarray(upright)
+    return _rgb(image)
 
 
 def _rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -98,51 +87,35 @@ def _rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
     return result
 
 
-def _header(data: bytes, where: str) -> _Header:
-    try:
-        return _png_header(data) if data.startswith(b"\x89PNG") else _jpeg_header(data)
-    except (struct.error, IndexError, KeyError) as error:
-        raise PictureError(f"{where}: expected a header with the picture's size, found none; save it again") from error
+def _exif(data: bytes) -> bytes:
+    """The first Exif block of a file whose header was read before; empty where there is none."""
+    segments = _png_chunks(data) if data.startswith(b"\x89PNG") else _jpeg_segments(data)
+    return next(segments, b"")
 
 
-def _png_header(data: bytes) -> _Header:
-    chunks = dict(_png_chunks(data))
-    width, height, _, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    return _Header(width, height, {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}[colour], chunks.get(b"eXIf", b""))
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _png_chunks(data: bytes) -> Iterator[bytes]:
     place = 8
     while place + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
-        if name in (b"IHDR", b"eXIf"):
-            yield name, data[place + 8 : place + 8 + length]
+        if name == b"eXIf":
+            yield data[place + 8 : place + 8 + length]
         place += 12 + length
 
 
-def _jpeg_header(data: bytes) -> _Header:
-    place, exif, found = 2, b"", None
-    while data[place] == 0xFF:
-        marker = data[place + 1]
+def _jpeg_segments(data: bytes) -> Iterator[bytes]:
+    place = 2
+    while (marker := data[place + 1]) != _SCAN:
         if marker == 0xFF:  # fill
             place += 1
             continue
-        if marker == _SCAN:
-            break
         if marker in _ALONE:
             place += 2
             continue
         (length,) = struct.unpack_from(">H", data, place + 2)
         segment = data[place + 4 : place + 2 + length]
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
-            exif = exif or segment[6:]
-        if marker in _SOF and found is None:
-            height, width, channels = struct.unpack_from(">HHB", segment, 1)
-            found = _Header(width, height, channels)
+            yield segment[6:]
         place += 2 + length
-    if found is None:
-        raise KeyError("no frame")
-    return replace(found, exif=exif)
 
 
 def _orientation(exif: bytes) -> int:

@@ -96,6 +96,12 @@ class Container:
         """Topic -> message type, for every topic that the file declares."""
         return {channel.topic: channel.type_name for channel in self.channels.values()}
 
+    @property
+    def used(self) -> frozenset[str]:
+        """The topics that have messages."""
+        numbers = {ref.channel for ref in self.refs}
+        return frozenset(channel.topic for number, channel in self.channels.items() if number in numbers)
+
     def select(self, topic: str) -> list[MessageRef]:
         """The messages of one topic, by log time."""
         wanted = {number for number, channel in self.channels.items() if channel.topic == topic}

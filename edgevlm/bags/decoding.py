@@ -66,7 +66,7 @@ def decoder(container: Container, topic: str) -> Callable[[bytes], Any]:
             f"{where} has a schema that cannot be read: the definition of {kind} {error}; "
             "record again with the message package installed"
         ) from error
-    return _checked(decode, where)
+    return _checked(decode, where, text=kind == STRING)
 
 
 def messages(container: Container, topic: str) -> Iterator[tuple[MessageRef, Any]]:
@@ -97,11 +97,13 @@ def check_wire(data: bytes, where: str) -> None:
         )
 
 
-def _checked(decode: Callable[[bytes], Any], where: str) -> Callable[[bytes], Any]:
+def _checked(decode: Callable[[bytes], Any], where: str, *, text: bool) -> Callable[[bytes], Any]:
     def checked(data: bytes) -> Any:
         check_wire(data, where)
         if data[:2] not in (b"\0\0", b"\0\1"):
             raise ValueError(f"encapsulation {data[:2]!r}: expected plain CDR")
+        if text and int.from_bytes(data[4:8], "little" if data[1] else "big") > len(data) - 8:
+            raise ValueError("the text is cut")  # the library would give what is left of it
         return decode(data)
 
     return checked

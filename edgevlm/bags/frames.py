@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ from edgevlm import images
 from edgevlm.bags.messages import COMPRESSED_IMAGE
 from edgevlm.contract import CHANNELS, CameraSpec, Encoding, check_frame
 from edgevlm.errors import DependencyError, LogError, require
+from edgevlm.image_header import ImageHeader, read_header
 
 _NS = 1_000_000_000
 _ORDERS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}  # to RGB, and back
+_MORE_BITS = re.compile(r"16$|^(8S|16[USF]|32[SF]|64F)C")  # sensor_msgs/image_encodings
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -102,24 +105,71 @@ class CameraMessage:
         """Whether a compressed message holds depth."""
         return self.compressed and any(kind in self.encoding for kind in ("compressedDepth", "16UC1", "32FC1"))
 
-    def picture(self, encoding: Encoding) -> NDArray[np.uint8]:
-        """The picture in an encoding; without a copy where it has that already.
+    def header(self) -> ImageHeader:
+        """What the file in a compressed message announces; it is not decoded.
 
         Raises:
-            LogError: it holds depth.
-            ShapeError: it is in an encoding that is none of 8 bits, or its size and bytes do not fit.
-            ContractError: a compressed picture that cannot be decoded.
-            DependencyError: OpenCV, for compressed pictures, is not installed.
+            ContractError: no JPEG or PNG, or one that is cut or broken as far as its header tells.
         """
-        if self.depth:
-            raise LogError(
-                f"format {self.encoding!r} holds depth, and the contract wants a picture; map the colour topic"
-            )
+        return read_header(bytes(self.data), self._what, "set the camera's transport to jpeg or png")
+
+    def picture(self, encoding: Encoding, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """The picture in an encoding; without a copy where it has that already.
+
+        Args:
+            size: (height, width) that a compressed picture must announce; compared before it is decoded.
+
+        Raises:
+            LogError: it holds depth, or `format` says that its pixels are not the camera's colours.
+            ShapeError: it is in an encoding that is none of 8 bits, of another size, or its size and bytes do not fit.
+            ContractError: a compressed picture that cannot be decoded, or lost bytes.
+            DependencyError: OpenCV or simplejpeg, for compressed pictures, is not installed.
+        """
         if self.compressed:
-            return images.decode(bytes(self.data), encoding)
+            header = self.header()
+            images.check_header(header, self._what, size)
+            if (problem := format_problem(self.encoding, header, encoding)) is not None:
+                raise LogError(problem)
+            return images.decode(header.data, encoding, size)
         image = images.view(self.data, self.height, self.width, self.encoding, self.step)
         have = images.check_encoding(self.encoding)
         return image if have == encoding else reorder(image, have, encoding)
+
+    @property
+    def _what(self) -> str:
+        return f"compressed image of {len(self.data)} bytes"
+
+
+def format_problem(form: str, header: ImageHeader | None, wanted: Encoding) -> str | None:
+    """Why a compressed picture is not what a contract's encoding means, from its `format`; None: it is.
+
+    compressed_image_transport writes "ENCODING; CODEC compressed TARGET"; what it takes for no colour, such as YUV and
+    Bayer, is compressed as it lies there. Others write the codec only.
+
+    Args:
+        header: of the file; None: only what `format` alone tells.
+    """
+    encoding, _, rest = (part.strip() for part in form.partition(";"))
+    target = rest.partition("compressed")[2].strip()
+    if any(kind in form for kind in ("compressedDepth", "16UC1", "32FC1")):
+        return f"format {form!r:.80} holds depth, and the contract wants a picture; map the colour topic"
+    if _MORE_BITS.search(encoding) or _MORE_BITS.search(target):
+        return f"format {form!r:.80}: expected 8 bits of each channel; convert in the driver"
+    if target.startswith("rgb"):
+        return (
+            f"format {form!r:.80}: readers disagree whether red and blue are swapped in the file; "
+            "publish it as 'rgb8; jpeg compressed bgr8', as compressed_image_transport does"
+        )
+    if header is None or not header.grey:
+        return None
+    if encoding.startswith("bayer_"):
+        return f"format {form!r:.80}: expected a picture, got the mosaic of its sensor; debayer before compressing"
+    if wanted != "mono8" and encoding not in ("mono8", "8UC1"):
+        return (
+            f"format {form!r:.80}: expected colours for {wanted}, the file holds grey only; convert to rgb8 or bgr8 "
+            "before compressing, or name the format 'mono8; jpeg compressed mono8' if the camera is grey"
+        )
+    return None
 
 
 def read_message(type_name: str, data: bytes) -> CameraMessage:
@@ -152,7 +202,8 @@ def read_frame(type_name: str, data: bytes, camera: CameraSpec) -> NDArray[np.ui
         ContractError: a compressed picture that cannot be decoded.
         DependencyError: OpenCV, for compressed pictures, is not installed.
     """
-    return check_frame(camera, read_message(type_name, data).picture(camera.encoding))
+    message = read_message(type_name, data)
+    return check_frame(camera, message.picture(camera.encoding, (camera.height, camera.width)))
 
 
 def reorder(image: NDArray[np.uint8], have: Encoding, want: Encoding) -> NDArray[np.uint8]:

@@ -1,10 +1,10 @@
 """Reads a recording as episodes of observations that fit a contract.
 
-An episode starts at each instruction message and ends at the next (an empty one only ends it), in the order of log
-times, so a simulated clock that starts again does no harm. Inside an episode only header stamps count: one observation
-for each frame of the lead camera (the contract's first), with the newest state at or before its stamp, and of every
-other camera the nearest frame within the window's tolerance. Pictures are read from the file when an observation is
-asked for.
+An episode starts where the instruction changes and ends at the next change (an empty one, or one that cannot be
+decoded, only ends it), in the order of log times, so a simulated clock that starts again does no harm. Inside an
+episode only header stamps count: one observation for each frame of the lead camera (the contract's first), with the
+newest state at or before its stamp, and of every other camera the nearest frame within the window's tolerance. Each
+picture is decoded once when the recording is opened, to leave out damaged ones, and again when it is asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bags.container import Container, MessageRef
-from edgevlm.bags.decoding import decoder, messages, topic_type
+from edgevlm.bags.damage import sound
+from edgevlm.bags.decoding import DAMAGE, decoder, topic_type
 from edgevlm.bags.frames import read_frame
 from edgevlm.bags.messages import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
 from edgevlm.bags.series import Series, Stamps
@@ -119,8 +120,13 @@ def read_log(
     path = Path(path)
     container, topics = open_log(path, contract, topics)
     known = survey(container, contract, topics, stamps)
-    instructions = [(ref.log_ns, str(message.data)) for ref, message in messages(container, topics.instruction)]
-    episodes = _episodes(container, contract, instructions, known.frames, known.state)
+    instructions = _instructions(container, topics.instruction)
+    frames = {
+        camera.name: sound(container, topic, topic_type(container, topic), camera, known.frames[camera.name])
+        for camera in contract.cameras
+        for topic in (topics.cameras[camera.name],)
+    }
+    episodes = _episodes(container, contract, instructions, frames, known.state)
     recording = Recording(path, contract, topics, episodes, tuple(container.warnings), container, stamps)
     if not episodes:
         reasons = "; ".join(container.warnings) or "no frame follows an instruction"
@@ -128,7 +134,6 @@ def read_log(
             f"{path}: expected an episode with frames of every camera and a state, "
             f"found none under {len(instructions)} instruction(s): {reasons}"
         )
-    recording.observation(episodes[0], 0)  # a camera of the wrong size is told now
     return recording
 
 
@@ -140,7 +145,7 @@ def open_log(
     container = Container(path)
     if topics is None:
         beside = topics_beside(path)
-        topics = load_topics(beside) if beside.is_file() else default_topics(contract, container.found)
+        topics = load_topics(beside) if beside.is_file() else default_topics(contract, container.found, container.used)
     topics.check(contract)
     _check_roles(container, topics)
     return container, topics
@@ -170,6 +175,31 @@ def _check_roles(container: Container, topics: TopicMap) -> None:
                 f"found: {listed}; correct the topic map"
             )
         decoder(container, topic)
+
+
+def _instructions(container: Container, topic: str) -> list[tuple[int, str]]:
+    """(log time, text) of each change; empty where nothing is in force.
+
+    The same text again changes nothing, but where messages were lost in between: another one may be among them. One
+    that cannot be decoded ends what was in force.
+    """
+    decode = decoder(container, topic)
+    changes: list[tuple[int, str]] = []
+    damaged, last_ns = 0, 0
+    for ref in container.select(topic):
+        try:
+            text = str(decode(container.read(ref)).data)
+        except DAMAGE:
+            damaged, text = damaged + 1, ""
+        lost = any(last_ns <= last and first <= ref.log_ns for first, last in container.lost)
+        if not changes or lost or text.strip() != changes[-1][1].strip():
+            changes.append((ref.log_ns, text))
+        last_ns = ref.log_ns
+    if damaged:
+        container.warnings.append(
+            f"{container.path}: topic {topic}: {damaged} damaged message(s); each ends the instruction before it"
+        )
+    return changes
 
 
 def _episodes(

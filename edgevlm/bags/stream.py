@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bags.assembly import StateAssembler
 from edgevlm.bags.container import Container, MessageRef
+from edgevlm.bags.damage import Damaged
 from edgevlm.bags.decoding import DAMAGE, decoder, topic_type
 from edgevlm.bags.frames import header_stamp_ns, read_frame
 from edgevlm.bags.recording import open_log
@@ -23,7 +24,7 @@ from edgevlm.bags.series import Stamps, header_ns
 from edgevlm.bags.survey import Survey, survey
 from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import CameraSpec, Contract, Stamped, check_state
-from edgevlm.errors import ContractError, LogError, NonFiniteError, ShapeError
+from edgevlm.errors import ContractError, DependencyError, LogError, NonFiniteError
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Stream:
         self.last_ns = self._refs[-1].log_ns if self._refs else 0
         self._types = {topic: topic_type(container, topic) for topic in self._cameras}
         self._counts: Counter[str] = Counter()
+        self._damaged: dict[str, Damaged] = {}
         self._unstamped = known.unstamped
         self.stamps_are_time = known.stamps_are_time
 
@@ -90,16 +92,23 @@ class Stream:
     @property
     def warnings(self) -> tuple[str, ...]:
         counted = [f"{self._container.path}: {what}: {count} left out" for what, count in self._counts.items()]
-        return (*self._container.warnings, *counted)
+        damaged = [each.warning for each in self._damaged.values() if each.warning]
+        return (*self._container.warnings, *counted, *damaged)
 
     def __iter__(self) -> Iterator[Event]:
         """The events, oldest log time first; equal times in the file's order.
 
         Raises:
-            ShapeError: a picture of another size than the contract's.
+            LogError, ContractError: too many pictures that cannot be used.
             LogError: a state message without the path that the topic map names.
         """
         self._counts.clear()
+        totals = Counter(self._topic[ref.channel] for ref in self._refs)
+        self._damaged = {
+            camera.name: Damaged(f"{self._container.path}: topic {topic}", totals[topic])
+            for topic, cameras in self._cameras.items()
+            for camera in cameras
+        }
         spec = self._contract.state
         assembler = StateAssembler(spec, self._topics, str(self._container.path), self._stamps) if spec else None
         losses = sorted(self._container.lost)
@@ -115,6 +124,8 @@ class Stream:
                 continue
             message = self._decoded(topic, ref)
             if message is None:
+                if topic == self._topics.instruction:  # it may have been another one
+                    yield Told(ref.log_ns, None)
                 continue
             if topic == self._topics.instruction:
                 if ref.log_ns > lost_until_ns:  # otherwise a later one may be among what was lost
@@ -133,10 +144,13 @@ class Stream:
                 by_log = self._stamps == "log" or topic in self._unstamped
                 stamp_ns = ref.log_ns if by_log else header_stamp_ns(data)
                 picture = read_frame(self._types[topic], data, camera)
-            except ShapeError as error:
-                raise ShapeError(f"{self._container.path}: topic {topic} at {ref.log_ns} ns: {error}") from error
-            except (ValueError, LogError, ContractError):
-                self._counts[f"topic {topic}: damaged picture(s)"] += 1
+            except DependencyError:
+                raise
+            except (LogError, ContractError) as error:
+                self._damaged[camera.name].add(f"{ref.log_ns} ns", error)
+                continue
+            except ValueError:
+                self._counts[f"topic {topic}: damaged message(s)"] += 1
                 continue
             if stamp_ns:  # a driver that has not set it yet
                 yield Seen(ref.log_ns, camera.name, Stamped(picture, stamp_ns))

@@ -20,7 +20,7 @@ from edgevlm.contract import SECOND_NS, Contract
 from edgevlm.data.arrival import Ages, Arrival, ages
 from edgevlm.data.contract_check import Limits, check_contract, refuse
 from edgevlm.data.facts import Facts, TopicFacts
-from edgevlm.errors import ContractError, DependencyError, EdgevlmError, LogError
+from edgevlm.errors import ContractError, EdgevlmError, LogError
 
 Frames = list[tuple[int, int, MessageRef]]  # (log time, stamp, where)
 
@@ -131,14 +131,12 @@ def _frames(container: Container, facts: TopicFacts, stamps: Stamps) -> Frames:
             facts.sizes.add((message.width, message.height))
         elif not decoded and len(frames) <= _DECODED:
             try:
-                height, width = message.picture("rgb8").shape[:2]
-            except DependencyError:
-                raise
+                header = message.header()
             except EdgevlmError as error:
                 undecoded = undecoded or str(error)
                 continue
             decoded += 1
-            facts.sizes.add((width, height))
+            facts.sizes.add((header.width, header.height))
     if damaged:
         container.warnings.append(f"{where}: {damaged} damaged message(s) left out")
     facts.messages = len(frames)

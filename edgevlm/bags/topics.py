@@ -33,8 +33,9 @@ class StateSource(Spec):
     quantity: Literal["position", "velocity", "effort"] = "position"  # of the joint
     path: str = ""  # such as "pose.position.x", "position[name=gripper]" or "data[2]"
     unit: str = ""  # what the message carries; empty: what messages carry by convention
+    command_unit: str = ""  # what the joint or gripper it measures is commanded in, or its axis moves in; empty: SI
 
-    @field_validator("unit")
+    @field_validator("unit", "command_unit")
     @classmethod
     def _of_the_list(cls, unit: str) -> str:
         return parse_unit(unit) if unit else ""
@@ -143,12 +144,19 @@ def topics_beside(log: str | os.PathLike[str]) -> Path:
     return Path(log).with_suffix(".topics.yaml")
 
 
-def default_topics(contract: Contract, found: Collection[str] = ()) -> TopicMap:
-    """The convention's map for a contract; of a camera's two topics the one among `found`, compressed first."""
+def default_topics(contract: Contract, found: Collection[str] = (), used: Collection[str] = ()) -> TopicMap:
+    """The convention's map for a contract; of a camera's two topics one with messages, else one that is there.
+
+    Args:
+        found: the topics that are there; of two, the compressed one is taken.
+        used: those of them that are known to have messages.
+    """
     cameras = {}
     for camera in contract.cameras:
         raw = f"/{camera.name}/image_raw"
-        cameras[camera.name] = raw if raw in found and f"{raw}/compressed" not in found else f"{raw}/compressed"
+        pair = (f"{raw}/compressed", raw)
+        known = [*(topic for topic in pair if topic in used), *(topic for topic in pair if topic in found)]
+        cameras[camera.name] = [*known, pair[0]][0]
     names = contract.state.names if contract.state else ()
     state = {name: StateSource(topic="/joint_states", joint=name) for name in names}
     return TopicMap(cameras=cameras, state=state, instruction="/instruction")

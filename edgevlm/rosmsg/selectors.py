@@ -208,9 +208,14 @@ def _name_elements(field: str, names: Any, array: Any, innermost: bool) -> bool:
         return False
     if not isinstance(names[0], str):
         return len(names) == len(array) and isinstance(names[0], int) and _NUMBERED.fullmatch(field) is not None
-    if len(names) == len(array):
-        return innermost or _NAMES.fullmatch(field) is not None
-    return innermost and not field_names(array[0]) and _NAMES.fullmatch(field) is not None  # lists of unequal lengths
+    if _NAMES.fullmatch(field) is None or _has_lists(array[0]):
+        return False
+    return len(names) == len(array) or (innermost and not field_names(array[0]))  # lists of unequal lengths
+
+
+def _has_lists(element: Any) -> bool:
+    """Whether names around an element are of what its lists hold, as a trajectory's are: its points have none."""
+    return any(is_array(getattr(element, field)) for field in field_names(element))
 
 
 def is_array(value: Any) -> bool:

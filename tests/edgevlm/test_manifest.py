@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from support import tiny
 
 from edgevlm.bundle import open_bundle
 from edgevlm.errors import BundleError, EdgevlmError, FormatError, UnsafePathError
-from edgevlm.manifest import FORMAT, Manifest, check_format, safe_path
+from edgevlm.manifest import FORMAT, FORMAT_MINOR, Manifest, _warn_unknown_units, check_format, safe_path
 
 Path_ = tuple[Any, ...]
 
@@ -205,7 +206,7 @@ def test_refuses_json_that_not_every_reader_reads_alike(valid: dict[str, Any], m
         Manifest.parse(make(valid))
 
 
-@pytest.mark.parametrize("version", ["1.4", "2.0", "1.10", "999999999.0"])
+@pytest.mark.parametrize("version", [f"1.{FORMAT_MINOR + 1}", "2.0", "1.10", "999999999.0"])
 def test_refuses_a_newer_format_and_says_update(valid: dict[str, Any], version: str) -> None:
     with pytest.raises(FormatError, match=r"newer than .*; update edgevlm"):
         parse({**valid, "format": f"edgevlm.bundle/{version}", "a key of the future": 1})
@@ -332,3 +333,44 @@ def test_control_characters_are_refused_wherever_they_would_be_shown(
     with pytest.raises(BundleError, match="control characters") as refusal:
         parse(data)
     assert character not in str(refusal.value)
+
+
+OLD = Path(__file__).parents[1] / "compat" / "format_1_0" / "mono"
+
+
+@pytest.mark.parametrize("unit", ["?", "", " ? "])
+def test_a_state_unit_that_an_old_exporter_did_not_know_is_a_number_without_one(
+    unit: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Path(shutil.copytree(OLD, tmp_path / "old"))
+    _warn_unknown_units.cache_clear()
+    tiny.rewrite(root, lambda data: data["contract"]["state"]["fields"][0].update(unit=unit))
+    state = open_bundle(root).manifest.contract.state
+    assert state is not None and state.fields[0].unit == "1"
+    assert state.fields[1:] == open_bundle(OLD).manifest.contract.state.fields[1:]
+    open_bundle(root)
+    (record,) = caplog.records
+    assert (record.levelname, "robot file" in record.getMessage()) == ("WARNING", True)
+    assert state.fields[0].name in record.getMessage()
+
+
+def test_other_units_of_old_bundles_and_unknown_ones_of_today_are_refused(
+    valid: dict[str, Any], tmp_path: Path
+) -> None:
+    def old(edit: Callable[[dict[str, Any]], None]) -> Path:
+        root = Path(shutil.copytree(OLD, tmp_path / "old", dirs_exist_ok=True))
+        tiny.rewrite(root, edit)
+        return root
+
+    for unit in ("fill_in", "??"):
+        with pytest.raises(BundleError, match="unit: expected one of"):
+            open_bundle(old(lambda data, unit=unit: data["contract"]["state"]["fields"][0].update(unit=unit)))
+    with pytest.raises(BundleError, match="unit: expected one of"):
+        open_bundle(old(lambda data: data["contract"]["action"]["groups"][0]["units"].__setitem__(0, "?")))
+    for broken in (None, [], {"state": 3}, {"state": {"fields": 3}}, {"state": {"fields": [3, {"unit": 3}]}}):
+        with pytest.raises(BundleError, match="contract"):
+            open_bundle(old(lambda data, broken=broken: data.update(contract=broken)))
+    today = copy.deepcopy(valid)
+    today["contract"]["state"]["fields"][0]["unit"] = "?"
+    with pytest.raises(BundleError, match="unit: expected one of"):
+        parse(today)

@@ -335,7 +335,7 @@ def test_a_robot_of_another_kind_needs_no_other_code(
     from second_robot import robot
 
     folder = tmp_path_factory.mktemp("second")
-    (folder / "topics.yaml").write_text(robot.MAP)
+    (folder / "topics.yaml").write_text(robot.MAP.replace("unit: deg", "unit: deg, command_unit: deg"))
     root = tiny.write_bundle(folder / "bundle", tiny.duo_parts(robot.contract()))
     limits = {f"axes.d_{joint}.{key}": 2.0 for joint in robot.JOINTS for key in ("velocity", "acceleration")}
     limits |= {f"axes.d_{joint}.state": joint for joint in robot.JOINTS}
@@ -357,7 +357,7 @@ def test_a_robot_of_another_kind_needs_no_other_code(
         rig.joints["tool_jaw"] = math.degrees(0.0995)  # half a milliradian before its limit
         rig.row = [0.005] * len(robot.JOINTS)
         wait_until(lambda: rig.doing("follow"), 20)
-        fast = math.degrees(0.1)  # the map says that the robot counts in degrees: both ways
+        fast = math.degrees(0.1)  # the map says that the robot counts in degrees, and takes them
         wait_until(lambda: rig.of(topic)[-1].velocity[0] == pytest.approx(fast, abs=1e-4))
         message = rig.of(topic)[-1]
         assert list(message.name) == list(robot.NAMES_ON_THE_ROBOT.values())

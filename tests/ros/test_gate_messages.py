@@ -142,6 +142,67 @@ def test_a_hand_that_is_sent_somewhere_is_a_pose() -> None:
         made(robot(group("ee_pose", ("x", "y"), "m")))
 
 
+def sent_with(contract: Contract, value: float, **source: str) -> Any:
+    """The one group's message for a command of `value` in each column, under a map whose every source is so."""
+    topics = default_topics(contract)
+    state = {
+        name: StateSource.model_validate({**one.model_dump(exclude_defaults=True), **source})
+        for name, one in topics.state.items()
+    }
+    limits = gate_limits(values_of(contract), contract)
+    topics = topics.model_copy(update={"state": state})
+    (setpoint,) = setpoints(contract, columns(contract, limits), topics, (), 0.02)
+    command = GateCommand(1, 5, 6, "follow", (value,) * len(contract.action.names))
+    return setpoint.message(command)
+
+
+@pytest.mark.parametrize("measured", ["", "m", "mm", "cm"])
+def test_what_unit_the_state_comes_in_scales_no_command_of_a_hand(measured: str) -> None:
+    source = {"unit": measured} if measured else {}
+    moved = group("ee_delta", ("x", "y", "z"), "m", relative_to="previous")
+    # A field in the axis's own unit is what measures it here: the case that scaled the command.
+    contract = gate_judge.contract((moved,), tuple(StateField(name=name, unit="m") for name in moved.names))
+    assert sent_with(contract, 0.1, **source).twist.linear.x == pytest.approx(0.1)
+    placed = group("ee_pose", ("x", "y", "z"), "m")
+    contract = gate_judge.contract((placed,), tuple(StateField(name=name, unit="m") for name in placed.names))
+    assert sent_with(contract, 0.1, **source).pose.position.x == pytest.approx(0.1)
+
+
+def test_a_contract_in_millimetres_is_a_twist_in_metres() -> None:
+    moved = group("ee_delta", ("x", "y", "z"), "mm", relative_to="previous")
+    contract = gate_judge.contract((moved,), tuple(StateField(name=name, unit="mm") for name in moved.names))
+    assert sent_with(contract, 100.0, unit="mm").twist.linear.x == pytest.approx(0.1)
+    with pytest.raises(ContractError, match="TwistStamped is always in SI, got command_unit 'mm'"):
+        sent_with(contract, 100.0, unit="mm", command_unit="mm")
+
+
+@pytest.mark.parametrize("measured", ["rad", "deg"])
+@pytest.mark.parametrize(("commanded", "expected"), [("", 1.0), ("rad", 1.0), ("deg", math.degrees(1.0))])
+def test_joints_are_commanded_in_si_or_their_command_unit_whatever_measures_them(
+    measured: str, commanded: str, expected: float
+) -> None:
+    source = {"unit": measured, "command_unit": commanded}
+    contract = robot(group("joint_position", ("a", "b"), "rad"))
+    assert list(sent_with(contract, 1.0, **source).points[0].positions) == pytest.approx([expected] * 2)
+    contract = robot(group("joint_velocity", ("a", "b"), "rad/s"))
+    assert list(sent_with(contract, 1.0, **source).velocity) == pytest.approx([expected] * 2)
+
+
+def test_a_command_unit_of_another_kind_or_none_is_refused() -> None:
+    contract = robot(group("joint_position", ("a",), "rad"))
+    for unit in ("mm", "deg/s", "1"):
+        with pytest.raises(ContractError, match=rf"'a'.*in 'rad'.*got '{unit}'.*leave it out for 'rad'"):
+            sent_with(contract, 1.0, command_unit=unit)
+    with pytest.raises(ValueError, match="expected one of"):
+        StateSource(topic="/j", joint="a", command_unit="furlong")
+
+
+def test_a_gripper_has_the_command_unit_of_its_own_field() -> None:
+    contract = robot(group("gripper", ("grip",), "1"))
+    assert list(sent_with(contract, 0.5, unit="%").position) == [0.5]
+    assert list(sent_with(contract, 0.5, command_unit="%").position) == pytest.approx([50.0])
+
+
 def test_each_group_has_a_topic_of_its_own() -> None:
     both = robot(group("joint_velocity", ("left",), "rad/s"), group("joint_velocity", ("right",), "rad/s"))
     with pytest.raises(ContractError, match="set command_topics"):
@@ -268,7 +329,7 @@ def test_units_are_converted_at_the_wire_both_ways(wire: str, position: float, v
     groups = (group("joint_position", ("j",), "deg"), group("joint_velocity", ("k",), "rad/s"))
     fields = (StateField(name="j", unit="deg"), StateField(name="k", unit="rad"))
     contract = gate_judge.contract(groups, fields)
-    sources = {name: StateSource(topic="axes", joint=f"robot_{name}", unit=wire) for name in "jk"}
+    sources = {name: StateSource(topic="axes", joint=f"robot_{name}", unit=wire, command_unit=wire) for name in "jk"}
     topics = TopicMap(cameras={camera.name: "c" for camera in contract.cameras}, state=sources, instruction="say")
     topics.check(contract)
     assert contract.state is not None

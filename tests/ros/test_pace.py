@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,9 +66,24 @@ def test_the_value_that_is_advised_is_enough(ms: float, period_ms: float, rows: 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"deadline_ms": "x", "chunk_deadline": "deadline"}', '{"deadline_ms": 3}']
+    "text",
+    [
+        *("", "[]", "{}", '{"deadline_ms": "x", "chunk_deadline": "deadline"}', '{"deadline_ms": 3}'),
+        *("[" * 100_000, "[" * 60_000, '{"a":' * 10_000),
+        *(f'{{"deadline_ms": {number}, "chunk_deadline": "deadline"}}' for number in ("9" * 400, "9" * 5000, "1e999")),
+        *('{"deadline_ms": NaN, "chunk_deadline": "deadline"}', '{"deadline_ms": 3, "chunk_deadline": []}'),
+        f'{{"deadline_ms": 3, "chunk_deadline": "deadline", "more": "{"x" * 70_000}"}}',
+    ],
+    ids=lambda text: text[:40],
 )
 def test_what_no_gate_says_is_refused(text: str) -> None:
-    with pytest.raises(ContractError, match="gate_limits"):
+    with pytest.raises(ContractError, match="gate_limits: expected") as refusal:
         read_gate(text)
+    assert len(str(refusal.value)) < 300
     assert read_gate(GATE.text()) == GATE
+
+
+@given(st.text(max_size=200) | st.recursive(st.none() | st.floats() | st.integers(), st.lists).map(json.dumps))
+def test_whatever_the_text_it_is_a_gate_s_or_refused(text: str) -> None:
+    with pytest.raises(ContractError):
+        read_gate(text)

@@ -23,6 +23,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, String
 from support import tiny
+from support.picture_files import jpeg, png, png_bomb, resized, scene
 from support.policy_rig import STATUS, Camera, PolicyRig, image_message, joints_message, wait_until
 from support.tiny import COMMANDS
 
@@ -140,6 +141,21 @@ def test_chunks_and_plans_equal_the_in_process_session_bit_for_bit(stepped: Poli
     assert newest.step_ms > 0 and any(to_ns(beat.observed) == stamp_ns for beat in stepped.beats if beat.observing)
 
 
+FITTING = scene((FRONT.height, FRONT.width))
+HOSTILE = [
+    ("png", png_bomb(9_000, 9_000)),
+    ("jpeg", resized(jpeg(FITTING), 9_000, 9_000)),
+    ("mono16; png compressed mono16", png(FITTING.astype(np.uint16))),
+    ("yuv422_yuy2; jpeg compressed mono8", jpeg(FITTING[:, :, 0].copy())),
+    ("16UC1; compressedDepth", png(FITTING)),
+    ("jpeg", jpeg(FITTING)[:-40]),
+]
+
+
+def count(rig: PolicyRig, key: str) -> int:
+    return int(rig.row("camera front")[key])
+
+
 def test_compressed_pictures_come_in_by_convention(rig: PolicyRig, bundle: Path) -> None:
     sent: Sent = {}
 
@@ -164,6 +180,19 @@ def test_compressed_pictures_come_in_by_convention(rig: PolicyRig, bundle: Path)
         rig.chunk_of(list(sent)[-1])
         time.sleep(0.03)
     check_same(rig, bundle, sent)
+    before = dict(rig.row("camera front"))
+    for number, (form, data) in enumerate(HOSTILE):
+        message = CompressedImage(format=form, data=data)
+        message.header = image_message(tiny.image(FRONT, 0), "rgb8", rig.now_ns()).header
+        rig.send(f"{TOPIC}/compressed", message)
+        wait_until(lambda number=number: count(rig, "received") > int(before["received"]) + number)
+    after = rig.row("camera front")
+    refused = {
+        why: int(after[f"refused_{why}"]) - int(before[f"refused_{why}"]) for why in ("size", "encoding", "damaged")
+    }
+    assert refused == {"size": 2, "encoding": 3, "damaged": 1}
+    compressed(rig.now_ns())
+    rig.chunk_of(list(sent)[-1])
     assert rig.change("deactivate")
     rig.silence(f"{TOPIC}/compressed")
     time.sleep(0.3)

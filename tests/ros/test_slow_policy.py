@@ -35,6 +35,7 @@ class Scene:
     """A slow policy, a gate, and the robot around them, under a namespace."""
 
     def __init__(self, domain: int, directory: Path, name: str, slow_s: float, **gate: Any) -> None:
+        simulated = {"use_sim_time": gate.get("use_sim_time", False)}
         bundle = str(tiny.mono(directory / "mono"))
         variables = environment(domain)
         variables["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), variables.get("PYTHONPATH", "")])
@@ -42,7 +43,7 @@ class Scene:
         self.processes.start(
             "policy",
             HERE / "slow_policy.py",
-            parameters={**POLICY, "bundle": bundle},
+            parameters={**POLICY, **simulated, "bundle": bundle},
             namespace=name,
             arguments=[str(slow_s)],
         )
@@ -128,6 +129,14 @@ def test_a_step_that_outlasts_its_chunk_is_refused_at_activation(scene: Callable
     told = scene(0.3).log("policy", "activate refused")
     assert "the model is too slow here: a step takes 3" in told
     assert "its chunks are over after 250 ms, 5 rows of 50 ms" in told
+
+
+def test_in_simulated_time_it_is_a_warning(scene: Callable[..., Scene]) -> None:
+    slow = scene(0.3, use_sim_time=True)
+    told = slow.log("policy", "simulated time must run slower than this model")
+    assert "a step takes 3" in told
+    slow.log("policy", "waits for an instruction")
+    assert "activate refused: the model" not in slow.processes.log("policy")
 
 
 def _since(true: Callable[[], bool]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +13,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bags.damage import Damaged
 from edgevlm.bundle import file_sha256
-from edgevlm.errors import CalibrationError
+from edgevlm.errors import CalibrationError, PictureError
 from edgevlm.photos import open_photo
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 HELD_OUT_EVERY = 3  # every third picture and text judges, and calibrates nothing
@@ -65,6 +69,7 @@ def open_pictures(folder: Path, texts: Path | None = None, limit: int | None = N
 
     Raises:
         CalibrationError: no folder, or fewer than FEWEST pictures, or texts in it.
+        PictureError: more of them are damaged than are left out.
     """
     if not folder.is_dir():
         raise CalibrationError(
@@ -74,12 +79,29 @@ def open_pictures(folder: Path, texts: Path | None = None, limit: int | None = N
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if len(files) < FEWEST:
         raise CalibrationError(f"{folder}: expected at least {FEWEST} pictures, found {len(files)}; add some")
-    files = thinned(files, limit)
+    files = _sound(folder, thinned(files, limit))
     said = read_texts(texts)
     digest = hashlib.sha256("".join(f"{file_sha256(path)}\n" for path in files).encode())
     digest.update("\n".join(said).encode())
     photos = [Photo(path.name, partial(open_photo, path)) for path in files]
     return PictureData("pictures", digest.hexdigest(), *split(photos), *split(said))
+
+
+def _sound(folder: Path, files: list[Path]) -> list[Path]:
+    """The files that can be decoded; the others are named in the log. Raises PictureError: too many cannot."""
+    damaged, kept = Damaged(str(folder), len(files)), []
+    for path in files:
+        try:
+            open_photo(path)
+        except PictureError as error:
+            damaged.add(path.name, error)
+        else:
+            kept.append(path)
+    if damaged.warning:
+        logger.warning("%s", damaged.warning)
+    if len(kept) < FEWEST:
+        raise CalibrationError(f"{folder}: expected at least {FEWEST} pictures, {len(kept)} can be decoded; add some")
+    return kept
 
 
 def make_up_pictures(texts: Path | None = None, seed: int = 0) -> PictureData:

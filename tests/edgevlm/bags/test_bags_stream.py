@@ -122,7 +122,7 @@ def test_a_damaged_picture_is_left_out_and_one_of_another_size_refused(tmp_path:
         log.image("/right/image_raw", SECOND_NS, np.zeros((4, 4), np.uint8), encoding="mono8")
     stream = open_stream(path, contract)
     assert [event.camera for event in stream if isinstance(event, Seen)] == ["right", "left"]
-    assert "1 left out" in stream.warnings[-1]
+    assert "1 of 2 damaged picture(s) left out" in stream.warnings[-1]
     wrong = tmp_path / "wrong.mcap"
     with LogWriter(wrong) as log:
         log.string("/instruction", 0, "go")

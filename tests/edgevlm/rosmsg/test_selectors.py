@@ -71,6 +71,8 @@ def test_an_element_brings_its_own_header() -> None:
 
 
 TOOL0 = "transforms[child_frame_id=tool0].transform.translation.x"
+POINT = message(positions=[1.5], velocities=[0.25], time=2.0)
+FINGER = message(joint_names=["finger"], points=[POINT])
 STATE = message(joint_names=["a", "b"], feedback=message(positions=[1.0, 2.0]))
 
 
@@ -83,6 +85,7 @@ STATE = message(joint_names=["a", "b"], feedback=message(positions=[1.0, 2.0]))
         (message(name=["cup"], pose=[message(x=1.0)]), "pose[0].x", "pose[name=cup].x", 1.0),
         (message(ids=[11, 12], position=[1.0, 2.0]), "position[1]", "position[ids=12]", 2.0),
         (message(tags=[message(id=5, x=3.0)]), "tags[0].x", "tags[id=5].x", 3.0),
+        (FINGER, "points[0].positions[0]", "points[0].positions[joint_names=finger]", 1.5),
     ],
 )
 def test_an_index_into_something_that_has_names_is_refused_with_the_selector(
@@ -107,6 +110,11 @@ def test_lists_of_unequal_lengths_are_no_reason_to_take_an_index() -> None:
         (message(covariance=[0.0] * 35 + [4.0], frame_id="a"), "covariance[35]", 4.0),
         (joints([], [3.0, 0.5]), "position[1]", 0.5),
         (message(joint_names=["a", "b"], points=[message(positions=[[5.0]], time=1.0)]), "points[0].time", 1.0),
+        (FINGER, "points[0].positions[joint_names=finger]", 1.5),
+        (FINGER, "points[0].time", 2.0),
+        (message(errors=["hot", "slow"], data=[1.0, 2.0]), "data[1]", 2.0),
+        (message(warnings=["hot"], data=[3.0]), "data[0]", 3.0),
+        (message(errors=["hot"], pose=[message(x=1.0)]), "pose[0].x", 1.0),
     ],
 )
 def test_an_index_into_something_without_names_goes_on_working(root: Any, path: str, value: float) -> None:

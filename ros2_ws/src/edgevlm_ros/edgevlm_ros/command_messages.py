@@ -10,8 +10,8 @@
 
 The header's stamp is the one that the command was computed for, its frame the group's. A joint has the name that the
 topic map gives the state field that measures it; where no limit says which one that is, as for a gripper, the field of
-the column's own name; otherwise the column's name. Numbers are converted from the contract's units to what messages
-carry by convention (SI), or to the `unit` that the topic map gives the field measuring the axis.
+the column's own name; otherwise the column's name. Numbers are converted from the contract's units to SI, which a twist
+and a pose always are; joints and grippers may have another one, the `command_unit` of that field in the topic map.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def setpoints(
     """A setpoint for each action group; `names` are their topics, or empty.
 
     Raises:
-        ContractError: a group cannot be told in a standard message, or two groups would share a topic.
+        ContractError: a group cannot be told in a standard message, two groups would share a topic, or a
+            `command_unit` of the map does not fit.
     """
     made, start = [], 0
     groups = contract.action.groups
@@ -81,7 +82,7 @@ def setpoints(
         part = slice(start, start + len(group.names))
         start = part.stop
         message_type, topic, make = _form(group, columns[part], joints, period_s)
-        factors = tuple(_factor(column, fields, topics) for column in columns[part])
+        factors = tuple(_factor(column, message_type, fields, topics) for column in columns[part])
         made.append(Setpoint(names[i] if names else topic, message_type, group.frame_id, part, factors, make))
     taken = [setpoint.topic for setpoint in made]
     if len(set(taken)) != len(taken):
@@ -89,18 +90,28 @@ def setpoints(
     return tuple(made)
 
 
-def _factor(column: Column, fields: Sequence[str], topics: TopicMap) -> float:
-    """What the column's number is multiplied by to be what the robot takes.
+def _factor(column: Column, message_type: type, fields: Sequence[str], topics: TopicMap) -> float:
+    """What the column's number is multiplied by to be what the message carries: SI, or the map's `command_unit`.
 
     A gripper's field is the one of its own name: limits do not say what measures it.
     """
+    field = fields[column.state] if column.state is not None else column.name
+    unit = topics.state[field].command_unit if field in fields else ""
+    if unit and message_type in (TwistStamped, PoseStamped):
+        raise ContractError(
+            f"topic map, state {field!r}: {message_type.__name__} is always in SI, got command_unit {unit!r} for "
+            f"{column.name!r}; leave command_unit out, and convert in the driver if it takes another unit"
+        )
     if column.sent == "orientation":
         return 1.0  # quaternions are made of it
-    measured = fields[column.state] if column.state is not None else column.name
-    wire = topics.state[measured].unit if measured in fields else ""
-    if wire and column.sent == "velocity":
-        wire = rate_of(axis_unit(wire))
-    return unit_factor(column.unit, wire if wire and same_kind(wire, column.unit) else wire_unit(column.unit))
+    try:
+        wire = rate_of(axis_unit(unit)) if unit and column.sent == "velocity" else unit
+        return unit_factor(column.unit, wire or wire_unit(column.unit))
+    except ValueError:
+        raise ContractError(
+            f"topic map, state {field!r}: expected a command_unit that {column.name!r} in {column.unit!r} can be "
+            f"converted to, got {unit!r}; give one of its kind, or leave it out for {wire_unit(column.unit)!r}"
+        ) from None
 
 
 def _form(

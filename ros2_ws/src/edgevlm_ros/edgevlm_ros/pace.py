@@ -17,6 +17,8 @@ from edgevlm.loop.limits import ChunkDeadline
 Level = Literal["ok", "warn", "error"]
 _NEAR = 1.2  # within this factor of a limit the next step may be over it
 _ROOM = 1.5
+_MOST_TEXT = 1 << 16  # of what a gate says
+_WHOSE = "check which node publishes it"
 _FASTER = "use a faster machine, engine or precision (parameters engine, intra_threads), or a model with longer chunks"
 
 
@@ -69,16 +71,18 @@ def read_gate(text: str) -> GateSays:
     """The gate's message.
 
     Raises:
-        ContractError: it is of another version.
+        ContractError: it is of another version, or no gate's.
     """
+    if len(text) > _MOST_TEXT:
+        raise ContractError(f"gate_limits: expected at most {_MOST_TEXT} characters, got {len(text)}; {_WHOSE}")
     try:
         found = json.loads(text)
         said = GateSays(float(found["deadline_ms"]), found["chunk_deadline"])
-        if said.chunk_deadline in ("deadline", "whole_chunk") and said.deadline_ms > 0:
+        if said.chunk_deadline in ("deadline", "whole_chunk") and 0 < said.deadline_ms < math.inf:
             return said
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
-    raise ContractError(f"gate_limits: expected deadline_ms and chunk_deadline, got {text!r:.80}")
+    raise ContractError(f"gate_limits: expected deadline_ms and chunk_deadline, got {text!r:.80}; {_WHOSE}")
 
 
 def check_horizon(step: Step, chunks: Chunks) -> None:
@@ -90,7 +94,7 @@ def check_horizon(step: Step, chunks: Chunks) -> None:
     if step.best_ms >= chunks.horizon_ms:
         raise ContractError(
             f"the model is too slow here: {_step(step)}, and its chunks are over after {_rows(chunks)}, so none can be "
-            f"followed; {_FASTER}"
+            f"followed; {_FASTER}; in simulated time set use_sim_time, and this is a warning"
         )
 
 

@@ -95,7 +95,7 @@ class PolicyNode(ShellNode):
         policy, values = self._loaded(), self._settings.values()
         if self._stuck:
             raise ContractError("the model has not ended a step of the activation before; restart the process")
-        self._pace.check()
+        self._check_pace()
         contract = policy.contract
         spec = match_spec(values, contract)
         found = [] if values["topics"] else self._found(contract, values["check_s"] / 2)
@@ -154,6 +154,15 @@ class PolicyNode(ShellNode):
         if self._policy is None:
             raise ContractError("no bundle is loaded; configure the node first")
         return self._policy
+
+    def _check_pace(self) -> None:
+        """Refuse a model that is never in time; simulated time may wait for it, so there it is a warning."""
+        try:
+            self._pace.check()
+        except ContractError as error:
+            if not self.get_parameter("use_sim_time").value:
+                raise
+            self.get_logger().warning(f"simulated time must run slower than this model: {error}")
 
     def _newest(self) -> Newest:
         return self._run.newest if self._run is not None else Newest()

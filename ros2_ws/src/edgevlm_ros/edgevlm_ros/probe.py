@@ -128,8 +128,8 @@ class Probe:
             self._stamp(seen, message.stamp_ns)
             seen.frame_ids.add(message.frame_id)
             if message.compressed:
-                height, width = message.picture(camera.encoding).shape[:2]
-                seen.sizes.add((width, height))
+                header = message.header()
+                seen.sizes.add((header.width, header.height))
             else:
                 seen.encodings.add(message.encoding)
                 seen.sizes.add((message.width, message.height))

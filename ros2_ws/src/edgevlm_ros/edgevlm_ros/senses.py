@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bags.frames import CameraMessage, read_message
+from edgevlm.bags.frames import CameraMessage, format_problem, read_message
 from edgevlm.bags.topics import TopicMap
 from edgevlm.contract import SECOND_NS, CameraSpec, Contract, Stamped, check_frame, check_state
 from edgevlm.errors import ContractError, EdgevlmError, NonFiniteError, ShapeError
@@ -216,20 +216,34 @@ class Senses:
 
 
 def _unfit(message: CameraMessage, camera: CameraSpec) -> tuple[str, str] | None:
-    """Why a picture need not be looked at, and what to tell."""
-    if message.depth or not (message.compressed or message.encoding in ENCODINGS):
-        return "encoding", f"expected one of {', '.join(ENCODINGS)}, got {message.encoding!r}; convert in the driver"
-    if not message.compressed and (message.width, message.height) != (camera.width, camera.height):
-        got = f"{message.width}x{message.height}"
-        return "size", f"expected {camera.width}x{camera.height}, got {got}; set the camera's resolution"
+    """Why a picture need not be decoded, and what to tell.
+
+    Raises:
+        ContractError: a compressed one whose header is damaged.
+    """
     if camera.frame_id and message.frame_id != camera.frame_id:
         return "frame_id", f"expected frame_id {camera.frame_id!r}, got {message.frame_id!r}; set it in the publisher"
+    if not message.compressed:
+        if message.encoding not in ENCODINGS:
+            got = f"expected one of {', '.join(ENCODINGS)}, got {message.encoding!r}; convert in the driver"
+            return "encoding", got
+        size = message.width, message.height
+    else:
+        if (problem := format_problem(message.encoding, None, camera.encoding)) is not None:
+            return "encoding", problem
+        header = message.header()
+        size = header.width, header.height
+    if size != (camera.width, camera.height):
+        got = f"{size[0]}x{size[1]}"
+        return "size", f"expected {camera.width}x{camera.height}, got {got}; set the camera's resolution"
+    if message.compressed and (problem := format_problem(message.encoding, header, camera.encoding)) is not None:
+        return "encoding", problem
     return None
 
 
 def _picture(message: CameraMessage, camera: CameraSpec) -> NDArray[np.uint8]:
     try:
-        image = message.picture(camera.encoding)
+        image = message.picture(camera.encoding, (camera.height, camera.width))
     except ShapeError as error:  # its size fits, so its bytes do not
         raise ContractError(str(error)) from error
     return check_frame(camera, image)
