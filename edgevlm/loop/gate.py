@@ -266,8 +266,6 @@ class Gate:
         """The gravest thing that is wrong now, apart from what only following can show."""
         if self._estop or self._estop_seen:
             return "estop"
-        if self._finishing:
-            return "deactivated"
         if self._clock.stopped:
             return "clock_stopped"
         if self._clock.jumped:
@@ -279,6 +277,8 @@ class Gate:
         values, state = self._motion.values, self._states.newest
         if values is not None and self._motion.astray(values, state.value if state else None):
             return "tracking"
+        if self._finishing:
+            return "deactivated"
         beat_ns = self._heartbeat_steady_ns
         if beat_ns is None or now_steady_ns - beat_ns > self._deadline_ns:
             return "heartbeat_missing"
@@ -288,7 +288,8 @@ class Gate:
         return "chunk_missing" if until_ns is None or now_steady_ns > until_ns else None
 
     def _fall_back(self, cause: Cause, now_ns: int, now_steady_ns: int) -> None:
-        mode = self._limits.fallbacks[cause]
+        causes: list[Cause] = [cause, "deactivated"] if self._finishing else [cause]
+        mode = max((self._limits.fallbacks[each] for each in causes), key=SEVERITY.__getitem__)
         episode = self._episode
         if episode is None:
             episode = self._episode = _Episode(cause, mode, now_ns, now_steady_ns, self._accepted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import time
@@ -19,7 +20,8 @@ pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-
 from geometry_msgs.msg import PoseStamped, Twist, TwistStamped, Vector3
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
-from support.moving_gate import VELOCITY, Moving
+from support.gate_rig import judge_velocities
+from support.moving_gate import ACCELERATION, VELOCITY, Moving
 from support.policy_rig import PolicyRig, wait_until
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -198,7 +200,7 @@ def test_controllers_come_to_rest_within_the_validity_once_the_gate_is_silent(co
     assert len(controllers.got["base"]) > before
 
 
-def test_the_stop_signal_and_a_signal_to_the_relay_rest_at_once(controllers: Controllers) -> None:
+def test_the_stop_signal_and_the_end_of_the_relay_rest(controllers: Controllers) -> None:
     controllers.drive(0.2)
     controllers.stop.publish(Bool(data=True))
     wait_until(controllers.rested, VALID_S + 1.0)
@@ -211,6 +213,52 @@ def test_the_stop_signal_and_a_signal_to_the_relay_rest_at_once(controllers: Con
     assert controllers.process.wait(10) == 0
     time.sleep(0.1)
     assert controllers.rested()
+
+
+def test_a_relay_that_ends_passes_commands_on_for_so_long_and_then_rests(controllers: Controllers) -> None:
+    controllers.drive(0.2)
+    controllers.process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    while controllers.process.poll() is None:
+        assert time.monotonic() - begin < 7.0
+        controllers.drive(0.05)
+    time.sleep(0.1)
+    moving = [at - begin for at, message in controllers.got["base"] if message.twist.linear.x]
+    assert 4.0 < moving[-1] < 5.0  # nobody brakes, and ros2 launch waits 5 s
+    assert max(later - at for at, later in itertools.pairwise(moving)) < VALID_S
+    assert controllers.rested()
+
+
+def test_the_stop_signal_ends_a_relay_that_is_ending(controllers: Controllers) -> None:
+    controllers.drive(0.2)
+    controllers.process.send_signal(signal.SIGINT)
+    controllers.drive(0.5)
+    assert not controllers.rested()
+    controllers.stop.publish(Bool(data=True))
+    begin = time.monotonic()
+    assert controllers.process.wait(3) == 0
+    assert time.monotonic() - begin < 2.0
+    wait_until(controllers.rested)
+
+
+def test_one_interrupt_for_gate_and_relay_brakes_the_robot(domain: int, tmp_path: Path) -> None:
+    moving = Moving(domain, tmp_path)
+    came: list[TwistStamped] = []
+    moving.rig.node.create_subscription(TwistStamped, "base", came.append, RELIABLE)
+    try:
+        relay = moving.processes.start(
+            "relay", "edgevlm_ros.command_relay", parameters={"command_valid_s": VALID_S, "twist.to": "base"}
+        )
+        wait_until(lambda: bool(came) and came[-1].twist.linear.x == pytest.approx(VELOCITY), 20)
+        for process in (relay, moving.process):
+            process.send_signal(signal.SIGINT)
+        assert [process.wait(10) for process in (relay, moving.process)] == [0, 0]
+        time.sleep(0.2)
+        assert came[-1].twist.linear.x == 0.0
+        assert len([message for message in came if 0 < message.twist.linear.x < VELOCITY * 0.99]) > 10
+        assert judge_velocities(came[1:], VELOCITY, ACCELERATION, VALID_S) <= 1  # the first one has no past here
+    finally:
+        moving.close()
 
 
 def test_a_relay_without_a_controller_is_refused(domain: int, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from support.moving_gate import PARAMETERS, VELOCITY, Moving
 from edgevlm.loop.gate import GateCommand
 from edgevlm.loop.limits import AxisLimits, GateLimits
 from edgevlm_ros.gate_work import Work
+from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.processes import Processes, environment
 
 
@@ -79,6 +80,20 @@ def test_a_fallback_of_stop_makes_the_stop_signal_the_last_message(start: Callab
     time.sleep(0.2)
     assert moving.stops()[-2:] == [False, True]
     assert moving.last_topic() == "command/stop"
+
+
+def test_a_button_pressed_while_the_gate_brakes_stops_at_once(start: Callable[..., Moving]) -> None:
+    moving = start(**{"axes.dx.acceleration": 0.08})  # 2.5 s to brake
+    moving.process.send_signal(signal.SIGINT)
+    wait_until(lambda: moving.rig.doing("hold", "deactivated"))
+    assert moving.rates()[-1] > 0.1
+    moving.rig.press(True)
+    assert wait_until(lambda: moving.stops()[-1:] == [True]) < 0.5
+    sent = len(moving.rates())
+    assert moving.process.wait(10) == 0
+    time.sleep(0.2)
+    assert len(moving.rates()) <= sent + 1  # one that crossed it on the wire
+    assert moving.stops()[-1]
 
 
 def test_a_gate_that_never_commanded_sends_nothing(domain: int, tmp_path: Path) -> None:
@@ -142,7 +157,8 @@ class Released:
         return False
 
 
-def test_a_robot_that_does_not_come_to_rest_in_time_gets_the_stop_signal() -> None:
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_robot_that_does_not_come_to_rest_in_time_gets_the_stop_signal(paced: bool) -> None:
     limits = GateLimits(
         axes=(AxisLimits(action="dx", state=None, position=None, velocity=0.1, acceleration=1.0, tracking=None),),
         command_period_s=0.01,
@@ -157,7 +173,17 @@ def test_a_robot_that_does_not_come_to_rest_in_time_gets_the_stop_signal() -> No
     work = Work(node, "0" * 64, Stuck(), limits, Released())  # type: ignore[arg-type]
     work.status, work.stop = Wire(), stop  # type: ignore[assignment]
     work.on_timer()
+    pacer = Pacer(limits.command_period_s, work.on_timer)
+    if paced:
+        pacer.start()
     begin = time.monotonic()
-    work.finish(paced=False)
+    work.finish(paced=paced)
     assert 0.3 < time.monotonic() - begin < 2.0  # braking, ten commands, and some
+    told = len(work.status.sent)  # type: ignore[attr-defined]
+    assert told > 1
+    if paced:
+        time.sleep(0.1)  # the pacer runs until the inputs are closed
+        pacer.stop()
+    work.on_timer()
     assert [message.data for message in stop.sent] == [False, True]
+    assert len(work.status.sent) == told  # type: ignore[attr-defined]

@@ -275,3 +275,54 @@ def test_asked_twice_at_one_instant_it_says_the_same() -> None:
     bench = Bench()
     command = bench.tick(0.02)
     assert bench.gate.command(bench.ros_ns, bench.steady_ns) is command
+
+
+@pytest.mark.parametrize(
+    ("harm", "cause"),
+    [
+        (silence_state, "state_stale"),
+        (break_state, "state_not_finite"),
+        (rival, "publisher_conflict"),
+        (jump_state, "tracking"),
+    ],
+)
+def test_a_gate_that_finishes_stops_for_a_graver_cause(harm: Callable[[Bench], None], cause: str) -> None:
+    bench = Bench(hand("joint_position", "none", 0.5), fallbacks={cause: "stop"}, axis={"acceleration": 0.1})
+    bench.run(60, 0.4)
+    bench.gate.finish()
+    first = bench.tick()
+    assert (first.mode, first.cause) == ("hold", "deactivated")
+    assert not bench.gate.at_rest
+    harm(bench)
+    commands = bench.run(7)
+    assert cause in {command.cause for command in commands}
+    assert (commands[-1].mode, commands[-1].values) == ("stop", None)
+    assert bench.gate.at_rest
+
+
+@pytest.mark.parametrize(("cause", "clock_ns"), [("clock_stopped", 0), ("clock_jump", 60 * S)])
+def test_a_gate_that_finishes_stops_for_a_clock_that_fails(cause: str, clock_ns: int) -> None:
+    bench = Bench(fallbacks={cause: "stop"}, axis={"acceleration": 0.1})
+    bench.run(100, 0.02)
+    bench.gate.finish()
+    assert bench.tick().cause == "deactivated"
+    assert not bench.gate.at_rest
+    bench.ros_ns += clock_ns
+    commands = []
+    for _ in range(60):
+        bench.steady_ns += TICK_NS
+        bench.ros_ns += TICK_NS if clock_ns else 0
+        commands.append(bench.gate.command(bench.ros_ns, bench.steady_ns))
+    assert cause in {command.cause for command in commands}
+    assert commands[-1].stop
+
+
+@pytest.mark.parametrize("harm", [silence_state, rival, silence_heartbeat])
+def test_a_cause_with_a_lighter_fallback_does_not_soften_that_of_finishing(harm: Callable[[Bench], None]) -> None:
+    bench = Bench(fallbacks={"deactivated": "stop"})
+    bench.run(25, 0.02)
+    harm(bench)
+    bench.run(7, 0.02)
+    bench.gate.finish()
+    assert bench.tick().stop
+    assert {command.mode for command in bench.run(60, 0.02)} == {"stop"}  # also once it is over

@@ -2,8 +2,9 @@
 
 It passes on each command whose validity (`command_valid_s` from its stamp) is not over. When the newest one is over and
 none follows, because the gate was killed, hangs or cannot be heard, it sends what rests, again and again; what that is
-goes by the kind of message, see relayed. The same while `command/stop` is up. It runs beside the controllers: a broken
-network must not lie between.
+goes by the kind of message, see relayed. The same while `command/stop` is up. A relay that is ended waits until no
+command is valid any more, so that a gate that ends with it can brake. It runs beside the controllers: a broken network
+must not lie between.
 
 Diagnostics, one row for each kind that is relayed: in_force, passed, rested, and refused_<reason> for each of
 late, old, future, stopped, not_finite, joints.
@@ -16,6 +17,7 @@ if __name__ == "__main__":  # before anything that takes long to import
 
     leave_at_once()
 
+import time
 from collections import Counter
 from copy import deepcopy
 from typing import Any
@@ -36,6 +38,8 @@ from edgevlm_ros.validity import Validity
 
 _REFUSALS = ("late", "old", "future", "stopped", "not_finite", "joints")
 _DELIVERY_NS = 100_000_000
+_LONGEST_END_NS = 4_500_000_000  # a gate brakes for up to 4 s; ros2 launch waits 5 s
+_TAKE_EVERY_S, _QUEUE = 0.002, 10
 NOTHING = object()
 
 
@@ -128,9 +132,10 @@ class CommandRelay(ShellNode):
         self._timer = self.create_timer(self.settings["period_s"], self._on_timer, clock=self.steady)
 
     def deactivate(self) -> None:
-        """Every route rests: nobody passes on what comes from now on."""
+        """Pass on what a gate brakes with until nothing is in force; then every route rests."""
         if self._timer is not None:
             self.destroy_timer(self._timer)
+        self._outlast()
         for route in self._routes:
             self.destroy_subscription(route.subscription)
             route.validity.stop(True)
@@ -140,6 +145,18 @@ class CommandRelay(ShellNode):
         for subscription in self._others:
             self.destroy_subscription(subscription)
         self._timer, self._routes, self._others = None, [], []
+
+    def _outlast(self) -> None:
+        """Messages are taken here: the executor waits for this call."""
+        subscriptions = [*self._others, *(route.subscription for route in self._routes)]
+        until_ns, rest_ns = self.steady_ns() + _LONGEST_END_NS, 0
+        while (now_ns := self.steady_ns()) < until_ns and any(r.validity.in_force(now_ns) for r in self._routes):
+            for subscription in subscriptions:
+                _take_waiting(subscription)
+            if now_ns >= rest_ns:
+                self._on_timer()
+                rest_ns = now_ns + round(self.settings["period_s"] * SECOND_NS)
+            time.sleep(_TAKE_EVERY_S)
 
     def report(self) -> list[Report]:
         return [route.report() for route in self._routes]
@@ -163,6 +180,16 @@ class CommandRelay(ShellNode):
     def _on_timer(self) -> None:
         for route in self._routes:
             route.rest()
+
+
+def _take_waiting(subscription: Any) -> None:
+    """No more than a queue holds: a publisher that never rests must not keep the others waiting."""
+    for _ in range(_QUEUE):
+        with subscription.handle:
+            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        if taken is None:
+            return
+        subscription.callback(taken[0])
 
 
 def main() -> None:

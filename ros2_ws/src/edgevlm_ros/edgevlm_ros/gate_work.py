@@ -75,6 +75,7 @@ class Work:
         self._last: GateCommand | None = None
         self._commanded_steady_ns, self._told_steady_ns = node.steady_ns(), 0
         self._stopped: bool | None = None
+        self._ended = False  # the stop signal was the last message
         self._state_ns: int | None = None  # stamp of the last whole state
         self._pending_ns: int | None = None  # lock-step: the stamp to command for
         self._accepted_ns: int | None = None  # lock-step: the observation of the last accepted chunk
@@ -98,7 +99,7 @@ class Work:
             time.sleep(self._limits.command_period_s)
         with self.lock:
             if not self._rested(before):
-                self._stopped = True
+                self._stopped = self._ended = True
                 self.stop.publish(Bool(data=True))
                 self._node.get_logger().error("not at rest in time: command/stop is the last message")
 
@@ -247,6 +248,8 @@ class Work:
         self._command(stamp_ns, self._node.steady_ns())
 
     def _command(self, now_ns: int, steady_ns: int) -> None:
+        if self._ended:
+            return
         self._commanded_steady_ns = steady_ns
         self._take_estops(steady_ns)
         command = self.commander.command(now_ns, steady_ns)
