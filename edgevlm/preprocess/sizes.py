@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgevlm.errors import PictureError
 from edgevlm.operations import (
     CenterCrop,
     Pad,
@@ -17,6 +18,8 @@ from edgevlm.operations import (
     ResizeToMultiple,
     Sized,
 )
+
+MAX_PIXELS = 100_000_000  # as large as a picture file may be
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ Sides = tuple[int, int]  # height, width
 
 
 def sized(height: int, width: int, steps: Sequence[Sized | Relative]) -> tuple[Step, ...]:
-    """The steps for a picture of (height, width)."""
+    """The steps for a picture of (height, width). Raises PictureError: one of them would make it too large."""
     found: list[Step] = []
     for step in steps:
         known = _known(height, width, step)
@@ -57,7 +60,13 @@ def _known(height: int, width: int, step: Sized | Relative) -> Step:
         sides = _to_multiple(height, width, step.size)
     else:
         return step
-    return Resize(height=sides[0], width=sides[1], filter=step.filter)
+    if sides[0] * sides[1] > MAX_PIXELS:
+        raise PictureError(
+            f"picture of {width}x{height}: expected at most {MAX_PIXELS} pixels after {step.op}, it would have "
+            f"{sides[1]}x{sides[0]}; crop it first"
+        )
+    # A long and thin picture may have sides that no manifest names.
+    return Resize.model_construct(height=sides[0], width=sides[1], filter=step.filter)
 
 
 def _shortest(height: int, width: int, step: ResizeShortest) -> Sides:

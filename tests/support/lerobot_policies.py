@@ -113,7 +113,9 @@ def write_log(path: Path, sizes: Mapping[str, tuple[int, int]], texts: Sequence[
                 for name, (height, width) in sizes.items():
                     grown = np.kron(blocks[name], np.ones((-(-height // 6), -(-width // 8), 1), np.uint8))
                     picture = np.roll(grown, 3 * step, 1)[:height, :width]
-                    log.image(f"/{name}/image_raw", stamp_ns, np.ascontiguousarray(picture), encoding="rgb8")
+                    log.image(
+                        f"/{name}/image_raw", stamp_ns, np.ascontiguousarray(picture), encoding="rgb8", frame_id="eye"
+                    )
     return path
 
 
