@@ -35,6 +35,7 @@ ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the tabl
     "bundles": "attack.bundles:Bundles",
     "recordings": "attack.recordings:Recordings",
     "pictures": "attack.pictures:Pictures",
+    "mcap": "attack.mcap:Containers",
     "gate": "attack.gate:GateSequences",
     "estop": "attack.estop:EmergencyStops",
     "units": "attack.units:Units",
