@@ -21,7 +21,7 @@ from edgevlm_calibration.progress import silent
 from edgevlm_export.courses import Course, ExportOptions, PolicyCourse, open_course
 from edgevlm_export.courses.measured import COSINE, worst_cosine
 from edgevlm_export.exporter import Job
-from edgevlm_export.families import build
+from edgevlm_export.families import prepare
 from edgevlm_export.judge import OriginalJudge
 from edgevlm_export.models.act import BLOCKS, Backbone
 from edgevlm_export.report import ExportReport
@@ -98,7 +98,7 @@ def course(files: Path) -> Course:
 
 def opened(files: Path, name: str) -> PolicyCourse:
     options = ExportOptions(precision="int8", calibration=files / "log.mcap", topics=None, texts=None, samples=256)
-    course = open_course(build(files / name, robot=files / "robot.yaml"), options)
+    course = open_course(prepare(files / name, robot=files / "robot.yaml"), options)
     assert isinstance(course, PolicyCourse)
     return course
 

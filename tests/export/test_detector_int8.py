@@ -20,7 +20,7 @@ from edgevlm_export.courses import detector as course_module
 from edgevlm_export.courses.measured import COSINE
 from edgevlm_export.detection import overlaps
 from edgevlm_export.exporter import Job
-from edgevlm_export.families import build
+from edgevlm_export.families import prepare
 from edgevlm_export.report import ExportReport
 from edgevlm_export.verify import verify
 
@@ -76,7 +76,7 @@ def test_boxes_that_would_move_keep_the_stage_in_floats(
 ) -> None:
     monkeypatch.setattr(course_module, limit, 0.9999)
     asked = ExportOptions(precision="int8", calibration=photos, topics=None, texts=None, samples=256)
-    course = open_course(build(owl_source), asked)
+    course = open_course(prepare(owl_source), asked)
     job = Job(course, tmp_path, silent)
     models = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
     even = course.before_int8(models, job.fp32_beside, silent)

@@ -20,7 +20,7 @@ from edgevlm_export.courses import ExportOptions, open_course
 from edgevlm_export.courses.measured import COSINE, worst_cosine
 from edgevlm_export.courses.pictures import PictureCourse
 from edgevlm_export.exporter import Job
-from edgevlm_export.families import build
+from edgevlm_export.families import prepare
 from edgevlm_export.passes.equalize import equalize, evened
 from edgevlm_export.passes.peaks import peaks
 from edgevlm_export.stages import outputs, quantized_stage
@@ -60,7 +60,7 @@ def course(name: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) ->
     source = make(work / "checkpoint", edit=enlarge)
     data = pairs.regions_folder(work / "regions") if make is pairs.visual_bert else photos
     asked = ExportOptions(precision="int8", calibration=data, topics=None, texts=None, samples=256)
-    opened = open_course(build(source), asked)
+    opened = open_course(prepare(source), asked)
     assert isinstance(opened, PictureCourse)
     return opened
 

@@ -18,7 +18,7 @@ from edgevlm_calibration.progress import silent
 from edgevlm_export.courses import ExportOptions, PolicyCourse, open_course
 from edgevlm_export.courses.measured import COSINE, worst_cosine
 from edgevlm_export.exporter import Job
-from edgevlm_export.families import build
+from edgevlm_export.families import prepare
 from edgevlm_export.stage_graph import Stage
 from edgevlm_export.stages import quantized_stage
 
@@ -28,7 +28,7 @@ Remembered = Callable[[Stage], onnx.ModelProto]
 def opened(files: Path, name: str, table: Path | None = None) -> PolicyCourse:
     data = table or files / "log.mcap"
     options = ExportOptions(precision="int8", calibration=data, topics=None, texts=None, samples=256)
-    course = open_course(build(files / name, robot=files / "robot.yaml"), options)
+    course = open_course(prepare(files / name, robot=files / "robot.yaml"), options)
     assert isinstance(course, PolicyCourse)
     return course
 
