@@ -21,7 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -168,7 +168,7 @@ def main() -> int:
     if given.write:
         _write(given.write, given.seed, outcomes)
     if given.json:
-        record = {name: asdict(outcome) for name, outcome in outcomes.items()}
+        record = {name: {**vars(outcome), "outcomes": dict(outcome.outcomes)} for name, outcome in outcomes.items()}
         given.json.write_text(
             json.dumps({"machine": machine(), "seed": given.seed, "attacks": record}, indent=2) + "\n"
         )
