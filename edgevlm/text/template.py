@@ -31,7 +31,7 @@ from edgevlm.wording import DialogueSpec, PromptSpec
 MAX_SOURCE = 1 << 16  # characters of a template: the longest known are a quarter of it
 CHILD = "edgevlm.text.template_child"
 FORM = 1  # of what is cached; a new one when `derive` changes what it makes of a template
-_TODO = "do not use this bundle, or export its checkpoint again"
+_NEXT = "do not use this bundle, or export its checkpoint again"
 
 
 def prompt_as_data(bundle: Bundle) -> PromptSpec:
@@ -116,7 +116,7 @@ def _derived(request: Mapping[str, Any]) -> DialogueSpec:
     try:
         return DialogueSpec.model_validate_json(json.dumps(_answer(request)["dialogue"]), strict=True)
     except (ValidationError, LookupError, TypeError) as error:
-        raise BundleError(f"chat template: expected a dialogue, the child wrote something else; {_TODO}") from error
+        raise BundleError(f"chat template: expected a dialogue, the child wrote something else; {_NEXT}") from error
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,10 +130,10 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         answer = run_confined(CHILD, request)
     except Unanswered as error:
-        raise BundleError(f"chat template: {error}; {_TODO}") from error
+        raise BundleError(f"chat template: {error}; {_NEXT}") from error
     if not isinstance(answer, dict) or "refused" in answer:
         reason = answer["refused"] if isinstance(answer, dict) else "the child wrote something else"
-        raise BundleError(f"chat template: {reason}; {_TODO}")
+        raise BundleError(f"chat template: {reason}; {_NEXT}")
     return answer
 
 
