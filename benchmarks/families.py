@@ -24,7 +24,7 @@ from support import captioners, chats, hub, owls, pairs
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.load import load
-from edgevlm.manifest import Precision
+from edgevlm.manifest.schema import Precision
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine
 from edgevlm.tasks import Chat, Detector, Retriever, Scorer

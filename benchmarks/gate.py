@@ -21,10 +21,10 @@ from typing import Any
 
 from edgevlm.errors import SimulatorError
 from edgevlm.load import load_policy
-from edgevlm.loop.evaluation import EvaluationPlan, evaluate
-from edgevlm.loop.simulator import open_simulator
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine
+from edgevlm.sim.evaluation import EvaluationPlan, evaluate
+from edgevlm.sim.simulator import open_simulator
 
 GATE_SEED = 10_000_000
 Z95 = 1.959964

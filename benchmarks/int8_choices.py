@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgevlm.data.base import Data
 from edgevlm_calibration.calibrate import calibrate_on
 from edgevlm_calibration.progress import silent
-from edgevlm_calibration.sources import Data, open_log
-from edgevlm_export.courses import Models, PolicyCourse
+from edgevlm_calibration.recordings import open_log
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import build
-from edgevlm_export.judge import OriginalJudge
+from edgevlm_export.fidelity.policy import OriginalJudge
+from edgevlm_export.fidelity.verify import compare
+from edgevlm_export.recipes import Models, PolicyCourse
 from edgevlm_export.stage_graph import PolicyGraph
-from edgevlm_export.verify import compare
 
 
 @dataclass(frozen=True)

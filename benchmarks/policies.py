@@ -22,7 +22,7 @@ from support import lerobot_policies as policies
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.errors import FidelityError
 from edgevlm.load import load_policy
-from edgevlm.manifest import Precision
+from edgevlm.manifest.schema import Precision
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine
 from edgevlm_export.exporter import export

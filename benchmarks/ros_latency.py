@@ -33,10 +33,10 @@ from std_msgs.msg import String
 
 from edgevlm.bundle import open_bundle, write_manifest
 from edgevlm.load import load_policy
-from edgevlm.loop.synthetic import synthetic_observations
-from edgevlm.manifest import Manifest
+from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
+from edgevlm.sim.synthetic import synthetic_observations
 from edgevlm_ros.processes import Processes, environment, free_domain
 from edgevlm_ros.qos import LATCHED, SENSOR
 from edgevlm_ros.stamps import to_time

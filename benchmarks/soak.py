@@ -36,7 +36,7 @@ NODES = ("policy", "gate")
 def random_chunks(chunks: int) -> dict[str, Any]:
     """The property test of the gate with that many chunks."""
     begin = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "tests/edgevlm/loop/test_gate_random.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "tests/edgevlm/gate/test_gate_random.py"]
     ran = subprocess.run(command, cwd=ROOT, env={**os.environ, "EDGEVLM_GATE_CHUNKS": str(chunks)}, check=False)
     return {"chunks": chunks, "passed": ran.returncode == 0, "seconds": round(time.monotonic() - begin, 1)}
 

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.bundle import open_bundle, write_manifest
-from edgevlm.contract import Observation
 from edgevlm.load import load_policy
-from edgevlm.loop.synthetic import synthetic_observations
-from edgevlm.manifest import FuseSpec, Manifest
-from edgevlm.operations import Normalize, Resize
+from edgevlm.manifest.contract import Observation
+from edgevlm.manifest.image_ops import Normalize, Resize
+from edgevlm.manifest.schema import FuseSpec, Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
+from edgevlm.sim.synthetic import synthetic_observations
 from edgevlm.tasks import Policy, Session
 from edgevlm_export.families import build
 from edgevlm_export.stage_graph import PolicyGraph, WindowInputs

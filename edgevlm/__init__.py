@@ -1,8 +1,8 @@
 """edgevlm: run vision-language(-action) models on robots. The public names, nothing else."""
 
-from edgevlm.contract import ActionChunk, Contract, Observation, Plan, Stamped
 from edgevlm.errors import EdgevlmError
 from edgevlm.load import load, load_chat, load_detector, load_policy, load_retriever, load_scorer
+from edgevlm.manifest.contract import ActionChunk, Contract, Observation, Plan, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import (
     Answer,

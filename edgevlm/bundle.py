@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from edgevlm import atomic
 from edgevlm.bounded import MB, read_bounded
 from edgevlm.errors import BundleError, OutputError, TamperedError, UnsafePathError
-from edgevlm.manifest import FORMAT_NAME, FileEntry, Manifest, StageSpec
+from edgevlm.manifest.schema import FORMAT_NAME, FileEntry, Manifest, StageSpec
 from edgevlm.onnx_file import read_onnx
 from edgevlm.onnx_numbers import check_numbers
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import Backend
+from edgevlm.engines import Backend
 from edgevlm.errors import NonFiniteError, SessionError
 
 Key = tuple[Hashable, ...]

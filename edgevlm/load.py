@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from edgevlm.backends import pick_engine
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.manifest import Task
+from edgevlm.engines import pick_engine
+from edgevlm.manifest.schema import Task
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Chat, Detector, Policy, Retriever, Scorer
 

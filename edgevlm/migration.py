@@ -16,7 +16,7 @@ from typing import Any
 
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
 from edgevlm.errors import BundleError
-from edgevlm.manifest import FORMAT, FileEntry, Manifest
+from edgevlm.manifest.schema import FORMAT, FileEntry, Manifest
 from edgevlm.text import check_dialogue, prompt_as_data
 
 DIALOGUES = 200

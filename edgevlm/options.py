@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgevlm.contract import Spec
+from edgevlm.manifest.contract import Spec
 
 
 class RuntimeOptions(Spec):

@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from edgevlm.contract import SECOND_NS, WindowSpec
 from edgevlm.errors import StampError, WindowNotReadyError
+from edgevlm.manifest.contract import SECOND_NS, WindowSpec
 
 
 def nearest(stamps_ns: Sequence[int], target_ns: int) -> int:

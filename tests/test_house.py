@@ -142,8 +142,8 @@ def test_the_layers_hold(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "line", "contract"),
     [
-        ("edgevlm/contract.py", "import edgevlm.cli", "Imports of the runtime run one way"),
-        ("edgevlm/preprocess/twin.py", "import edgevlm.bags", "Imports of the runtime run one way"),
+        ("edgevlm/manifest/contract.py", "import edgevlm.cli", "Imports of the runtime run one way"),
+        ("edgevlm/preprocess/twin.py", "import edgevlm.data", "Imports of the runtime run one way"),
         ("edgevlm/errors.py", "import edgevlm_export", "The tools stand on the runtime"),
         ("calibration/edgevlm_calibration/__init__.py", "import edgevlm_export", "The tools stand on the runtime"),
         ("edgevlm/load.py", "def later() -> None:\n    import torch", "The runtime needs no training framework"),

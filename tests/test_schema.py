@@ -1,4 +1,4 @@
-"""docs/bundle.schema.json is what the types in edgevlm/manifest.py say, and docs/bundle.md names what they know."""
+"""docs/bundle.schema.json is what the types of edgevlm.manifest say, and docs/bundle.md names what they know."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.manifest import DRIVERS, Manifest
+from edgevlm.manifest.schema import DRIVERS, Manifest
 
 SCHEMA = Path(__file__).parents[1] / "docs/bundle.schema.json"
 OPERATIONS = [

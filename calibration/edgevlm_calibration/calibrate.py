@@ -15,20 +15,21 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgevlm.backends import Backend, open_backend
-from edgevlm.bags import Stamps
 from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.data.base import Data, Episode
+from edgevlm.engines import Backend, open_backend
 from edgevlm.errors import BackendError, CalibrationError, require
 from edgevlm.graph import all_finite
 from edgevlm.options import RuntimeOptions
+from edgevlm.rosmsg.state import Stamps
 from edgevlm.tasks.policy import Policy
-from edgevlm_calibration.models import open_session
 from edgevlm_calibration.observers import OBSERVERS, Magnitudes
+from edgevlm_calibration.onnx_models import open_session
 from edgevlm_calibration.progress import Progress, silent
+from edgevlm_calibration.quantizable_nodes import targets, tensors
+from edgevlm_calibration.recordings import open_log
 from edgevlm_calibration.sampling import spread
-from edgevlm_calibration.sources import Data, Episode, open_log
 from edgevlm_calibration.table import EpisodeRef, Split, Table, TensorRange
-from edgevlm_calibration.targets import targets, tensors
 
 MINIMUM_SAMPLES = 16
 OBSERVER = "minmax"

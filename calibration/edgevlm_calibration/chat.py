@@ -15,18 +15,18 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
+from edgevlm.data.pictures import Photo, PictureData
 from edgevlm.drivers import Prompt
+from edgevlm.engines import BackendFactory, open_backend
 from edgevlm.graph import Memory
-from edgevlm.loops import CachedArgs
+from edgevlm.manifest.drivers import CachedArgs
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.asking import show
-from edgevlm.tasks.engines import open_driver, open_graph
-from edgevlm.tasks.prompter import open_prompter
+from edgevlm.tasks.assembly import open_driver, open_graph
+from edgevlm.tasks.generation_config import show
+from edgevlm.tasks.processor import open_prompter
 from edgevlm_calibration.calibrate import OPTIONS
 from edgevlm_calibration.pictures import Tour, questions
-from edgevlm_calibration.sources import Photo, PictureData
 
 PROMPTS = 16  # each a picture and a question
 SAID = 8  # tokens of each answer

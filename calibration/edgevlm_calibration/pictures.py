@@ -13,13 +13,13 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from edgevlm.backends import Backend, BackendFactory, open_backend
 from edgevlm.bundle import Bundle
+from edgevlm.data.pictures import Photo, PictureData
+from edgevlm.engines import Backend, BackendFactory, open_backend
 from edgevlm.options import RuntimeOptions
 from edgevlm_calibration.calibrate import OBSERVER, OPTIONS, ObservingBackend, Recording, Seen, table_stages
 from edgevlm_calibration.observers import OBSERVERS
 from edgevlm_calibration.progress import Progress, silent
-from edgevlm_calibration.sources import Photo, PictureData
 from edgevlm_calibration.table import PictureSplit, Table
 
 Arrays = dict[str, NDArray[Any]]

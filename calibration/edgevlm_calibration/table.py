@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from edgevlm.atomic import write_file
-from edgevlm.contract import Spec
 from edgevlm.errors import CalibrationError, OutputError
+from edgevlm.manifest.contract import Spec
 
 
 class TensorRange(Spec):

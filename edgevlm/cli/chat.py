@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 
 from edgevlm.errors import ContractError, printable
-from edgevlm.photos import open_photo
+from edgevlm.images.files import open_photo
 from edgevlm.tasks import Answer, Chat
-from edgevlm.tasks.asking import How, Speaking
+from edgevlm.tasks.generation_config import How, Speaking
 
 HELP = "/image FILE shows a picture with the next question, /reset begins anew, /quit or the end of input ends"
 

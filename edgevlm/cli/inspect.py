@@ -13,9 +13,9 @@ from rich.table import Table
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.cli.output import JsonOption, people, write_json
-from edgevlm.loops import CachedArgs, DecoderArgs, Seq2SeqArgs
-from edgevlm.manifest import DualArgs, Port, Task
-from edgevlm.operations import ImageOp
+from edgevlm.manifest.drivers import CachedArgs, DecoderArgs, Seq2SeqArgs
+from edgevlm.manifest.image_ops import ImageOp
+from edgevlm.manifest.schema import DualArgs, Port, Task
 from edgevlm.tasks.features import feature_limits
 
 LABELS_SHOWN = 12

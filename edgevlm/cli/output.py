@@ -22,7 +22,7 @@ from edgevlm.options import RuntimeOptions
 # What the command line reaches above the runtime, resolved when called: name -> (module, extra that brings it).
 UPPER = {
     "exporter": ("edgevlm_export.exporter", "export"),
-    "verify": ("edgevlm_export.verify", "export"),
+    "verify": ("edgevlm_export.fidelity.verify", "export"),
     "calibrate": ("edgevlm_calibration.calibrate", "export"),
 }
 

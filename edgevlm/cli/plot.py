@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.cli.output import write_whole
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import OutputError, require
+from edgevlm.manifest.contract import SECOND_NS
 
 WIDTH, STRIP, TOP, BOTTOM, LEFT, RIGHT, GAP = 1280, 150, 64, 52, 120, 24, 34
 INK, GRAY, GRID = (40, 40, 40), (120, 120, 120), (225, 225, 225)  # BGR

@@ -14,9 +14,9 @@ import typer
 from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
 from edgevlm.errors import ContractError
 from edgevlm.load import load
-from edgevlm.loop.synthetic import synthetic_observations
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import StepRecorder, machine, peak_rss_mb, summarize
+from edgevlm.sim.synthetic import synthetic_observations
 from edgevlm.tasks import Chat, Detector, Policy, Retriever, Scorer
 
 PICTURE_SIZE = (480, 640, 3)

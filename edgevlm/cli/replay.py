@@ -14,8 +14,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgevlm.bags import LogWriter, load_topics
-from edgevlm.bags.stream import Stream, open_stream
 from edgevlm.cli.output import (
     JsonOption,
     StampsBy,
@@ -28,14 +26,17 @@ from edgevlm.cli.output import (
     write_json,
 )
 from edgevlm.cli.plot import ErrorPlot
+from edgevlm.data import LogWriter
+from edgevlm.data.stream import Stream, open_stream
 from edgevlm.errors import LogError
 from edgevlm.load import load_policy
-from edgevlm.loop.compare import Comparison
 from edgevlm.loop.matching import MatchSpec
-from edgevlm.loop.published import publish, write_difference, write_stats
-from edgevlm.loop.replay import AsFastAsPossible, Lane, Pace, RealTime, Replay, Turn, check_same, replay_spec
 from edgevlm.loop.worker import Acted, Failed
 from edgevlm.profiler import StepRecorder, machine
+from edgevlm.replay.comparison import Comparison
+from edgevlm.replay.published import publish, write_difference, write_stats
+from edgevlm.replay.replay import AsFastAsPossible, Lane, Pace, RealTime, Replay, Turn, check_same, replay_spec
+from edgevlm.rosmsg.topic_map import load_topics
 from edgevlm.tasks import Policy
 
 WaitOption = Annotated[

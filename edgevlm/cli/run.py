@@ -16,17 +16,17 @@ from edgevlm.cli import detect, retrieve, score
 from edgevlm.cli.options import check_options
 from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
 from edgevlm.cli.pictures import Film
-from edgevlm.contract import ActionChunk, Contract, Observation, Stamped
 from edgevlm.errors import ContractError, SimulatorError, TaskError
-from edgevlm.images import decode
+from edgevlm.images.encodings import decode
 from edgevlm.load import load
-from edgevlm.loop.controls import Control
-from edgevlm.loop.episode import EpisodeFrame, EpisodeResult
-from edgevlm.loop.evaluation import EvaluationPlan, Watch, evaluate
-from edgevlm.loop.simulator import open_simulator
+from edgevlm.manifest.contract import ActionChunk, Contract, Observation, Stamped
+from edgevlm.sim.controls import Control
+from edgevlm.sim.episode import EpisodeFrame, EpisodeResult
+from edgevlm.sim.evaluation import EvaluationPlan, Watch, evaluate
+from edgevlm.sim.simulator import open_simulator
 from edgevlm.tasks import Chat, Detector, Policy, Retriever, Scorer
-from edgevlm.tasks.asking import How
 from edgevlm.tasks.detector import THRESHOLD
+from edgevlm.tasks.generation_config import How
 
 STRIP_ROWS, STRIP_COLUMNS = 5, 6
 FILM_HZ = 10.0

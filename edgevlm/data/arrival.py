@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.data.contract_check import Limits
+from edgevlm.rosmsg.contract_check import Limits
 
 _NS = 1e9
 

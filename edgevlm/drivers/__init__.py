@@ -5,7 +5,7 @@ from edgevlm.drivers.decoder import DecoderDriver
 from edgevlm.drivers.denoise import DenoiseDriver
 from edgevlm.drivers.dual import DualDriver
 from edgevlm.drivers.fuse import FuseDriver
-from edgevlm.drivers.kv import KeyValues
+from edgevlm.drivers.kv_cache import KeyValues
 from edgevlm.drivers.policy import PolicyDriver
 from edgevlm.drivers.prompt import ChatDriver, Feature, Logits, Prompt
 from edgevlm.drivers.regions import RegionsDriver

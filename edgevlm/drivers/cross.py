@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgevlm.drivers.dual import TEXTS_KEPT, Embedding, Words, unit
 from edgevlm.errors import BundleError, TaskError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest import CrossArgs, Manifest, Port, StageSpec
+from edgevlm.manifest.schema import CrossArgs, Manifest, Port, StageSpec
 
 MATCHED = 2  # columns of `match`: no, yes
 PICTURES_KEPT = 2  # two cameras, asked in turn; keys and values of a picture are large, 42 MB in published models

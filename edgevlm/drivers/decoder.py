@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.cached import CachedStage
-from edgevlm.drivers.kv import KeyValues
+from edgevlm.drivers.kv_cache import KeyValues
+from edgevlm.drivers.kv_decoder import CachedStage
 from edgevlm.drivers.prompt import Feature, Logits, Prompt
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest import Manifest
+from edgevlm.manifest.schema import Manifest
 
 FEATURES_KEPT_BYTES = 64 << 20  # of the tiles met last, of one tile at least
 

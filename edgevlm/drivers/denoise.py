@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import Contract
 from edgevlm.drivers.policy import Text
 from edgevlm.errors import BundleError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value, all_finite
-from edgevlm.manifest import DenoiseArgs, Manifest, Port, PortKind, StageSpec
+from edgevlm.manifest.contract import Contract
+from edgevlm.manifest.schema import DenoiseArgs, Manifest, Port, PortKind, StageSpec
 
 CROSS = ("cross_key", "cross_value")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest import DualArgs, Manifest, StageSpec
+from edgevlm.manifest.schema import DualArgs, Manifest, StageSpec
 
 TEXTS_KEPT = 4096  # embeddings of a few kilobytes each: every label set that people use, and a bounded memory
 PICTURES_KEPT = 4  # the cameras of a robot, asked in turn

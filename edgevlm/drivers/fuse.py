@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import Contract
 from edgevlm.drivers.policy import Text
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest import FuseArgs, Manifest, Port, StageSpec
+from edgevlm.manifest.contract import Contract
+from edgevlm.manifest.schema import FuseArgs, Manifest, Port, StageSpec
 
 INSTRUCTIONS_KEPT = 8
 

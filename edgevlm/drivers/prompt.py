@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.kv import KeyValues
+from edgevlm.drivers.kv_cache import KeyValues
 from edgevlm.graph import Memory, Value
 
 Logits = NDArray[np.float32]  # (V,)

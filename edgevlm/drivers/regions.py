@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest import Manifest, PortKind, RegionsArgs, StageSpec
+from edgevlm.manifest.schema import Manifest, PortKind, RegionsArgs, StageSpec
 
 TEXTS_KEPT = 4096  # embeddings of a few kilobytes each: every label set that people use, and a bounded memory
 PICTURES_KEPT = 4  # regions of some megabytes each: the cameras of a robot, asked in turn

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.cached import CachedStage
-from edgevlm.drivers.kv import Beside, KeyValues
+from edgevlm.drivers.kv_cache import Beside, KeyValues
+from edgevlm.drivers.kv_decoder import CachedStage
 from edgevlm.drivers.prompt import Feature, Logits, Prompt
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.loops import Seq2SeqArgs
-from edgevlm.manifest import Manifest, StageSpec
+from edgevlm.manifest.drivers import Seq2SeqArgs
+from edgevlm.manifest.schema import Manifest, StageSpec
 
 KEPT_BYTES = 64 << 20  # of what was made for the pictures, and for the questions, met last ..
 KEPT = 4  # .. but of so many at least: the cameras of a robot, asked in turn

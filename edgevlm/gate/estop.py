@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import LatchError
+from edgevlm.manifest.contract import SECOND_NS
 
 Publishers = Mapping[str, str]  # id in the graph -> name of its node
 Status = Literal["released", "pressed", "silent", "conflict"]

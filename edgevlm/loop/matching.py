@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgevlm.contract import SECOND_NS, Duration, Observation, Spec, Stamped, check_stamp
 from edgevlm.errors import ContractError
+from edgevlm.manifest.contract import SECOND_NS, Duration, Observation, Spec, Stamped, check_stamp
 
 Frame = Stamped[NDArray[np.uint8]]
 State = Stamped[NDArray[np.float32]]

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgevlm.contract import SECOND_NS, Duration, Spec
 from edgevlm.errors import ContractError
+from edgevlm.manifest.contract import SECOND_NS, Duration, Spec
 
 Health = Literal["waiting", "ok", "missing", "latched"]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from edgevlm.contract import ActionChunk, Observation
 from edgevlm.errors import EdgevlmError, SessionError
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Frame, Matched
+from edgevlm.manifest.contract import ActionChunk, Observation
 from edgevlm.profiler import summarize
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.operations import CenterCrop, Pad, Resize
+from edgevlm.manifest.image_ops import CenterCrop, Pad, Resize
 from edgevlm.preprocess import twin
 from edgevlm.preprocess.native import native_plan
 from edgevlm.preprocess.sizes import Step

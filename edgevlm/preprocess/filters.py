@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.operations import Filter
+from edgevlm.manifest.image_ops import Filter
 
 SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 PRECISION_BITS = 22  # 32 bits, less 8 of the pixel, less 2 for overshoot

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.operations import Floating, Normalize, ResizeWithPad, SmoothToSquare
+from edgevlm.manifest.image_ops import Floating, Normalize, ResizeWithPad, SmoothToSquare
 from edgevlm.preprocess.smoothed import Smoothed
 
 UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float32)  # a byte as a number from 0 to 1

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import CameraSpec
-from edgevlm.operations import CenterCrop, Pad, Resize
+from edgevlm.manifest.contract import CameraSpec
+from edgevlm.manifest.image_ops import CenterCrop, Pad, Resize
 from edgevlm.preprocess.changes import Change, change
 from edgevlm.preprocess.native import native_plan
 from edgevlm.preprocess.sizes import Placed, Step

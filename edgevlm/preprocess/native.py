@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import CHANNELS, Encoding
-from edgevlm.operations import CenterCrop, Pad, Resize
+from edgevlm.manifest.contract import CHANNELS, Encoding
+from edgevlm.manifest.image_ops import CenterCrop, Pad, Resize
 from edgevlm.preprocess.twin import CHANNEL_ORDER
 
 Work = tuple[Resize | None, CenterCrop | None, Pad | None]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import CameraSpec
 from edgevlm.errors import DependencyError, PictureError, ShapeError
-from edgevlm.operations import ImageOp, PadToSquare, ResizeShortest, SmoothToSquare
+from edgevlm.manifest.contract import CameraSpec
+from edgevlm.manifest.image_ops import ImageOp, PadToSquare, ResizeShortest, SmoothToSquare
 from edgevlm.preprocess.native import native_available
 from edgevlm.preprocess.pipeline import Preprocessor
 from edgevlm.preprocess.tiled import Tiled, grid, parts

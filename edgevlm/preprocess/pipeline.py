@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import CameraSpec, check_frame
 from edgevlm.errors import BundleError, DependencyError, ShapeError
-from edgevlm.operations import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Sized, Tiles
+from edgevlm.manifest.contract import CameraSpec, check_frame
+from edgevlm.manifest.image_ops import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Sized, Tiles
 from edgevlm.preprocess import fused, twin
 from edgevlm.preprocess.filters import Taps
 from edgevlm.preprocess.floating import FloatChange, float_change, normalize_float

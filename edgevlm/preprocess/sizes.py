@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgevlm.errors import PictureError
-from edgevlm.operations import (
+from edgevlm.manifest.image_ops import (
     CenterCrop,
     Pad,
     PadToSquare,

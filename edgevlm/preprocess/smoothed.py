@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.operations import SmoothToSquare
+from edgevlm.manifest.image_ops import SmoothToSquare
 
 REACH = 4.0  # of the Gaussian, in sigmas
 

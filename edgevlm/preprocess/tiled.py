@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError
-from edgevlm.operations import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Tiles
+from edgevlm.manifest.image_ops import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Tiles
 from edgevlm.preprocess import twin
 from edgevlm.preprocess.changes import Change, change
 from edgevlm.preprocess.native import native_plan

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import Encoding
 from edgevlm.errors import ShapeError
-from edgevlm.operations import Filter, Normalize
+from edgevlm.manifest.contract import Encoding
+from edgevlm.manifest.image_ops import Filter, Normalize
 from edgevlm.preprocess.filters import PRECISION_BITS, Taps, taps, whole
 from edgevlm.preprocess.sizes import Placed
 

@@ -7,15 +7,15 @@ import time
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
-from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import Prompt
+from edgevlm.engines import BackendFactory, open_backend
 from edgevlm.errors import TaskError
 from edgevlm.graph import Clock
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.asking import Answer, How, Pictures, Prepared, Speaking, drain, show
-from edgevlm.tasks.dialogue import ChatSession
-from edgevlm.tasks.speaker import Question, Reader, Speaker
+from edgevlm.tasks.generation import Question, Reader, Speaker
+from edgevlm.tasks.generation_config import Answer, How, Pictures, Prepared, Speaking, drain, show
+from edgevlm.tasks.session import ChatSession
 from edgevlm.text import Turn
 
 if TYPE_CHECKING:

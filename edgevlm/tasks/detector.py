@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
 from edgevlm.drivers.regions import RegionsDriver
+from edgevlm.engines import BackendFactory, open_backend
 from edgevlm.errors import BundleError, ContractError
 from edgevlm.graph import Clock, Value
-from edgevlm.manifest import Manifest, RegionsArgs
+from edgevlm.manifest.schema import Manifest, RegionsArgs
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import PicturePreprocessor
-from edgevlm.tasks.asking import Picture, Shown, show, texts_of
-from edgevlm.tasks.engines import open_graph
-from edgevlm.tasks.turns import OneAtATime
+from edgevlm.tasks.assembly import open_graph
+from edgevlm.tasks.base import OneAtATime
+from edgevlm.tasks.generation_config import Picture, Shown, show, texts_of
 from edgevlm.text import TextEncoder
 
 THRESHOLD = 0.1

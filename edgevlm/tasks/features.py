@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import ContractError, NonFiniteError, ShapeError
-from edgevlm.ports import StageSpec
+from edgevlm.manifest.stages import StageSpec
 
 MAX_BYTES = 64 << 20  # 256 regions of 2048 numbers have 2 MB
 MAX_HEADER, MAX_AXES = 10_000, 8

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.actions import ActionDecoder, PlanDecoder
-from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
-from edgevlm.contract import SECOND_NS, ActionChunk, CameraSpec, Contract, Observation, Plan, Stamped
 from edgevlm.drivers.policy import Text
+from edgevlm.engines import BackendFactory, open_backend
 from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
 from edgevlm.graph import Clock, Memory, Value
-from edgevlm.manifest import Manifest
+from edgevlm.manifest.contract import SECOND_NS, ActionChunk, CameraSpec, Contract, Observation, Plan, Stamped
+from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
-from edgevlm.tasks.engines import open_graph, open_policy_driver
-from edgevlm.tasks.seen import Seen, see, see_frame
+from edgevlm.tasks.action_decoder import ActionDecoder, PlanDecoder
+from edgevlm.tasks.assembly import open_graph, open_policy_driver
+from edgevlm.tasks.validation import Seen, see, see_frame
 from edgevlm.temporal import FrameRing
 from edgevlm.text import Tokenizer
 

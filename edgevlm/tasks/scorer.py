@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import BackendFactory, open_backend
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import CrossDriver
+from edgevlm.engines import BackendFactory, open_backend
 from edgevlm.errors import BundleError
 from edgevlm.graph import Clock, Value
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.engines import open_graph
+from edgevlm.tasks.assembly import open_graph
+from edgevlm.tasks.base import OneAtATime
 from edgevlm.tasks.features import check_features, feature_limits
-from edgevlm.tasks.turns import OneAtATime
 from edgevlm.text import TextEncoder
 
 

@@ -4,10 +4,10 @@ from edgevlm.text.chat_text import Turn
 from edgevlm.text.encoder import TextEncoder
 from edgevlm.text.prompt import PromptWriter
 from edgevlm.text.question import QuestionWriter
-from edgevlm.text.speech import Speech, check_stops
+from edgevlm.text.special_tokens import Words
+from edgevlm.text.streaming import Speech, check_stops
 from edgevlm.text.template import check_dialogue, prompt_as_data
 from edgevlm.text.tokenizer import Tokenizer
-from edgevlm.text.words import Words
 
 __all__ = [
     "PromptWriter",

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import get_args
 
 from edgevlm.errors import PromptError
-from edgevlm.wording import DialogueSpec, Gap, GapName, Role, Strip
+from edgevlm.manifest.text import DialogueSpec, Gap, GapName, Role, Strip
 
 _CHARACTERS: Mapping[Strip, str | None] = {"whitespace": None, "newlines": "\n", "spaces": " "}
 _NAMES: Mapping[str, GapName] = {name: name for name in get_args(GapName)}

@@ -10,9 +10,9 @@ from itertools import pairwise, product
 from typing import Any, Literal, get_args
 
 from edgevlm.errors import PromptError
+from edgevlm.manifest.text import DialogueCase, DialogueSpec, Gap, GapName, Role, Strip
 from edgevlm.text.chat_text import Slot, Turn, chat_text, slots, strip_end, strip_start
 from edgevlm.text.sample_dialogues import literal_dialogues, messages, sample_dialogues
-from edgevlm.wording import DialogueCase, DialogueSpec, Gap, GapName, Role, Strip
 
 PROVEN = 200  # generated dialogues, besides those of the template's own literals
 SEED = 2024

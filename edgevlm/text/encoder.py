@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import InstructionError
-from edgevlm.manifest import TextSpec
-from edgevlm.text.opened import is_unicode, open_tokenizer
+from edgevlm.manifest.schema import TextSpec
+from edgevlm.text.opened_tokenizer import is_unicode, open_tokenizer
 
 _SHOWN = 80  # characters of a text in a message
 

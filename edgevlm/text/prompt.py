@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 from edgevlm.errors import BundleError, PromptError, TaskError
-from edgevlm.manifest import PromptSpec
+from edgevlm.manifest.schema import PromptSpec
+from edgevlm.manifest.text import COLUMN, IMAGE, IMAGES, ROW, TEXT
 from edgevlm.text.chat_text import Turn, chat_text
-from edgevlm.text.words import Words
-from edgevlm.wording import COLUMN, IMAGE, IMAGES, ROW, TEXT
+from edgevlm.text.special_tokens import Words
 
 Grid = tuple[int, int]  # rows and columns of a picture's tiles; (0, 0) where it is not cut
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 from edgevlm.errors import PromptError
-from edgevlm.text.words import SHOWN, Words
-from edgevlm.wording import QuestionSpec
+from edgevlm.manifest.text import QuestionSpec
+from edgevlm.text.special_tokens import SHOWN, Words
 
 
 class QuestionWriter(Words):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import InstructionSpec
 from edgevlm.errors import InstructionError
-from edgevlm.text.opened import is_unicode, open_tokenizer
+from edgevlm.manifest.contract import InstructionSpec
+from edgevlm.text.opened_tokenizer import is_unicode, open_tokenizer
 
 _SHOWN = 80  # characters of an instruction in a message
 

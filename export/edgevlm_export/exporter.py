@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevlm.bags import Stamps
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
 from edgevlm.errors import CalibrationError, FidelityError
-from edgevlm.manifest import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
+from edgevlm.manifest.schema import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
 from edgevlm.profiler import machine
-from edgevlm_calibration.models import DATA, LIMIT_BYTES, save_model
+from edgevlm.rosmsg.state import Stamps
+from edgevlm_calibration.onnx_models import DATA, LIMIT_BYTES, save_model
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.table import Table
-from edgevlm_export.courses import Course, ExportOptions, Models, open_course
 from edgevlm_export.hub import Checkpoint, resolve
-from edgevlm_export.join import OPSET
 from edgevlm_export.preflight import preflight
+from edgevlm_export.quantization.forms import Made, float_stage
+from edgevlm_export.recipes import Course, ExportOptions, Models, open_course
 from edgevlm_export.report import ExportReport, stage_reports
 from edgevlm_export.stage_graph import TOKENIZER, StageGraph
-from edgevlm_export.stages import Made, float_stage
-from edgevlm_export.trace import trace
+from edgevlm_export.tracing.stitch import OPSET
+from edgevlm_export.tracing.trace import trace
 
 STAGES = "stages"
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
@@ -52,7 +52,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         source: a directory, or (a text) the id of a model of the Hugging Face hub: "org/name", "org/name@revision".
         calibration: int8 needs it. For a policy a recording of the robot, or (*.json) a table made by `calibrate`; for
             a model of pictures and texts a folder of pictures. Its held-out part judges; without it made-up data.
-        topics, stamps: how the recording of a policy is read, see `edgevlm.bags.read_log`; topics is a YAML file.
+        topics, stamps: how the recording of a policy is read, see `edgevlm.data.read_log`; topics is a YAML file.
         texts: a file with one text a line, for a model of pictures and texts.
         samples: steps of the recording, or pictures of the folder, to use.
         robot: what a LeRobot policy does not say of the robot.

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgevlm.contract import Contract
-from edgevlm.manifest import Task
+from edgevlm.manifest.contract import Contract
+from edgevlm.manifest.schema import Task
 from edgevlm_export.stage_graph import StageGraph
 
 Size = tuple[int, int]  # height, width

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgevlm.manifest import Manifest
+from edgevlm.manifest.schema import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgevlm.contract import Contract
-from edgevlm.manifest import DriverSpec, Port, Precision, PromptSpec, QuestionSpec, Task, TextSpec
-from edgevlm.operations import ImageOp
+from edgevlm.manifest.contract import Contract
+from edgevlm.manifest.image_ops import ImageOp
+from edgevlm.manifest.schema import DriverSpec, Port, Precision, PromptSpec, QuestionSpec, Task, TextSpec
 
 TOKENIZER, EMBEDDINGS = "tokenizer.json", "embeddings.npy"  # files of a bundle
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import lz4.frame
 import zstandard
 
-from edgevlm.bags.container import Container
+from edgevlm.data.container import Container
 from edgevlm.errors import EdgevlmError
 
 _PACK: dict[str, Callable[[bytes], bytes]] = {"zstd": zstandard.compress, "lz4": lz4.frame.compress, "": bytes}

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from support import tiny
 
-from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.contract import Stamped
+from edgevlm.engines import Backend, open_backend
 from edgevlm.errors import EdgevlmError
+from edgevlm.manifest.contract import Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
 

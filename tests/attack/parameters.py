@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "ros2_ws/src/edgevlm_ros"))  
 
 from edgevlm_ros.arguments import ArgumentsError, sections
 from edgevlm_ros.declared import NODES
-from edgevlm_ros.items import Item, fit
-from edgevlm_ros.undeclared import AXIS, refuse_undeclared
+from edgevlm_ros.parameter_items import Item, fit
+from edgevlm_ros.undeclared_parameters import AXIS, refuse_undeclared
 
 COLUMNS = [f"axes.{column}.{field}" for column in ("dx", "dy", "dz") for field in AXIS]
 KNOWN = {*COLUMNS, *(item.name for items in NODES.values() for item in items)}

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from support.picture_files import SIZE, jpeg, png, png_bomb, png_chunk, resized, scene
 
-from edgevlm.bags.frames import CameraMessage
 from edgevlm.errors import EdgevlmError
+from edgevlm.rosmsg.camera import CameraMessage
 
 _FORMATS = (
     "jpeg",

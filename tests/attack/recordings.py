@@ -16,11 +16,11 @@ import numpy as np
 from support import tiny
 from support.recordings import SECOND_NS, Row, read_rows, stamp_of, stamped, write_rows
 
-from edgevlm.bags import LogWriter, read_log
-from edgevlm.bags.stream import Felt, Seen, open_stream
-from edgevlm.bags.topics import StateSource, TopicMap
-from edgevlm.contract import Observation
+from edgevlm.data import LogWriter, read_log
+from edgevlm.data.stream import Felt, Seen, open_stream
 from edgevlm.errors import EdgevlmError
+from edgevlm.manifest.contract import Observation
+from edgevlm.rosmsg.topic_map import StateSource, TopicMap
 
 CAMERA, STATE, TOLD = "/front/image_raw", "/joint_states", "/instruction"
 FIELDS = ("x", "y", "grip")

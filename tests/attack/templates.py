@@ -14,11 +14,11 @@ import jinja2
 import jinja2.sandbox
 
 from edgevlm.errors import BundleError, FamilyError, PromptError
+from edgevlm.manifest.text import DialogueSpec
 from edgevlm.text.chat_text import chat_text
 from edgevlm.text.sample_dialogues import messages, sample_dialogues
 from edgevlm.text.template import ChatTemplate
-from edgevlm.wording import DialogueSpec
-from edgevlm_export.families.dialogues import derive_dialogue
+from edgevlm_export.families.common.dialogues import derive_dialogue
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 FRESH = 40

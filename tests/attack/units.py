@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from support import tiny
 
-from edgevlm.bags.assembly import StateAssembler
-from edgevlm.bags.topics import StateSource, TopicMap
-from edgevlm.contract import CameraSpec, Contract, StateField, StateSpec, WindowSpec
 from edgevlm.errors import EdgevlmError
+from edgevlm.manifest.contract import CameraSpec, Contract, StateField, StateSpec, WindowSpec
+from edgevlm.rosmsg.state import StateAssembler
+from edgevlm.rosmsg.topic_map import StateSource, TopicMap
 
 # Unit -> (what is measured, how many SI units a number of it is); spellings of old bundles among them, and no units.
 _SIZES: dict[str, tuple[str, float]] = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support.picture_files import jpeg, scene
 
+from edgevlm.data.pictures import open_pictures
 from edgevlm.errors import CalibrationError, PictureError
-from edgevlm_calibration.sources import open_pictures
 
 
 def folder(place: Path, bad: int, good: int) -> Path:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from support import tiny
 
-from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.data.base import Data
+from edgevlm.data.synthetic import make_up
+from edgevlm.engines import Backend, open_backend
 from edgevlm.errors import CalibrationError, InstructionError
-from edgevlm.manifest import Manifest
+from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.policy import Policy
 from edgevlm_calibration.calibrate import calibrate_on, observe
-from edgevlm_calibration.sources import Data, make_up
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from edgevlm.contract import Contract, Observation
 from support import tiny
 
 import edgevlm
 from edgevlm.bundle import write_record
-from edgevlm.contract import Contract, Observation
 from edgevlm.manifest import FORMAT
 
 PLACE = Path(__file__).parent / "format_1_0"

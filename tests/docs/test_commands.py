@@ -18,13 +18,13 @@ import typer.main
 import yaml
 from support.blocks import ROOT, Block, Command, blocks, commands
 
-from edgevlm.bags.topics import TopicMap
 from edgevlm.cli.app import app
+from edgevlm.rosmsg.topic_map import TopicMap
 
 ROS = ROOT / "ros2_ws" / "src" / "edgevlm_ros"
 sys.path.append(str(ROS))  # where the workspace is not built; what is imported from there needs no ROS
 from edgevlm_ros.declared import NODES  # noqa: E402
-from edgevlm_ros.items import AUTOSTART, fit  # noqa: E402
+from edgevlm_ros.parameter_items import AUTOSTART, fit  # noqa: E402
 
 MESSAGES = ROOT / "ros2_ws" / "src" / "edgevlm_msgs"
 LANGUAGES = {"sh", "python", "yaml", "json", "text", "ini", "dockerfile", "xml"}

@@ -20,7 +20,7 @@ from support.protobuf import model, node, tensor
 
 from edgevlm.bundle import file_sha256, new_directory, open_bundle, read_manifest, write_manifest, write_record
 from edgevlm.errors import BundleError, EdgevlmError, OutputError, TamperedError, UnsafePathError
-from edgevlm.manifest import FileEntry, Manifest
+from edgevlm.manifest.schema import FileEntry, Manifest
 
 
 @pytest.fixture

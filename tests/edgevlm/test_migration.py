@@ -16,7 +16,7 @@ import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
 from edgevlm.errors import BundleError, FormatError, OutputError, TamperedError
-from edgevlm.manifest import FORMAT
+from edgevlm.manifest.schema import FORMAT
 from edgevlm.migration import DIALOGUES, RECORD, migrate
 
 COMPAT = Path(__file__).parents[1] / "compat"

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny import MS, START_NS, window
 
-from edgevlm.contract import SECOND_NS, WindowSpec
 from edgevlm.errors import StampError, WindowNotReadyError
+from edgevlm.manifest.contract import SECOND_NS, WindowSpec
 from edgevlm.temporal import FrameRing, fill, nearest, sample
 
 

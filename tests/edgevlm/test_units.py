@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edgevlm.contract import ActionGroup, PlanSpec, StateField
+from edgevlm.manifest.contract import ActionGroup, PlanSpec, StateField
 from edgevlm.units import UNITS, axis_unit, is_angle, parse_unit, rate_of, rate_order, same_kind, unit_factor, wire_unit
 
 # What a number of each is in SI, written by hand: (what is measured, how many SI units).

@@ -17,7 +17,7 @@ import edgevlm
 from edgevlm import RuntimeOptions
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
-from edgevlm.loop.evaluation import EvaluationPlan, evaluate
+from edgevlm.sim.evaluation import EvaluationPlan, evaluate
 from edgevlm_export.exporter import export
 from edgevlm_tabletop.commands import DEMO_SEEDS, GATE_SEEDS, LOG_SEEDS, SELECTION_SEEDS
 from edgevlm_tabletop.plan_gate import measure

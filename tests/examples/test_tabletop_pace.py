@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.contract import SECOND_NS
+from edgevlm.manifest.contract import SECOND_NS
 from edgevlm_tabletop.ros.pace import Commands, DataTime, Ticker
 
 STEP_S, VALID_S = 0.025, 0.1

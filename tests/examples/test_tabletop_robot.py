@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("metaworld", reason="needs the extra sim")
 
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import SimulatorError
+from edgevlm.manifest.contract import SECOND_NS
 from edgevlm_tabletop.commands import BY_NAME
 from edgevlm_tabletop.experts import expert
 from edgevlm_tabletop.ros.journal import Record, WitnessedSimulator

@@ -18,7 +18,7 @@ from edgevlm_export import exporter
 from edgevlm_export.exporter import export
 from edgevlm_export.report import ExportReport
 from edgevlm_export.stage_graph import Stage
-from edgevlm_export.trace import trace
+from edgevlm_export.tracing.trace import trace
 
 
 @pytest.fixture(scope="session")

@@ -18,16 +18,16 @@ from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.cli.app import app
 from edgevlm.errors import ContractError, FidelityError
 from edgevlm_calibration.progress import silent
-from edgevlm_export.courses import Course, ExportOptions, PolicyCourse, open_course
-from edgevlm_export.courses.measured import COSINE, worst_cosine
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
-from edgevlm_export.judge import OriginalJudge
+from edgevlm_export.fidelity.policy import OriginalJudge
+from edgevlm_export.fidelity.verify import _Run
 from edgevlm_export.models.act import BLOCKS, Backbone
+from edgevlm_export.quantization.forms import outputs, quantized_stage
+from edgevlm_export.recipes import Course, ExportOptions, PolicyCourse, open_course
+from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
 from edgevlm_export.report import ExportReport
 from edgevlm_export.stage_graph import Stage
-from edgevlm_export.stages import outputs, quantized_stage
-from edgevlm_export.verify import _Run
 
 STEPS = policies.LOGGED
 CAMERAS = ("top_eye", "wrist_eye")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from support import lerobot_policies as policies
 
 import edgevlm
-from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.contract import Observation, Stamped
+from edgevlm.engines import Backend, open_backend
+from edgevlm.manifest.contract import Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
 from edgevlm_export.report import ExportReport

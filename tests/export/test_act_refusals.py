@@ -16,10 +16,10 @@ from safetensors.numpy import load_file, save_file
 from support import lerobot_policies as policies
 
 from edgevlm.errors import CheckpointError, ContractError, EdgevlmError, FamilyError
-from edgevlm.operations import Normalize
+from edgevlm.manifest.image_ops import Normalize
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build
-from edgevlm_export.families.robot_file import FILL
+from edgevlm_export.families.common.robot_file import FILL
 from edgevlm_export.stage_graph import PolicyGraph
 
 BEFORE, AFTER = "policy_preprocessor.json", "policy_postprocessor.json"

@@ -17,10 +17,10 @@ from support import hub
 from transformers.image_utils import load_image
 
 from edgevlm.errors import FamilyError
-from edgevlm.operations import Normalize, PadToSquare
-from edgevlm.photos import open_photo
+from edgevlm.images.files import open_photo
+from edgevlm.manifest.image_ops import Normalize, PadToSquare
 from edgevlm.preprocess import PicturePreprocessor, native_available
-from edgevlm_export.families.picture_ops import picture_ops
+from edgevlm_export.families.common.picture_ops import picture_ops
 
 HERE = Path("checkpoint")
 PHOTOGRAPHS = hub.photographs()

@@ -17,11 +17,11 @@ from tokenizers import Tokenizer
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from edgevlm.errors import CheckpointError, FamilyError, InstructionError, PromptError
+from edgevlm.manifest.text import QuestionSpec
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.text import PromptWriter, QuestionWriter, Speech, Turn
-from edgevlm.wording import QuestionSpec
-from edgevlm_export.families.prompts import Words, read_words
-from edgevlm_export.families.upstream import load_tokenizer, tokenizer_json
+from edgevlm_export.families.common.prompts import Words, read_words
+from edgevlm_export.families.common.upstream import load_tokenizer, tokenizer_json
 
 SIZES = ((40, 60), (60, 40), (30, 200), (16, 16), (1, 1), (90, 91), (200, 20))
 PICTURES = [np.random.default_rng(h).integers(0, 256, (h, w, 3), np.uint8) for h, w in SIZES]

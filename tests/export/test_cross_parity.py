@@ -19,13 +19,13 @@ from transformers.image_utils import load_image
 import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.errors import FidelityError
-from edgevlm.manifest import TextSpec
+from edgevlm.manifest.schema import TextSpec
 from edgevlm.text import TextEncoder
 from edgevlm_export.families import build
-from edgevlm_export.figures import centred_cosine
+from edgevlm_export.fidelity.metrics import centred_cosine
+from edgevlm_export.fidelity.retriever import PAIR_LIMIT, shuffle_patches
+from edgevlm_export.fidelity.verify import verify
 from edgevlm_export.report import ExportReport
-from edgevlm_export.retrieval import PAIR_LIMIT, shuffle_patches
-from edgevlm_export.verify import verify
 
 Exported = tuple[Path, ExportReport]
 Bundles = Callable[[str, str], Exported]

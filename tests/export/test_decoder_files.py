@@ -14,7 +14,7 @@ from support import chats
 import edgevlm
 from edgevlm.bundle import file_sha256, open_bundle
 from edgevlm.errors import TamperedError
-from edgevlm_calibration.models import DATA, check_model, open_session, save_model, weight_bytes
+from edgevlm_calibration.onnx_models import DATA, check_model, open_session, save_model, weight_bytes
 from edgevlm_export.report import ExportReport
 
 FEW = 20_000  # bytes, less than any stage here has

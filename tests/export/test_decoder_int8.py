@@ -11,10 +11,10 @@ import pytest
 
 import edgevlm
 from edgevlm.bundle import open_bundle
+from edgevlm.data.pictures import open_pictures
 from edgevlm_calibration.chat import CHAT_PROBE
 from edgevlm_calibration.pictures import record
-from edgevlm_calibration.sources import open_pictures
-from edgevlm_export.courses import chat as course_module
+from edgevlm_export.recipes import chat as course_module
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]

@@ -15,14 +15,14 @@ from transformers.image_utils import load_image
 
 import edgevlm
 from edgevlm.bundle import open_bundle
-from edgevlm.loops import CachedArgs
+from edgevlm.data.pictures import Photo
+from edgevlm.manifest.drivers import CachedArgs
 from edgevlm_calibration.chat import Question, Talk
-from edgevlm_calibration.sources import Photo
-from edgevlm_export.conversation import Engines
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build
+from edgevlm_export.fidelity.chat import Engines
+from edgevlm_export.fidelity.corruptions import CONTROLS
 from edgevlm_export.report import ExportReport
-from edgevlm_export.wrong import CONTROLS
 
 Exported = tuple[Path, ExportReport]
 TOLERANCE = 1e-4  # of the scale of the logits

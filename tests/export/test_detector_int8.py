@@ -14,15 +14,15 @@ import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.errors import FidelityError
 from edgevlm_calibration.progress import silent
-from edgevlm_export import detection
-from edgevlm_export.courses import ExportOptions, open_course
-from edgevlm_export.courses import detector as course_module
-from edgevlm_export.courses.measured import COSINE
-from edgevlm_export.detection import overlaps
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
+from edgevlm_export.fidelity import detector as detection
+from edgevlm_export.fidelity.detector import overlaps
+from edgevlm_export.fidelity.verify import verify
+from edgevlm_export.recipes import ExportOptions, open_course
+from edgevlm_export.recipes import detector as course_module
+from edgevlm_export.recipes.int8_cost import COSINE
 from edgevlm_export.report import ExportReport
-from edgevlm_export.verify import verify
 
 Exported = tuple[Path, ExportReport]
 LABELS = ["a photo of a cat", "a cup of coffee", "a rocket"]

@@ -16,8 +16,8 @@ from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
 from edgevlm.errors import CalibrationError, FidelityError, TaskError
 from edgevlm_export.exporter import export
+from edgevlm_export.fidelity.verify import verify
 from edgevlm_export.report import ExportReport
-from edgevlm_export.verify import verify
 
 Exported = tuple[Path, ExportReport]
 

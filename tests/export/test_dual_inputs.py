@@ -14,12 +14,12 @@ from support import hub
 from support.prompts import PROMPTS
 from transformers.image_utils import load_image
 
-from edgevlm.manifest import TextSpec
-from edgevlm.photos import open_photo
+from edgevlm.images.files import open_photo
+from edgevlm.manifest.schema import TextSpec
 from edgevlm.preprocess import PicturePreprocessor, native_available
 from edgevlm.text import TextEncoder
 from edgevlm_export.families import build
-from edgevlm_export.families.picture_ops import picture_ops
+from edgevlm_export.families.common.picture_ops import picture_ops
 
 PHOTOGRAPHS = hub.photographs()
 PROCESSORS = {

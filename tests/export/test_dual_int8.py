@@ -15,9 +15,9 @@ import edgevlm
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.errors import CalibrationError, FidelityError
 from edgevlm_calibration.progress import Progress
-from edgevlm_export.courses import RetrieverCourse
-from edgevlm_export.courses import measured as course_module
 from edgevlm_export.exporter import export
+from edgevlm_export.recipes import RetrieverCourse
+from edgevlm_export.recipes import int8_cost as course_module
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]

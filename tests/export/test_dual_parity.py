@@ -16,8 +16,8 @@ from support import hub
 from transformers.image_utils import load_image
 
 import edgevlm
+from edgevlm_export.fidelity.retriever import shuffle_patches
 from edgevlm_export.report import ExportReport
-from edgevlm_export.retrieval import shuffle_patches
 
 Exported = tuple[Path, ExportReport]
 TOLERANCE = 1e-4  # of the scale of what is compared

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
+from edgevlm.data.pictures import make_up_pictures, open_pictures
 from edgevlm.errors import CalibrationError, FidelityError, TaskError
 from edgevlm_calibration.calibrate import calibrate
-from edgevlm_calibration.sources import make_up_pictures, open_pictures
 from edgevlm_export.exporter import export
+from edgevlm_export.fidelity.verify import verify
 from edgevlm_export.report import ExportReport
-from edgevlm_export.verify import verify
 
 Exported = tuple[Path, ExportReport]
 

@@ -17,7 +17,7 @@ from edgevlm.bundle import open_bundle
 from edgevlm.errors import CalibrationError, CheckpointError, FamilyError, FidelityError, LogError, OutputError
 from edgevlm_calibration.calibrate import calibrate
 from edgevlm_export.exporter import export
-from edgevlm_export.passes.forbidden import check_tensorrt
+from edgevlm_export.quantization.passes.forbidden import check_tensorrt
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]
@@ -228,7 +228,7 @@ def test_a_config_that_contradicts_itself_is_refused(key: str, message: str, che
 
 
 def test_an_exported_bundle_acts_through_the_public_api(int8: Exported) -> None:
-    from edgevlm_calibration.sources import make_up
+    from edgevlm.data.synthetic import make_up
 
     bundle = open_bundle(int8[0])
     episode = make_up(bundle.manifest.contract, int8[0] / "tokenizer.json").held_out[0]

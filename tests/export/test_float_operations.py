@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgevlm.operations import Normalize, ResizeWithPad
+from edgevlm.manifest.image_ops import Normalize, ResizeWithPad
 from edgevlm.preprocess import PicturePreprocessor
 
 PLAIN = Normalize(scale=1.0, mean=(0, 0, 0), std=(1, 1, 1))

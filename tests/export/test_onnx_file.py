@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support import tiny
 
-from edgevlm.backends import open_backend
 from edgevlm.bundle import open_bundle
+from edgevlm.engines import open_backend
 from edgevlm.errors import BackendError
 from edgevlm.onnx_file import read_onnx
 from edgevlm.options import RuntimeOptions

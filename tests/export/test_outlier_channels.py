@@ -16,14 +16,14 @@ from support import captioners, chats, hub, owls, pairs
 
 from edgevlm_calibration.pictures import calibrate_pictures, record
 from edgevlm_calibration.progress import silent
-from edgevlm_export.courses import ExportOptions, open_course
-from edgevlm_export.courses.measured import COSINE, worst_cosine
-from edgevlm_export.courses.pictures import PictureCourse
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
-from edgevlm_export.passes.equalize import equalize, evened
-from edgevlm_export.passes.peaks import peaks
-from edgevlm_export.stages import outputs, quantized_stage
+from edgevlm_export.quantization.forms import outputs, quantized_stage
+from edgevlm_export.quantization.passes.channel_max import peaks
+from edgevlm_export.quantization.passes.smooth import equalize, evened
+from edgevlm_export.recipes import ExportOptions, open_course
+from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
+from edgevlm_export.recipes.pictures import PictureCourse
 
 # family -> (its small checkpoint, what enlarges channels of it, stage -> how many norms it enlarges there)
 FAMILIES: dict[str, tuple[Any, Callable[[Any], None], dict[str, int]]] = {

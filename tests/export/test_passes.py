@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevlm.errors import CalibrationError, QuantizationError
-from edgevlm_calibration.targets import targets, tensors
-from edgevlm_export.passes.forbidden import check_tensorrt
-from edgevlm_export.passes.fp16 import fp16
-from edgevlm_export.passes.strip import strip
-from edgevlm_export.passes.u8_activations import u8_activations
-from edgevlm_export.quantize import quantize, quantize_weight
+from edgevlm_calibration.quantizable_nodes import targets, tensors
+from edgevlm_export.quantization.passes.forbidden import check_tensorrt
+from edgevlm_export.quantization.passes.fp16 import fp16
+from edgevlm_export.quantization.passes.u8_activations import u8_activations
+from edgevlm_export.quantization.qdq import quantize, quantize_weight
+from edgevlm_export.tracing.strip import strip
 
 GENERATOR = np.random.default_rng(0)
 

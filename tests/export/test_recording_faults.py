@@ -12,9 +12,9 @@ import zstandard
 from support.recordings import SECOND_NS, Row, read_rows, stamp_of, stamped, write_rows
 from typer.testing import CliRunner
 
-from edgevlm.bags.messages import STRING, definition
 from edgevlm.cli.app import app
 from edgevlm.errors import EdgevlmError
+from edgevlm.rosmsg.schemas import STRING, definition
 from edgevlm_calibration.table import load_table
 
 CAMERA, STATE = "/front/image_raw", "/joint_states"

@@ -16,7 +16,7 @@ from support import pairs
 from support.prompts import PROMPTS
 
 import edgevlm
-from edgevlm.manifest import TextSpec
+from edgevlm.manifest.schema import TextSpec
 from edgevlm.text import TextEncoder
 from edgevlm_export.report import ExportReport
 

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
+from edgevlm.data.regions import make_up_regions, open_regions
 from edgevlm.errors import CalibrationError, FidelityError
-from edgevlm_calibration.sources import make_up_regions, open_regions
 from edgevlm_export.exporter import export
+from edgevlm_export.fidelity.scorer import COSINE_LIMIT
+from edgevlm_export.fidelity.verify import verify
 from edgevlm_export.report import ExportReport
-from edgevlm_export.scoring import COSINE_LIMIT
-from edgevlm_export.verify import verify
 
 Exported = tuple[Path, ExportReport]
 Bundles = Callable[[str, str], Exported]

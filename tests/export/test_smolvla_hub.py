@@ -18,7 +18,7 @@ READ = """
 import json, sys
 from pathlib import Path
 from edgevlm.errors import EdgevlmError
-from edgevlm_export.families.lerobot_words import read_words
+from edgevlm_export.families.common.lerobot_words import read_words
 policy = Path(sys.argv[1])
 try:
     words = read_words(policy, json.loads((policy / "config.json").read_text()))

@@ -15,12 +15,12 @@ from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
 from edgevlm_calibration.calibrate import calibrate, calibrate_on
 from edgevlm_calibration.progress import silent
-from edgevlm_export.courses import ExportOptions, PolicyCourse, open_course
-from edgevlm_export.courses.measured import COSINE, worst_cosine
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
+from edgevlm_export.quantization.forms import quantized_stage
+from edgevlm_export.recipes import ExportOptions, PolicyCourse, open_course
+from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
 from edgevlm_export.stage_graph import Stage
-from edgevlm_export.stages import quantized_stage
 
 Remembered = Callable[[Stage], onnx.ModelProto]
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from support import lerobot_policies as policies
 
 from edgevlm.errors import CheckpointError, ContractError, EdgevlmError, FamilyError
-from edgevlm.operations import Normalize
+from edgevlm.manifest.image_ops import Normalize
 from edgevlm_export.families import build
 from edgevlm_export.stage_graph import PolicyGraph
 

@@ -17,18 +17,17 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
 import edgevlm
+from edgevlm.data.pictures import TEXTS, make_up_pictures
 from edgevlm.errors import CheckpointError, DependencyError, EdgevlmError, FamilyError
-from edgevlm.manifest import PICTURE
+from edgevlm.manifest.schema import PICTURE
 from edgevlm.preprocess import PicturePreprocessor
-from edgevlm_calibration.sources import make_up_pictures
-from edgevlm_calibration.sources.pictures import TEXTS
 from edgevlm_export import versions
-from edgevlm_export.courses.base import ExportOptions
-from edgevlm_export.courses.fitting import fitting, texts_alone
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build, prepare
-from edgevlm_export.families.chatting import ANSWER, USUAL_CONTEXT
-from edgevlm_export.families.upstream_inputs import sample_pictures
+from edgevlm_export.families.common.chatting import ANSWER, USUAL_CONTEXT
+from edgevlm_export.families.common.upstream_inputs import sample_pictures
+from edgevlm_export.recipes.base import ExportOptions
+from edgevlm_export.recipes.fitting import fitting, texts_alone
 from edgevlm_export.stage_graph import RetrieverGraph
 
 IMAGE = hub.IMAGE

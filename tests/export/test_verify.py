@@ -14,10 +14,10 @@ from support.film_log import write_log
 
 from edgevlm.bundle import MANIFEST, open_bundle, write_manifest
 from edgevlm.errors import ContractError, FidelityError
-from edgevlm.manifest import Manifest
+from edgevlm.manifest.schema import Manifest
 from edgevlm_export.exporter import export
+from edgevlm_export.fidelity.verify import verify
 from edgevlm_export.report import ExportReport
-from edgevlm_export.verify import verify
 
 Exported = tuple[Path, ExportReport]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm_ros.shell import run
+from edgevlm_ros.lifecycle_node import run
 from edgevlm_ros.vlm_node import VlmNode
 
 NAMES = ("red", "green", "blue")

@@ -9,10 +9,10 @@ from typing import Any
 from support.tiny import COMMANDS
 
 import edgevlm
-from edgevlm.contract import ActionChunk, Observation
+from edgevlm.manifest.contract import ActionChunk, Observation
 from edgevlm.options import RuntimeOptions
+from edgevlm_ros.lifecycle_node import run
 from edgevlm_ros.policy_node import PolicyNode
-from edgevlm_ros.shell import run
 
 SLOW, RAISES = COMMANDS[1], COMMANDS[2]
 SLOW_S = 0.15

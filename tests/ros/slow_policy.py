@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import edgevlm
-from edgevlm.contract import ActionChunk, Observation
+from edgevlm.manifest.contract import ActionChunk, Observation
 from edgevlm.options import RuntimeOptions
+from edgevlm_ros.lifecycle_node import run
 from edgevlm_ros.policy_node import PolicyNode
-from edgevlm_ros.shell import run
 
 SLOW_S = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
 

@@ -28,7 +28,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from edgevlm.errors import ContractError
 from edgevlm_ros.processes import Processes, environment
 from edgevlm_ros.qos import LATCHED, RELIABLE
-from edgevlm_ros.relayed import KINDS, finite, outgoing
+from edgevlm_ros.relay_messages import KINDS, finite, outgoing
 from edgevlm_ros.stamps import to_ns, to_time
 from edgevlm_ros.validity import Validity
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from sensor_msgs.msg import JointState
 from support import tiny
 
-from edgevlm.bags.messages import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, POSE_STAMPED
-from edgevlm.bags.topics import StateSource, TopicMap
-from edgevlm.contract import Contract
-from edgevlm.data.contract_check import Limits, check_contract
-from edgevlm.data.facts import Facts, TopicFacts, uneven
 from edgevlm.errors import ContractError
+from edgevlm.manifest.contract import Contract
+from edgevlm.rosmsg.contract_check import Limits, check_contract
+from edgevlm.rosmsg.schemas import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, POSE_STAMPED
+from edgevlm.rosmsg.topic_facts import Facts, TopicFacts, uneven
+from edgevlm.rosmsg.topic_map import StateSource, TopicMap
 from edgevlm_ros.contract_check import check_live
 
 MS = 1_000_000

@@ -21,9 +21,9 @@ from support import tiny
 from support.gate_rig import wait_until
 from support.moving_gate import PARAMETERS, VELOCITY, Moving
 
-from edgevlm.loop.gate import GateCommand
-from edgevlm.loop.limits import AxisLimits, GateLimits
-from edgevlm_ros.gate_work import Work
+from edgevlm.gate.gate import GateCommand
+from edgevlm.gate.limits import AxisLimits, GateLimits
+from edgevlm_ros.active_gate import Work
 from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.processes import Processes, environment
 

@@ -17,11 +17,11 @@ from std_msgs.msg import Float64MultiArray
 from support import gate_judge, tiny
 from trajectory_msgs.msg import JointTrajectory
 
-from edgevlm.bags.topics import StateSource, TopicMap, default_topics
-from edgevlm.contract import ActionGroup, Contract, StateField, StateSpec
 from edgevlm.errors import ContractError, LogError
-from edgevlm.loop.columns import columns
-from edgevlm.loop.gate import GateCommand
+from edgevlm.gate.columns import columns
+from edgevlm.gate.gate import GateCommand
+from edgevlm.manifest.contract import ActionGroup, Contract, StateField, StateSpec
+from edgevlm.rosmsg.topic_map import StateSource, TopicMap, default_topics
 from edgevlm_ros.command_messages import Setpoint, setpoints
 from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits
 from edgevlm_ros.stamps import to_ns

@@ -26,7 +26,7 @@ from support.gate_rig import PERIOD_S, Rig, wait_until
 from trajectory_msgs.msg import JointTrajectory
 
 from edgevlm.bundle import read_manifest
-from edgevlm.contract import ActionGroup
+from edgevlm.manifest.contract import ActionGroup
 from edgevlm_ros.processes import Processes, environment
 from edgevlm_ros.stamps import to_ns, to_time
 

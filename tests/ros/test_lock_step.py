@@ -12,7 +12,7 @@ pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-
 
 from rich.console import Console  # noqa: E402
 
-from edgevlm.loop.evaluation import EvaluationPlan  # noqa: E402
+from edgevlm.sim.evaluation import EvaluationPlan  # noqa: E402
 from edgevlm_ros.processes import environment  # noqa: E402
 from edgevlm_tabletop.commands import GATE_SEEDS  # noqa: E402
 from edgevlm_tabletop.ros.demo import Setup, drive, figures  # noqa: E402

@@ -28,7 +28,7 @@ from support.policy_rig import STATUS, Camera, PolicyRig, image_message, joints_
 from support.tiny import COMMANDS
 
 import edgevlm
-from edgevlm.contract import Observation, Stamped
+from edgevlm.manifest.contract import Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm_ros.processes import Processes, environment
 from edgevlm_ros.stamps import to_ns

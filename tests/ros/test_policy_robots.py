@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 
 import edgevlm
 from edgevlm.cli.app import app
-from edgevlm.contract import SECOND_NS, Observation, Stamped
-from edgevlm.images import decode
+from edgevlm.images.encodings import decode
+from edgevlm.manifest.contract import SECOND_NS, Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm_ros.processes import Processes, environment
 from edgevlm_ros.stamps import to_ns, to_time

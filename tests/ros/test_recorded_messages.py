@@ -18,15 +18,15 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 import edgevlm_ros.messages as nodes
-from edgevlm.bags import LogWriter
-from edgevlm.bags.container import Container
-from edgevlm.bags.messages import BODIES, definition
-from edgevlm.contract import ActionChunk as Chunk
-from edgevlm.contract import Contract, PlanSpec
-from edgevlm.contract import Plan as PlanValue
+from edgevlm.data import LogWriter
+from edgevlm.data.container import Container
 from edgevlm.errors import InstructionError
-from edgevlm.loop.published import publish, write_difference, write_stats
 from edgevlm.loop.worker import Acted, Failed, Outcome, Times
+from edgevlm.manifest.contract import ActionChunk as Chunk
+from edgevlm.manifest.contract import Contract, PlanSpec
+from edgevlm.manifest.contract import Plan as PlanValue
+from edgevlm.replay.published import publish, write_difference, write_stats
+from edgevlm.rosmsg.schemas import BODIES, definition
 from edgevlm_ros.recorder import installed_definition
 
 COUNTS = {"frames_received": 9, "frames_dropped": 2, "observations_dropped": 1, "acted": 5, "failed": 3}

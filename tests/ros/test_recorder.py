@@ -25,9 +25,9 @@ from sensor_msgs.msg import Image, Imu, JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from edgevlm.bags import read_log  # noqa: E402
-from edgevlm.bags.container import Container  # noqa: E402
 from edgevlm.cli.app import app  # noqa: E402
+from edgevlm.data import read_log  # noqa: E402
+from edgevlm.data.container import Container  # noqa: E402
 from edgevlm.errors import ContractError, OutputError  # noqa: E402
 from edgevlm_ros.processes import Processes, environment  # noqa: E402
 from edgevlm_ros.qos import LATCHED, SENSOR  # noqa: E402

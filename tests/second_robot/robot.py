@@ -20,8 +20,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from edgevlm.bags import LogWriter
-from edgevlm.contract import (
+from edgevlm.data import LogWriter
+from edgevlm.manifest.contract import (
     SECOND_NS,
     ActionGroup,
     ActionSpec,

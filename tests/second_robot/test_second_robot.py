@@ -18,12 +18,13 @@ from second_robot import robot
 from typer.testing import CliRunner
 
 import edgevlm
-from edgevlm.bags import load_topics, read_log
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
-from edgevlm.contract import Observation, Stamped
+from edgevlm.data import read_log
 from edgevlm.errors import InstructionError, LogError
-from edgevlm.manifest import CalibrationRef
+from edgevlm.manifest.contract import Observation, Stamped
+from edgevlm.manifest.schema import CalibrationRef
+from edgevlm.rosmsg.topic_map import load_topics
 from edgevlm_calibration.table import load_table
 from edgevlm_export.models.film_policy import FilmPolicy
 

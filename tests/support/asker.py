@@ -13,7 +13,7 @@ from typing import Any
 from support import talker, tiny
 
 from edgevlm.bundle import new_directory, write_manifest
-from edgevlm.manifest import FORMAT, FileEntry, Manifest, Port
+from edgevlm.manifest.schema import FORMAT, FileEntry, Manifest, Port
 
 MOST = 24  # tokens of a question
 ASKED = {"asked": (1, 8, MOST)}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import open_backend
 from edgevlm.bundle import open_bundle
-from edgevlm.contract import SECOND_NS, Observation, WindowSpec
+from edgevlm.engines import open_backend
+from edgevlm.manifest.contract import SECOND_NS, Observation, WindowSpec
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
 from edgevlm.text import Tokenizer

@@ -11,8 +11,8 @@ import numpy as np
 from support import tiny
 
 from edgevlm.bundle import new_directory, write_manifest
-from edgevlm.manifest import FORMAT, FileEntry, Manifest
-from edgevlm.operations import Normalize, ResizeWithPad
+from edgevlm.manifest.image_ops import Normalize, ResizeWithPad
+from edgevlm.manifest.schema import FORMAT, FileEntry, Manifest
 
 STEPS, TIME = 4, 6
 FEATURES, CHUNK, WORDS = (1, 4, 4), (1, 5, 8), 16

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from edgevlm.contract import (
+from edgevlm.manifest.contract import (
     ActionGroup,
     ActionSpec,
     CameraSpec,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevlm.bags import LogWriter
-from edgevlm.contract import SECOND_NS, Contract
+from edgevlm.data import LogWriter
+from edgevlm.manifest.contract import SECOND_NS, Contract
 
 COMMANDS = ("push the red cup", "push the blue cup", "pull the red cup", "lift the blue cup")
 

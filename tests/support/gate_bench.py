@@ -8,10 +8,10 @@ import numpy as np
 from support import gate_judge
 from support.gate_judge import S
 
-from edgevlm.contract import ActionChunk, ActionGroup, Contract, Stamped, StateField
-from edgevlm.loop.executor import Newest
-from edgevlm.loop.gate import Gate, GateCommand
-from edgevlm.loop.limits import GateLimits
+from edgevlm.gate.chunking import Newest
+from edgevlm.gate.gate import Gate, GateCommand
+from edgevlm.gate.limits import GateLimits
+from edgevlm.manifest.contract import ActionChunk, ActionGroup, Contract, Stamped, StateField
 
 MS = 1_000_000
 TICK_NS = 20 * MS

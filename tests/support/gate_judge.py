@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from support.rotations import Form, angle_between, matrix, rotation_between, wire_quaternion
 
-from edgevlm.contract import (
+from edgevlm.manifest.contract import (
     ActionChunk,
     ActionGroup,
     ActionSpec,

@@ -20,7 +20,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from edgevlm.contract import SECOND_NS, Contract
+from edgevlm.manifest.contract import SECOND_NS, Contract
 from edgevlm_ros.qos import LATCHED
 from edgevlm_ros.stamps import to_ns, to_time
 

@@ -16,11 +16,11 @@ from support import gate_judge
 from support.gate_judge import PERIOD_S, VALID_S, Judge, Rule, S, Turning
 from support.rotations import FORMS, Form, matrix, vector_of
 
-from edgevlm.contract import ActionGroup, Contract, Stamped, StateField
+from edgevlm.gate.chunking import Ensembled, Executor, HandedOver, Newest, Receding
 from edgevlm.gate.clock import TimeSource
-from edgevlm.loop.executor import Ensembled, Executor, HandedOver, Newest, Receding
-from edgevlm.loop.gate import Gate, GateCommand
-from edgevlm.loop.limits import FALLBACKS, GateLimits
+from edgevlm.gate.gate import Gate, GateCommand
+from edgevlm.gate.limits import FALLBACKS, GateLimits
+from edgevlm.manifest.contract import ActionGroup, Contract, Stamped, StateField
 
 EXECUTORS: tuple[Callable[[], Executor], ...] = (
     Newest,

@@ -23,7 +23,7 @@ from transformers import (
     SiglipTokenizer,
 )
 
-from edgevlm_calibration.sources.pictures import TEXTS
+from edgevlm.data.pictures import TEXTS
 
 transformers.utils.logging.disable_progress_bar()
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"

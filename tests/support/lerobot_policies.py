@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from support.seeded import sharpened, weights
 
-from edgevlm.bags import LogWriter
-from edgevlm.contract import SECOND_NS, Contract, Observation, Stamped
+from edgevlm.data import LogWriter
+from edgevlm.manifest.contract import SECOND_NS, Contract, Observation, Stamped
 
 GOLDEN = Path(__file__).parents[1] / "export" / "golden"
 VLM = "smolvla_vlm"  # config and tokenizer of the model that all SmolVLA cases name as "vlm"

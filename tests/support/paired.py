@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from support.tiny import NORMALIZE, dual_parts, port, stage, write_bundle
 
-from edgevlm.manifest import Port, TextSpec
-from edgevlm.operations import CenterCrop, ResizeShortest
+from edgevlm.manifest.image_ops import CenterCrop, ResizeShortest
+from edgevlm.manifest.schema import Port, TextSpec
 
 LABELS = ("yes", "no", "maybe")
 FEATURES, MOST = 5, 8  # of a region; regions

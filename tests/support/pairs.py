@@ -18,7 +18,7 @@ from transformers import (
     VisualBertForVisualReasoning,
 )
 
-from edgevlm_calibration.sources.pictures import TEXTS
+from edgevlm.data.pictures import TEXTS
 
 WIDTH = 40  # features of a region
 LABELS = ("yes", "no", "red", "blue", "two", "a cat", "on the table", "nothing", "left", "right")

@@ -7,8 +7,8 @@ from typing import Any
 
 from support.tiny import port, stage, write_bundle
 
-from edgevlm.manifest import Port, TextSpec
-from edgevlm.operations import Normalize, Resize, SmoothToSquare
+from edgevlm.manifest.image_ops import Normalize, Resize, SmoothToSquare
+from edgevlm.manifest.schema import Port, TextSpec
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 REGIONS, WIDTH = 16, 6

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from support import tiny
 
 from edgevlm.bundle import new_directory, write_manifest
-from edgevlm.manifest import FORMAT, FileEntry, Manifest, Port
+from edgevlm.manifest.schema import FORMAT, FileEntry, Manifest, Port
 
 IMAGE, BOS, END = 256, 257, 258
 SLOTS, STEP, CHUNK = 256, 16, 8

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import DIGEST, MANIFEST, Bundle, new_directory, write_manifest
-from edgevlm.contract import (
+from edgevlm.engines import Backend, open_backend
+from edgevlm.manifest.contract import (
     ActionChunk,
     ActionGroup,
     ActionSpec,
@@ -33,8 +33,8 @@ from edgevlm.contract import (
     StateSpec,
     WindowSpec,
 )
-from edgevlm.manifest import FORMAT, FileEntry, Manifest, Port, StageSpec, TextSpec
-from edgevlm.operations import CenterCrop, Normalize, Resize, ResizeShortest
+from edgevlm.manifest.image_ops import CenterCrop, Normalize, Resize, ResizeShortest
+from edgevlm.manifest.schema import FORMAT, FileEntry, Manifest, Port, StageSpec, TextSpec
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
 

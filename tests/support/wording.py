@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as TURNS
 
-from edgevlm_calibration.sources.pictures import TEXTS
+from edgevlm.data.pictures import TEXTS
 
 START, END = "<|im_start|>", "<end_of_utterance>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import (
+from edgevlm.manifest.contract import (
     ActionGroup,
     ActionSpec,
     CameraSpec,
@@ -18,7 +18,7 @@ from edgevlm.contract import (
     StateSpec,
     WindowSpec,
 )
-from edgevlm.operations import Normalize, Resize
+from edgevlm.manifest.image_ops import Normalize, Resize
 from edgevlm.preprocess import Preprocessor
 from edgevlm_tabletop.commands import COMMANDS
 from edgevlm_tabletop.demos import CHUNK_STEPS, WAYPOINT_STEPS

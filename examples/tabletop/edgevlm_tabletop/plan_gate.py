@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import ActionChunk, Observation, Stamped
 from edgevlm.load import load_policy
-from edgevlm.loop.episode import Driver, run_episode
-from edgevlm.loop.evaluation import EvaluationPlan
+from edgevlm.manifest.contract import ActionChunk, Observation, Stamped
 from edgevlm.options import RuntimeOptions
+from edgevlm.sim.episode import Driver, run_episode
+from edgevlm.sim.evaluation import EvaluationPlan
 from edgevlm.tasks import Session
 from edgevlm_tabletop.commands import GATE_SEEDS
 from edgevlm_tabletop.demos import WAYPOINT_STEPS

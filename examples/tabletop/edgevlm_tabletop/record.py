@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm.bags import LogWriter
+from edgevlm.data import LogWriter
 from edgevlm_tabletop.commands import BY_NAME, LOG_SEEDS
 from edgevlm_tabletop.contract import FRAME_ID
 from edgevlm_tabletop.demos import Disturbance

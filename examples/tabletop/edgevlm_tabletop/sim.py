@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import Observation, Stamped
+from edgevlm.manifest.contract import Observation, Stamped
 from edgevlm_tabletop import scene
 from edgevlm_tabletop.commands import BY_NAME, COMMANDS, phrase_for
 from edgevlm_tabletop.experts import MAX_STEP_M, World, expert, succeeded

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from edgevlm.errors import FamilyError
 from edgevlm_export.checkpoint import CONFIG, check_stored
-from edgevlm_export.families.checkpoint import architectures, read_config
+from edgevlm_export.families.common.checkpoint import architectures, read_config
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import StageGraph
 

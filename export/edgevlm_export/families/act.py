@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgevlm.bundle import file_sha256
-from edgevlm.contract import Contract
 from edgevlm.errors import CheckpointError, FamilyError
-from edgevlm.loops import FuseArgs, FuseSpec
-from edgevlm.operations import ImageOp, Normalize
-from edgevlm.ports import Port
+from edgevlm.manifest.contract import Contract
+from edgevlm.manifest.drivers import FuseArgs, FuseSpec
+from edgevlm.manifest.image_ops import ImageOp, Normalize
+from edgevlm.manifest.stages import Port
 from edgevlm_export.checkpoint import CONFIG, WEIGHTS
-from edgevlm_export.families.checkpoint import read_config, read_weights
-from edgevlm_export.families.lerobot import (
+from edgevlm_export.families.common.checkpoint import read_config, read_weights
+from edgevlm_export.families.common.lerobot import (
     STATE,
     Features,
     Normalization,
@@ -32,7 +32,7 @@ from edgevlm_export.families.lerobot import (
     read_features,
     read_normalization,
 )
-from edgevlm_export.families.robot_file import contract_of, missing, read_robot
+from edgevlm_export.families.common.robot_file import contract_of, missing, read_robot
 from edgevlm_export.models.act import (
     ACTIVATIONS,
     BLOCKS,

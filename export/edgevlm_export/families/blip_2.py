@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgevlm.errors import FamilyError
-from edgevlm.loops import CacheSpec
+from edgevlm.manifest.drivers import CacheSpec
 from edgevlm_export.checkpoint import CONFIG
-from edgevlm_export.families.chatting import (
+from edgevlm_export.families.common.chatting import (
     Parts,
     Step,
     chat_cache,
@@ -25,12 +25,12 @@ from edgevlm_export.families.chatting import (
     prepare_chat,
     tower_pieces,
 )
-from edgevlm_export.families.decoding import CHUNK, MASKS, Head, Joined, Language
-from edgevlm_export.families.prompts import Words, read_words
-from edgevlm_export.families.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
-from edgevlm_export.pieces import Piece
+from edgevlm_export.families.common.decoding import CHUNK, MASKS, Head, Joined, Language
+from edgevlm_export.families.common.prompts import Words, read_words
+from edgevlm_export.families.common.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
+from edgevlm_export.tracing.repeated_layers import Piece
 
 ARCHITECTURE = "Blip2ForConditionalGeneration"
 FULL = "full_attention"

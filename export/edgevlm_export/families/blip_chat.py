@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgevlm.errors import FamilyError
-from edgevlm.loops import CacheSpec
-from edgevlm.manifest import PICTURE, Port, QuestionSpec, Seq2SeqArgs, Seq2SeqSpec
+from edgevlm.manifest.drivers import CacheSpec
+from edgevlm.manifest.schema import PICTURE, Port, QuestionSpec, Seq2SeqArgs, Seq2SeqSpec
 from edgevlm_export.checkpoint import CONFIG
-from edgevlm_export.families.blip import (
+from edgevlm_export.families.common.blip import (
     IMAGE,
     LENGTHS,
     QUESTION,
@@ -30,14 +30,14 @@ from edgevlm_export.families.blip import (
     reading_pieces,
     vision_stage,
 )
-from edgevlm_export.families.chatting import ANSWER, cache_spec, embedding_table, greedy
-from edgevlm_export.families.checkpoint import architectures, read_config
-from edgevlm_export.families.decoding import CHUNK, MASKS, Head, Sizes, cached_stage
-from edgevlm_export.families.upstream import check_search, directory_sha256, open_config
-from edgevlm_export.families.upstream_inputs import text_room
-from edgevlm_export.pieces import Chain, Piece
+from edgevlm_export.families.common.chatting import ANSWER, cache_spec, embedding_table, greedy
+from edgevlm_export.families.common.checkpoint import architectures, read_config
+from edgevlm_export.families.common.decoding import CHUNK, MASKS, Head, Sizes, cached_stage
+from edgevlm_export.families.common.upstream import check_search, directory_sha256, open_config
+from edgevlm_export.families.common.upstream_inputs import text_room
 from edgevlm_export.prepared import Prepared, Room
 from edgevlm_export.stage_graph import EMBEDDINGS, ChatReference, Logits, QuestionGraph, Said, Stage
+from edgevlm_export.tracing.repeated_layers import Chain, Piece
 
 CAPTIONS, ANSWERS = "BlipForConditionalGeneration", "BlipForQuestionAnswering"
 MASK = MASKS["full_attention"]

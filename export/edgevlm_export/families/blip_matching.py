@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgevlm.manifest import PICTURE, CrossArgs, CrossSpec, Port, TextSpec
-from edgevlm_export.families.bert_layers import forward, looks_at_all
-from edgevlm_export.families.blip import (
+from edgevlm.manifest.schema import PICTURE, CrossArgs, CrossSpec, Port, TextSpec
+from edgevlm_export.families.common.bert_layers import forward, looks_at_all
+from edgevlm_export.families.common.blip import (
     IMAGE,
     LENGTHS,
     AloneLayer,
@@ -30,11 +30,11 @@ from edgevlm_export.families.blip import (
     open_blip,
     vision_stage,
 )
-from edgevlm_export.families.upstream import directory_sha256
-from edgevlm_export.families.upstream_inputs import text_room
-from edgevlm_export.pieces import Chain, Piece
+from edgevlm_export.families.common.upstream import directory_sha256
+from edgevlm_export.families.common.upstream_inputs import text_room
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import Answer, RetrieverGraph, RetrieverReference, Stage, one_thread
+from edgevlm_export.tracing.repeated_layers import Chain, Piece
 
 ARCHITECTURE = "BlipForImageTextRetrieval"
 FEWEST, USUAL = 2, 16  # ids of a text; begin and end are always there

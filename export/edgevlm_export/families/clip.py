@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from edgevlm.manifest import PICTURE, DualArgs, DualSpec, TextSpec
-from edgevlm.operations import ImageOp
-from edgevlm_export.families.dual import Encode, reference, text_stage, vision_stage
-from edgevlm_export.families.upstream import (
+from edgevlm.manifest.image_ops import ImageOp
+from edgevlm.manifest.schema import PICTURE, DualArgs, DualSpec, TextSpec
+from edgevlm_export.families.common.dual import Encode, reference, text_stage, vision_stage
+from edgevlm_export.families.common.upstream import (
     bundle_tokenizer,
     check_vocabulary,
     directory_sha256,
@@ -24,7 +24,7 @@ from edgevlm_export.families.upstream import (
     open_config,
     unsupported,
 )
-from edgevlm_export.families.upstream_inputs import check_texts, read_pictures, text_room
+from edgevlm_export.families.common.upstream_inputs import check_texts, read_pictures, text_room
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import RetrieverGraph
 

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from edgevlm.contract import CameraSpec, Contract
 from edgevlm.errors import CheckpointError
-from edgevlm.manifest import FuseArgs, FuseSpec, Port
-from edgevlm.operations import CenterCrop, ImageOp, Pad, Resize
+from edgevlm.manifest.contract import CameraSpec, Contract
+from edgevlm.manifest.image_ops import CenterCrop, ImageOp, Pad, Resize
+from edgevlm.manifest.schema import FuseArgs, FuseSpec, Port
 from edgevlm_export.checkpoint import CONFIG, WEIGHTS
-from edgevlm_export.families.checkpoint import (
+from edgevlm_export.families.common.checkpoint import (
     TOKENIZER,
     read_config,
     read_weights,

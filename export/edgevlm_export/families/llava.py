@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from edgevlm.errors import FamilyError
-from edgevlm.loops import CacheSpec
+from edgevlm.manifest.drivers import CacheSpec
 from edgevlm_export.checkpoint import CONFIG
-from edgevlm_export.families.chatting import Parts, Step, chat_cache, chat_graph, prepare_chat, vision_stage
-from edgevlm_export.families.decoding import CHUNK, Language
-from edgevlm_export.families.prompts import Words, read_words
-from edgevlm_export.families.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
+from edgevlm_export.families.common.chatting import Parts, Step, chat_cache, chat_graph, prepare_chat, vision_stage
+from edgevlm_export.families.common.decoding import CHUNK, Language
+from edgevlm_export.families.common.prompts import Words, read_words
+from edgevlm_export.families.common.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgevlm.operations import ImageOp, SmoothToSquare
-from edgevlm_export.families.owl import prepare_owl, unknown
-from edgevlm_export.families.picture_ops import normalize, rescale_factor
+from edgevlm.manifest.image_ops import ImageOp, SmoothToSquare
+from edgevlm_export.families.common.owl import prepare_owl, unknown
+from edgevlm_export.families.common.picture_ops import normalize, rescale_factor
 from edgevlm_export.prepared import Prepared
 
 BYTE = 1 / 255

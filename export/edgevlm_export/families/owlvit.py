@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgevlm.operations import ImageOp
-from edgevlm_export.families.owl import prepare_owl, unknown
-from edgevlm_export.families.picture_ops import picture_ops
+from edgevlm.manifest.image_ops import ImageOp
+from edgevlm_export.families.common.owl import prepare_owl, unknown
+from edgevlm_export.families.common.picture_ops import picture_ops
 from edgevlm_export.prepared import Prepared
 
 

@@ -15,11 +15,11 @@ from tokenizers import normalizers
 from torch import Tensor
 
 from edgevlm.errors import FamilyError, require
-from edgevlm.manifest import PICTURE, DualArgs, DualSpec, TextSpec
-from edgevlm.operations import ImageOp
-from edgevlm_export.families.dual import Encode, EncodeMasked, reference, text_stage, vision_stage
-from edgevlm_export.families.unigram import canonical_tokenizer
-from edgevlm_export.families.upstream import (
+from edgevlm.manifest.image_ops import ImageOp
+from edgevlm.manifest.schema import PICTURE, DualArgs, DualSpec, TextSpec
+from edgevlm_export.families.common.dual import Encode, EncodeMasked, reference, text_stage, vision_stage
+from edgevlm_export.families.common.unigram import canonical_tokenizer
+from edgevlm_export.families.common.upstream import (
     backend_of,
     bundle_tokenizer,
     check_vocabulary,
@@ -30,7 +30,7 @@ from edgevlm_export.families.upstream import (
     open_config,
     unsupported,
 )
-from edgevlm_export.families.upstream_inputs import check_texts, read_pictures, text_room
+from edgevlm_export.families.common.upstream_inputs import check_texts, read_pictures, text_room
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import RetrieverGraph, Stage
 

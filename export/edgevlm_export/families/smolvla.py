@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgevlm.bundle import file_sha256
-from edgevlm.contract import Contract
 from edgevlm.errors import CheckpointError, ContractError, FamilyError
-from edgevlm.loops import DenoiseArgs, DenoiseSpec
-from edgevlm.operations import ImageOp, Normalize, ResizeWithPad
-from edgevlm.ports import Port
+from edgevlm.manifest.contract import Contract
+from edgevlm.manifest.drivers import DenoiseArgs, DenoiseSpec
+from edgevlm.manifest.image_ops import ImageOp, Normalize, ResizeWithPad
+from edgevlm.manifest.stages import Port
 from edgevlm_export.checkpoint import CONFIG, WEIGHTS
-from edgevlm_export.families.chatting import embedding_table
-from edgevlm_export.families.checkpoint import read_config, read_weights
-from edgevlm_export.families.lerobot import STATE, is_statistic, read_features, read_normalization
-from edgevlm_export.families.lerobot_words import NAME, STEPS, Words, read_words
-from edgevlm_export.families.robot_file import contract_of, missing, read_robot
+from edgevlm_export.families.common.chatting import embedding_table
+from edgevlm_export.families.common.checkpoint import read_config, read_weights
+from edgevlm_export.families.common.lerobot import STATE, is_statistic, read_features, read_normalization
+from edgevlm_export.families.common.lerobot_words import NAME, STEPS, Words, read_words
+from edgevlm_export.families.common.robot_file import contract_of, missing, read_robot
+from edgevlm_export.families.common.upstream import check_vocabulary
 from edgevlm_export.families.smolvla_config import EMPTY, check, read_shape
 from edgevlm_export.families.smolvlm import tower_stage
-from edgevlm_export.families.upstream import check_vocabulary
 from edgevlm_export.models.smolvla import SmolVla, SmolVlaConfig, own_names
 from edgevlm_export.models.smolvla_stages import PrefixEnter, StepEnter, prefix_chain, step_chain
 from edgevlm_export.prepared import Prepared

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm.errors import CheckpointError, FamilyError, require
-from edgevlm_export.families.lerobot import Features
-from edgevlm_export.families.lerobot_words import Words
-from edgevlm_export.families.upstream import open_config, reading, unsupported
+from edgevlm_export.families.common.lerobot import Features
+from edgevlm_export.families.common.lerobot_words import Words
+from edgevlm_export.families.common.upstream import open_config, reading, unsupported
 from edgevlm_export.models.smolvla import SmolVlaConfig
 
 EMPTY = "observation.images.empty_camera_"

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgevlm.errors import CheckpointError, FamilyError
-from edgevlm.manifest import CrossArgs, CrossSpec, Port, TextSpec
+from edgevlm.manifest.schema import CrossArgs, CrossSpec, Port, TextSpec
 from edgevlm_export.checkpoint import CONFIG
-from edgevlm_export.families.bert_layers import ACTIVATIONS, forward, looks_at_all
-from edgevlm_export.families.checkpoint import TOKENIZER, architectures, read_config, tokenizer_file
-from edgevlm_export.families.upstream import (
+from edgevlm_export.families.common.bert_layers import ACTIVATIONS, forward, looks_at_all
+from edgevlm_export.families.common.checkpoint import TOKENIZER, architectures, read_config, tokenizer_file
+from edgevlm_export.families.common.upstream import (
     check_vocabulary,
     directory_sha256,
     load_model,
@@ -28,10 +28,10 @@ from edgevlm_export.families.upstream import (
     open_config,
     unsupported,
 )
-from edgevlm_export.families.upstream_inputs import check_texts, text_room
-from edgevlm_export.pieces import Chain, Piece
+from edgevlm_export.families.common.upstream_inputs import check_texts, text_room
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ScorerGraph, ScorerReference, Stage, one_thread
+from edgevlm_export.tracing.repeated_layers import Chain, Piece
 
 ANSWERING, REASONING = "VisualBertForQuestionAnswering", "VisualBertForVisualReasoning"
 FEWEST, USUAL = 2, 16  # ids of a text; begin and end are always there

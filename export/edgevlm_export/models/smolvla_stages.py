@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgevlm_export.models.smolvla import SmolVla, across, angles, finish, heads, project, rotate
-from edgevlm_export.pieces import Chain, Piece
+from edgevlm_export.tracing.repeated_layers import Chain, Piece
 
 HIDDEN = -30000.0  # added to scores that do not count; twice as much is still a number in fp16
 

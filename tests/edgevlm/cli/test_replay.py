@@ -20,8 +20,8 @@ from support import tiny
 from typer.testing import CliRunner
 
 from edgevlm import load
-from edgevlm.bags import LogWriter, read_log
 from edgevlm.cli.app import app
+from edgevlm.data import LogWriter, read_log
 from edgevlm.errors import ContractError, LogError, OutputError, ShapeError
 
 FRAMES = 8

@@ -17,7 +17,7 @@ import edgevlm
 from edgevlm import errors
 from edgevlm.cli.app import app
 from edgevlm.cli.options import ALWAYS, MEANT
-from edgevlm.manifest import Task
+from edgevlm.manifest.schema import Task
 
 ASKED = "push the red cup"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgevlm.data.arrival import Arrival, ages
-from edgevlm.data.contract_check import Limits
+from edgevlm.rosmsg.contract_check import Limits
 
 SECOND_NS = 1_000_000_000
 LOG_NS = np.arange(100, dtype=np.int64) * SECOND_NS // 20 + 1_700_000_000 * SECOND_NS

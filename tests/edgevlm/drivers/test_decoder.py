@@ -19,7 +19,7 @@ from support import talker, tiny
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.drivers import DecoderDriver, Feature, KeyValues, Prompt
-from edgevlm.drivers.kv import HIDDEN
+from edgevlm.drivers.kv_cache import HIDDEN
 from edgevlm.errors import BackendError, BundleError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.options import RuntimeOptions

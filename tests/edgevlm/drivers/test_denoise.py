@@ -14,7 +14,7 @@ from edgevlm.drivers import DenoiseDriver
 from edgevlm.drivers.denoise import noise, times
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Value
-from edgevlm.manifest import FORMAT, DenoiseArgs, FileEntry, Manifest
+from edgevlm.manifest.schema import FORMAT, DenoiseArgs, FileEntry, Manifest
 
 STEPS, WIDTH = 4, 6
 Arrays = dict[str, NDArray[Any]]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import LatchError
 from edgevlm.gate.estop import GRACE_NS, Estops
 from edgevlm.gate.latch_store import LatchStore
+from edgevlm.manifest.contract import SECOND_NS
 
 S = SECOND_NS
 A, B = {"a": "/robot/button"}, {"b": "/robot/pendant"}

@@ -9,13 +9,13 @@ from support import tiny
 from support.tiny import COMMANDS, START_NS
 
 from edgevlm.bundle import open_bundle
-from edgevlm.contract import SECOND_NS
-from edgevlm.loop.executor import Command, Newest, Receding
-from edgevlm.loop.gate import Gate
-from edgevlm.loop.limits import AxisLimits, GateLimits
+from edgevlm.gate.chunking import Command, Newest, Receding
+from edgevlm.gate.gate import Gate
+from edgevlm.gate.limits import AxisLimits, GateLimits
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Matched, Matcher, MatchSpec, merge
 from edgevlm.loop.worker import Acted, Clocks, Hooks, Outcome, Worker
+from edgevlm.manifest.contract import SECOND_NS
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.contract import Stamped
 from edgevlm.errors import ContractError, StampError
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import PASSED_KEPT, Frame, Matched, Matcher, MatchSpec, State, merge
+from edgevlm.manifest.contract import Stamped
 
 MS = 1_000_000
 T0 = 1_700_000_000_000 * MS

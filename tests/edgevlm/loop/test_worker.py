@@ -13,11 +13,11 @@ from support import tiny
 from support.tiny import COMMANDS, MS, PERIOD_NS, START_NS
 
 from edgevlm.bundle import open_bundle
-from edgevlm.contract import ActionChunk, Observation, Stamped
 from edgevlm.errors import NonFiniteError, SessionError, ShapeError
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Frame, Matched, merge
 from edgevlm.loop.worker import Acted, Acting, Clocks, Failed, Hooks, Outcome, Worker
+from edgevlm.manifest.contract import ActionChunk, Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevlm.contract import CameraSpec
 from edgevlm.errors import BundleError, DependencyError
-from edgevlm.operations import CenterCrop, ImageOp, Normalize, ResizeWithPad, Tiles
+from edgevlm.manifest.contract import CameraSpec
+from edgevlm.manifest.image_ops import CenterCrop, ImageOp, Normalize, ResizeWithPad, Tiles
 from edgevlm.preprocess import PicturePreprocessor, Preprocessor
 
 HALF = Normalize(scale=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

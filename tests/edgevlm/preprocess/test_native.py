@@ -38,8 +38,8 @@ import logging, sys
 sys.modules["edgevlm._native"] = None  # what an import of a missing module finds
 logging.basicConfig(format="%(name)s %(message)s")
 import numpy as np
-from edgevlm.contract import CameraSpec
-from edgevlm.operations import Normalize
+from edgevlm.manifest.contract import CameraSpec
+from edgevlm.manifest.image_ops import Normalize
 from edgevlm.preprocess import Preprocessor, native_available
 camera = CameraSpec(name="front", width=4, height=3, rate_hz=(1, 1))
 for _ in range(3):

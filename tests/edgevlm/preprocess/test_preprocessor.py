@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm.contract import CHANNELS, CameraSpec, Encoding
 from edgevlm.errors import BundleError, DependencyError, ShapeError
-from edgevlm.images import ENCODINGS
-from edgevlm.operations import CenterCrop, ImageOp, Normalize, Pad, Resize
+from edgevlm.images.encodings import ENCODINGS
+from edgevlm.manifest.contract import CHANNELS, CameraSpec, Encoding
+from edgevlm.manifest.image_ops import CenterCrop, ImageOp, Normalize, Pad, Resize
 from edgevlm.preprocess import Preprocessor, native_available
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.errors import ShapeError
-from edgevlm.operations import Filter
+from edgevlm.manifest.image_ops import Filter
 from edgevlm.preprocess import resize_u8
 from edgevlm.preprocess.filters import PRECISION_BITS, taps
 

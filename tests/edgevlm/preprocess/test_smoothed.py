@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgevlm.errors import PictureError
-from edgevlm.operations import Normalize, SmoothToSquare
+from edgevlm.manifest.image_ops import Normalize, SmoothToSquare
 from edgevlm.preprocess import PicturePreprocessor
 
 PLAIN = Normalize(scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from edgevlm.contract import CameraSpec
 from edgevlm.errors import BundleError, PictureError, ShapeError
-from edgevlm.operations import (
+from edgevlm.manifest.contract import CameraSpec
+from edgevlm.manifest.image_ops import (
     CenterCrop,
     ImageOp,
     Normalize,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.bags.messages import BODIES, JOINT_STATE, definition
 from edgevlm.rosmsg.definitions import LONGEST_TEXT, MOST_TYPES, check_definition, check_idl, check_layout
+from edgevlm.rosmsg.schemas import BODIES, JOINT_STATE, definition
 
 RULE = "=" * 80
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.bags.topics import StateSource
 from edgevlm.errors import LogError
 from edgevlm.rosmsg.selectors import Absent, Reading, Step, parse_path, read_number
+from edgevlm.rosmsg.topic_map import StateSource
 
 KEYS = ["name", "header.frame_id"]
 VALUES = st.text("ab./ -é=", min_size=1)

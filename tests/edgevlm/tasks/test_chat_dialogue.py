@@ -14,8 +14,8 @@ from support import talker, tiny
 from support.talking import OPTIONS, Opened, by_hand
 from tokenizers import Tokenizer
 
-from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.engines import Backend, open_backend
 from edgevlm.errors import (
     BackendError,
     PromptError,
@@ -23,7 +23,7 @@ from edgevlm.errors import (
 )
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Answer, Chat
-from edgevlm.tasks.asking import drain
+from edgevlm.tasks.generation_config import drain
 
 LONG = 24  # tokens of an answer
 

@@ -9,7 +9,7 @@ import pytest
 from support import denoising, tiny
 
 import edgevlm
-from edgevlm.contract import Observation, Stamped
+from edgevlm.manifest.contract import Observation, Stamped
 from edgevlm.tasks import Policy
 
 

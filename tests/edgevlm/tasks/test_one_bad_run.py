@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from support import asker, paired, spotter, talker, tiny
 
-from edgevlm.backends import Backend, open_backend
 from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.engines import Backend, open_backend
 from edgevlm.errors import NonFiniteError
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Chat, Detector, Retriever, Scorer

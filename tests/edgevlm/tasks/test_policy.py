@@ -11,8 +11,8 @@ import pytest
 from support.batch import Batch, History
 from support.tiny import COMMANDS, MS, PERIOD_NS, START_NS, Open, observation, same
 
-from edgevlm.contract import Observation, Stamped
 from edgevlm.graph import Value
+from edgevlm.manifest.contract import Observation, Stamped
 
 # --- streaming equals the batch model ---
 

@@ -14,7 +14,6 @@ from support import tiny
 from support.tiny import COMMANDS, MS, PERIOD_NS, START_NS, observation
 
 from edgevlm.bundle import open_bundle
-from edgevlm.contract import SECOND_NS, ActionChunk, Observation, Stamped
 from edgevlm.errors import (
     ContractError,
     EdgevlmError,
@@ -24,6 +23,7 @@ from edgevlm.errors import (
     StampError,
     WindowNotReadyError,
 )
+from edgevlm.manifest.contract import SECOND_NS, ActionChunk, Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy, Session
 

@@ -15,8 +15,8 @@ from support import tiny
 from support.tiny import COMMANDS, START_NS, Open, observation, same
 
 from edgevlm.bundle import open_bundle
-from edgevlm.contract import ActionChunk, Observation, Stamped
 from edgevlm.errors import BackendError, BundleError, SessionError, WindowNotReadyError
+from edgevlm.manifest.contract import ActionChunk, Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
 

@@ -12,14 +12,14 @@ import pytest
 from support import tiny
 from support.tiny import Open
 
-from edgevlm.backends import open_backend
 from edgevlm.bundle import open_bundle
-from edgevlm.contract import Stamped
 from edgevlm.drivers import FuseDriver
+from edgevlm.engines import open_backend
 from edgevlm.errors import BundleError, InstructionError
 from edgevlm.graph import Graph
 from edgevlm.loop.instructions import Instructions
-from edgevlm.manifest import Manifest
+from edgevlm.manifest.contract import Stamped
+from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
 
 OPTIONS = RuntimeOptions(intra_threads=1)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from support import talker
 
 from edgevlm.errors import PromptError
+from edgevlm.manifest.text import DialogueSpec
 from edgevlm.text.chat_text import Turn, chat_text
 from edgevlm.text.sample_dialogues import sample_dialogues
-from edgevlm.wording import DialogueSpec
 
 SPEC = DialogueSpec(**talker.DIALOGUE)
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)

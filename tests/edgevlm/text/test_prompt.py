@@ -12,7 +12,7 @@ from support import talker, tiny
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from edgevlm.errors import BundleError, InstructionError, PromptError, TaskError
-from edgevlm.manifest import PromptSpec
+from edgevlm.manifest.schema import PromptSpec
 from edgevlm.text import PromptWriter, Turn
 
 FILE = tiny.STAGES / "chat_tokenizer.json"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from edgevlm.manifest import QuestionSpec
+from edgevlm.manifest.schema import QuestionSpec
 from edgevlm.text import QuestionWriter, Speech
 
 WORDS = ["[UNK]", "[DEC]", "a", "dog", "key", "##board", "##s", "on", "it", "'", "s", ".", "##less"]

@@ -17,10 +17,10 @@ from support.chat_templates import FAMILIES
 import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.errors import BundleError, DependencyError
+from edgevlm.manifest.text import DialogueSpec
 from edgevlm.text import confined, template
 from edgevlm.text.chat_text import Turn, chat_text
 from edgevlm.text.template import MAX_SOURCE, ChatTemplate, cache_directory, prompt_as_data
-from edgevlm.wording import DialogueSpec
 
 VARIABLES = {"bos_token": "<bos>"}
 

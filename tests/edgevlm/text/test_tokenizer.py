@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgevlm.contract import InstructionSpec
 from edgevlm.errors import BundleError, InstructionError
+from edgevlm.manifest.contract import InstructionSpec
 from edgevlm.text import Tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "push", "the", "red", "cup", "left", "café"]

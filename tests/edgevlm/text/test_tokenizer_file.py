@@ -15,7 +15,7 @@ from support import tiny
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from edgevlm.errors import BundleError
-from edgevlm.text.opened import open_tokenizer
+from edgevlm.text.opened_tokenizer import open_tokenizer
 from edgevlm.text.tokenizer_file import MOST_GROWTH, check_regex, check_tokenizer
 
 PLAIN = json.loads(tiny.TOKENIZER.read_text())

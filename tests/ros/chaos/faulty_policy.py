@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import ActionChunk, Observation
 from edgevlm.load import load
 from edgevlm.loop.matching import Frame
+from edgevlm.manifest.contract import ActionChunk, Observation
 from edgevlm.options import RuntimeOptions
+from edgevlm_ros.lifecycle_node import run
 from edgevlm_ros.policy_node import PolicyNode
-from edgevlm_ros.shell import run
 
 SLOW_S = 1.0
 _WILD = 6.0

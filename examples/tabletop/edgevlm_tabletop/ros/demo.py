@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edgevlm.errors import EdgevlmError
-from edgevlm.loop.evaluation import EvaluationPlan
 from edgevlm.profiler import machine
+from edgevlm.sim.evaluation import EvaluationPlan
 from edgevlm_ros.processes import Processes, environment, free_domain
 from edgevlm_tabletop.commands import COMMANDS, GATE_SEEDS
 from edgevlm_tabletop.ros.episodes import CONFIG, GATE, POLICY, SIM, Director, Episode, start

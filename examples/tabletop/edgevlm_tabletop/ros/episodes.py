@@ -25,9 +25,9 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from typing_extensions import Self
 
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import SimulatorError
-from edgevlm.loop.episode import EpisodeSpec
+from edgevlm.manifest.contract import SECOND_NS
+from edgevlm.sim.episode import EpisodeSpec
 from edgevlm_ros.processes import Processes
 from edgevlm_ros.qos import LATCHED
 from edgevlm_ros.stamps import to_duration, to_ns

@@ -20,10 +20,10 @@ from rich.console import Console
 
 from edgevlm.errors import EdgevlmError
 from edgevlm.load import load_policy
-from edgevlm.loop.episode import EpisodeResult
-from edgevlm.loop.evaluation import EvaluationPlan, Watch, evaluate
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine
+from edgevlm.sim.episode import EpisodeResult
+from edgevlm.sim.evaluation import EvaluationPlan, Watch, evaluate
 from edgevlm_tabletop.commands import GATE_SEEDS
 from edgevlm_tabletop.ros.demo import LEAST_SUCCESS, Setup, drive, figures, own_domain
 from edgevlm_tabletop.ros.episodes import CONFIG

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import Spec
+from edgevlm.manifest.contract import Spec
 from edgevlm_tabletop.experts import MAX_STEP_M
 from edgevlm_tabletop.sim import TabletopSimulator
 

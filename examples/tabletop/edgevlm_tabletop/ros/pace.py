@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import SECOND_NS
+from edgevlm.manifest.contract import SECOND_NS
 
 Mode = Literal["real_time", "scaled", "lock_step"]
 MODES: tuple[Mode, ...] = ("real_time", "scaled", "lock_step")

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import SimulatorError
+from edgevlm.manifest.contract import SECOND_NS
 from edgevlm_tabletop.ros.journal import Record, WitnessedSimulator
 from edgevlm_tabletop.ros.pace import DataTime, Mode, Ticker
 from edgevlm_tabletop.sim import STEP_S, STEPS_PER_FRAME

@@ -12,7 +12,7 @@ Diagnostics: `sim` with the keys phase, episodes, and `twist.<verdict>` and `gri
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything that takes long to import
-    from edgevlm_ros.ending import leave_at_once
+    from edgevlm_ros.shutdown import leave_at_once
 
     leave_at_once()
 
@@ -35,11 +35,11 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import ContractError, SimulatorError
+from edgevlm.manifest.contract import SECOND_NS
+from edgevlm_ros.lifecycle_node import Asked, run
 from edgevlm_ros.parameters import Item, Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
-from edgevlm_ros.shell import Asked, run
 from edgevlm_ros.stamps import to_ns, to_time
 from edgevlm_tabletop import scene
 from edgevlm_tabletop.commands import BY_NAME, COMMANDS

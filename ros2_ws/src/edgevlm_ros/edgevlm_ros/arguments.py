@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgevlm.errors import EdgevlmError, require
-from edgevlm_ros.undeclared import nearest, placeholder
+from edgevlm_ros.undeclared_parameters import nearest, placeholder
 
 _KEY = "ros__parameters"
 _DEEPEST = 16

@@ -1,14 +1,14 @@
 """The command gate: chunks, heartbeats and measured states in, safe commands out. No model runs in this process.
 
-It is the only publisher of commands; edgevlm.loop.gate decides them. Nothing is sent in fallbacks that send nothing;
+It is the only publisher of commands; edgevlm.gate.gate decides them. Nothing is sent in fallbacks that send nothing;
 `gate_status` tells of every command, `command/stop` (latched) of the stop signal. Parameters are in gate_parameters.
 
 Diagnostics, as `<node>: <row>` with these keys, always all of them while the node is active:
     gate       mode cause since number command.{follow,hold,decelerate,stop} clock.restarts
     inputs     {chunk,heartbeat,state}.{health,rate_hz,silent_s,age_ms,count,missing}
     refusals   chunk.<reason> state.<reason> heartbeat.schema command.late chunk.accepted state.accepted
-               reasons: schema bundle path, and those of edgevlm.loop.intake.Reason
-    fallbacks  <cause>, every one of edgevlm.loop.limits.Cause
+               reasons: schema bundle path, and those of edgevlm.gate.admission.Reason
+    fallbacks  <cause>, every one of edgevlm.gate.limits.Cause
     limited    <column>
     period     n target_ms p50_ms p99_ms max_ms
     rivals     count topics
@@ -19,7 +19,7 @@ Diagnostics, as `<node>: <row>` with these keys, always all of them while the no
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything that takes long to import
-    from edgevlm_ros.ending import leave_at_once
+    from edgevlm_ros.shutdown import leave_at_once
 
     leave_at_once()
 
@@ -39,23 +39,23 @@ from rclpy.timer import Timer
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from edgevlm.bags.topics import TopicMap
 from edgevlm.bundle import SealedManifest, read_manifest
 from edgevlm.errors import ContractError, EdgevlmError
-from edgevlm.loop.bypass import Bypass
-from edgevlm.loop.gate import Gate
-from edgevlm.loop.limits import GateLimits
+from edgevlm.gate.bypass import Bypass
+from edgevlm.gate.gate import Gate
+from edgevlm.gate.limits import GateLimits
+from edgevlm.rosmsg.topic_map import TopicMap
+from edgevlm_ros.active_gate import Work
 from edgevlm_ros.command_messages import Setpoint, setpoints
 from edgevlm_ros.estop_inputs import EstopInputs
 from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits, make_executor
-from edgevlm_ros.gate_work import Work
+from edgevlm_ros.lifecycle_node import Report, ShellNode, run
 from edgevlm_ros.listener import Listener
 from edgevlm_ros.messages import STATUS_NUMBERS, status_message
 from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise
-from edgevlm_ros.repeats import STAMP, Repeats
-from edgevlm_ros.shell import Report, ShellNode, run
+from edgevlm_ros.serialized_cache import STAMP, Repeats
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
 
 _LOOK_EVERY_S = 0.5

@@ -25,12 +25,12 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from edgevlm.bags.topics import TopicMap
-from edgevlm.contract import SECOND_NS, ActionGroup, Contract
 from edgevlm.errors import ContractError
-from edgevlm.loop.columns import Column
-from edgevlm.loop.gate import GateCommand
-from edgevlm.loop.rotation import quaternion
+from edgevlm.gate.columns import Column
+from edgevlm.gate.gate import GateCommand
+from edgevlm.gate.rotation import quaternion
+from edgevlm.manifest.contract import SECOND_NS, ActionGroup, Contract
+from edgevlm.rosmsg.topic_map import TopicMap
 from edgevlm.units import axis_unit, is_angle, rate_of, same_kind, unit_factor, wire_unit
 from edgevlm_ros.stamps import to_duration, to_time
 from edgevlm_ros.topics import JOINT_STATE

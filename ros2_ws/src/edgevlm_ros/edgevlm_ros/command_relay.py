@@ -13,7 +13,7 @@ late, old, future, stopped, not_finite, joints.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything that takes long to import
-    from edgevlm_ros.ending import leave_at_once
+    from edgevlm_ros.shutdown import leave_at_once
 
     leave_at_once()
 
@@ -26,13 +26,13 @@ from rclpy.duration import Duration
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import ContractError
+from edgevlm.manifest.contract import SECOND_NS
+from edgevlm_ros.lifecycle_node import Report, ShellNode, run
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
+from edgevlm_ros.relay_messages import KINDS, finite, outgoing, stamp
 from edgevlm_ros.relay_parameters import ITEMS
-from edgevlm_ros.relayed import KINDS, finite, outgoing, stamp
-from edgevlm_ros.shell import Report, ShellNode, run
 from edgevlm_ros.stamps import to_ns
 from edgevlm_ros.validity import Validity
 

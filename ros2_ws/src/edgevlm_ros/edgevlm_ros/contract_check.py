@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgevlm.bags.topics import TopicMap
-from edgevlm.contract import Contract
-from edgevlm.data.contract_check import Limits, check_contract
-from edgevlm.data.facts import Facts
 from edgevlm.errors import ContractError
+from edgevlm.manifest.contract import Contract
+from edgevlm.rosmsg.contract_check import Limits, check_contract
+from edgevlm.rosmsg.topic_facts import Facts
+from edgevlm.rosmsg.topic_map import TopicMap
 
 
 def check_live(

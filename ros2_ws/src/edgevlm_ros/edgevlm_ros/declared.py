@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgevlm_ros import gate_parameters, policy_parameters, recorder_parameters, relay_parameters, vlm_parameters
-from edgevlm_ros.items import Item
+from edgevlm_ros.parameter_items import Item
 
 NODES: Mapping[str, tuple[Item, ...]] = {
     "policy_node": policy_parameters.ITEMS,

@@ -18,8 +18,8 @@ from std_msgs.msg import Bool
 from edgevlm.errors import ContractError
 from edgevlm.gate.estop import Estops
 from edgevlm.gate.latch_store import LatchStore, latch_directory
+from edgevlm_ros.lifecycle_node import Report, ShellNode
 from edgevlm_ros.listener import Listener
-from edgevlm_ros.shell import Report, ShellNode
 
 # Deep, so that no press is overwritten by what comes after it while this process is held up.
 _DEPTH = 1000

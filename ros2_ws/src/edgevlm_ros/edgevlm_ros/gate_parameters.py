@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from edgevlm.contract import ActionGroup, Contract
 from edgevlm.errors import ContractError
+from edgevlm.gate.chunking import Ensembled, Executor, HandedOver, Newest, Receding
 from edgevlm.gate.clock import TimeSource
-from edgevlm.loop.columns import columns, orientations
-from edgevlm.loop.executor import Ensembled, Executor, HandedOver, Newest, Receding
-from edgevlm.loop.limits import FALLBACKS, AxisLimits, Cause, GateLimits, OrientationLimits
-from edgevlm_ros.items import AUTOSTART, Item, told
+from edgevlm.gate.columns import columns, orientations
+from edgevlm.gate.limits import FALLBACKS, AxisLimits, Cause, GateLimits, OrientationLimits
+from edgevlm.manifest.contract import ActionGroup, Contract
+from edgevlm_ros.parameter_items import AUTOSTART, Item, told
 
 _RATE = 1e9
 EXECUTORS: Mapping[str, type[Newest] | type[Ensembled] | type[HandedOver]] = {

@@ -8,14 +8,14 @@ from typing import get_args
 
 import numpy as np
 
-from edgevlm.contract import SECOND_NS, ActionChunk
-from edgevlm.loop.columns import Column
-from edgevlm.loop.gate import GateCommand
-from edgevlm.loop.intake import Reason
-from edgevlm.loop.limits import Cause, GateLimits
+from edgevlm.gate.admission import Reason
+from edgevlm.gate.columns import Column
+from edgevlm.gate.gate import GateCommand
+from edgevlm.gate.limits import Cause, GateLimits
 from edgevlm.loop.watchdog import Row
+from edgevlm.manifest.contract import SECOND_NS, ActionChunk
+from edgevlm_ros.lifecycle_node import Report
 from edgevlm_ros.pace import Chunks, GateSays, Step, judge
-from edgevlm_ros.shell import Report
 
 _PERIODS_KEPT = 1000
 _STEPS_KEPT = 16

@@ -8,10 +8,10 @@ from typing import Any
 
 from rclpy.subscription import Subscription
 
+from edgevlm_ros.input_pipeline import Senses
+from edgevlm_ros.lifecycle_node import ShellNode
 from edgevlm_ros.listener import Listener
 from edgevlm_ros.qos import SENSOR
-from edgevlm_ros.senses import Senses
-from edgevlm_ros.shell import ShellNode
 
 
 class Inputs:

@@ -14,13 +14,13 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
 from std_msgs.msg import Bool, String
 
-from edgevlm.contract import SECOND_NS
 from edgevlm.errors import InstructionError
 from edgevlm.loop.instructions import Instructions
+from edgevlm.manifest.contract import SECOND_NS
 from edgevlm_ros.compat import SubscriptionEventCallbacks
+from edgevlm_ros.lifecycle_node import Report, ShellNode
 from edgevlm_ros.outputs import Newest
 from edgevlm_ros.qos import LATCHED, RELIABLE, listen
-from edgevlm_ros.shell import Report, ShellNode
 from edgevlm_ros.stamps import to_duration, to_ns
 
 Result = ExecuteInstruction.Result

@@ -18,8 +18,8 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
 from edgevlm_ros.compat import overrides
+from edgevlm_ros.lifecycle_node import ShellNode
 from edgevlm_ros.qos import listen
-from edgevlm_ros.shell import ShellNode
 
 _FOREVER_NS = -1
 _SOON_NS = 1_000

@@ -12,12 +12,12 @@ from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from nav_msgs.msg import Path
 from std_msgs.msg import Header
 
-from edgevlm.contract import ActionChunk, Contract, Observation, Plan
 from edgevlm.errors import ContractError, ShapeError
-from edgevlm.loop.columns import Column
-from edgevlm.loop.gate import GateCommand
+from edgevlm.gate.columns import Column
+from edgevlm.gate.gate import GateCommand
 from edgevlm.loop.worker import Acted, Outcome
-from edgevlm_ros.repeats import STAMP
+from edgevlm.manifest.contract import ActionChunk, Contract, Observation, Plan
+from edgevlm_ros.serialized_cache import STAMP
 from edgevlm_ros.stamps import seconds, to_ns, to_time
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevlm_ros.ending import leave_at_once
+from edgevlm_ros.shutdown import leave_at_once
 
 
 def policy_node() -> None:

@@ -15,9 +15,9 @@ from nav_msgs.msg import Path
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from edgevlm.contract import Contract
-from edgevlm.contract import Plan as PlanValue
 from edgevlm.loop.worker import Acted, Clocks, Failed, Outcome
+from edgevlm.manifest.contract import Contract
+from edgevlm.manifest.contract import Plan as PlanValue
 from edgevlm_ros.messages import (
     chunk_message,
     heartbeat_message,

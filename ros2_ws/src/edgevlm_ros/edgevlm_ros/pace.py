@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgevlm.errors import ContractError
-from edgevlm.loop.limits import ChunkDeadline
+from edgevlm.gate.limits import ChunkDeadline
 
 Level = Literal["ok", "warn", "error"]
 _NEAR = 1.2  # within this factor of a limit the next step may be over it

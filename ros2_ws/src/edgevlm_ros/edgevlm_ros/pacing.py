@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgevlm.contract import ActionSpec
+from edgevlm.manifest.contract import ActionSpec
 from edgevlm_ros.pace import Chunks, GateSays, Level, Step, check_horizon, judge
 
 _ENOUGH = 5  # steps of the worker, before they count

@@ -12,8 +12,8 @@ from rclpy.parameter import Parameter
 
 from edgevlm.errors import ContractError, EdgevlmError
 from edgevlm_ros.compat import overrides
-from edgevlm_ros.items import Item, Value, fit, told
-from edgevlm_ros.undeclared import refuse_undeclared
+from edgevlm_ros.parameter_items import Item, Value, fit, told
+from edgevlm_ros.undeclared_parameters import refuse_undeclared
 
 __all__ = ["Check", "Item", "Parameters", "Value", "told"]
 

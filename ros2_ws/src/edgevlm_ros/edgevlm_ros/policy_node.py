@@ -21,7 +21,7 @@ Diagnostics, one row each:
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything that takes long to import
-    from edgevlm_ros.ending import leave_at_once
+    from edgevlm_ros.shutdown import leave_at_once
 
     leave_at_once()
 
@@ -31,30 +31,30 @@ from functools import partial
 
 from std_msgs.msg import String
 
-from edgevlm.bags.topics import TopicMap
-from edgevlm.contract import SECOND_NS, Contract
-from edgevlm.data.contract_check import Limits
-from edgevlm.data.facts import Facts
 from edgevlm.errors import ContractError
 from edgevlm.load import load_policy
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Matched, merge
 from edgevlm.loop.worker import Clocks, Hooks, Worker
+from edgevlm.manifest.contract import SECOND_NS, Contract
 from edgevlm.options import RuntimeOptions
+from edgevlm.rosmsg.contract_check import Limits
+from edgevlm.rosmsg.topic_facts import Facts
+from edgevlm.rosmsg.topic_map import TopicMap
 from edgevlm.rosmsg.type_names import CAMERA_TYPES
 from edgevlm.tasks.policy import Policy
 from edgevlm_ros.contract_check import check_live
+from edgevlm_ros.graph_discovery import Probe, mismatch
+from edgevlm_ros.input_pipeline import Senses
 from edgevlm_ros.inputs import Inputs
 from edgevlm_ros.instruction_server import InstructionServer, Rules
+from edgevlm_ros.lifecycle_node import STEP_END_S, Report, ShellNode, run
 from edgevlm_ros.outputs import Newest, Outputs, Run
 from edgevlm_ros.pace import read_gate
 from edgevlm_ros.pacing import Pacing
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.policy_parameters import ITEMS, check, match_spec, runtime_options
-from edgevlm_ros.probe import Probe, mismatch
 from edgevlm_ros.qos import LATCHED, listen
-from edgevlm_ros.senses import Senses
-from edgevlm_ros.shell import STEP_END_S, Report, ShellNode, run
 from edgevlm_ros.topics import live_topics, message_class, state_types
 
 OpenPolicy = Callable[[str, RuntimeOptions], Policy]

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgevlm.contract import Contract
 from edgevlm.errors import ContractError
 from edgevlm.loop.matching import MatchSpec
+from edgevlm.manifest.contract import Contract
 from edgevlm.options import RuntimeOptions
-from edgevlm_ros.items import AUTOSTART, Item, told
+from edgevlm_ros.parameter_items import AUTOSTART, Item, told
 
 ITEMS = (
     *AUTOSTART,

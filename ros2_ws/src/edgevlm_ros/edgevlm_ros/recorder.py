@@ -8,7 +8,7 @@ is, and edgevlm reads it like any recording that was cut. With a bundle, the top
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything that takes long to import
-    from edgevlm_ros.ending import leave_at_once
+    from edgevlm_ros.shutdown import leave_at_once
 
     leave_at_once()
 
@@ -26,15 +26,15 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-from edgevlm.bags.messages import assemble
-from edgevlm.bags.topics import TopicMap, save_topics, topics_beside
-from edgevlm.bags.writer import LogWriter
 from edgevlm.bundle import read_manifest
-from edgevlm.contract import Contract
+from edgevlm.data.writer import LogWriter
 from edgevlm.errors import ContractError, EdgevlmError, LogError, OutputError
+from edgevlm.manifest.contract import Contract
+from edgevlm.rosmsg.schemas import assemble
+from edgevlm.rosmsg.topic_map import TopicMap, save_topics, topics_beside
+from edgevlm_ros.lifecycle_node import Asked, run
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.recorder_parameters import ITEMS
-from edgevlm_ros.shell import Asked, run
 from edgevlm_ros.topics import live_topics, message_class
 
 FOLLOWED = "policy_node/instruction"  # what the policy follows, also by service or action goal

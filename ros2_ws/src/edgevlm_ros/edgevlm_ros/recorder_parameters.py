@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevlm_ros.items import Item
+from edgevlm_ros.parameter_items import Item
 
 ITEMS = (
     Item("output", "", "the recording to write (.mcap); empty: recording-<date>.mcap in the working directory"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgevlm_ros.items import AUTOSTART, Item
+from edgevlm_ros.parameter_items import AUTOSTART, Item
 
 KINDS = ("twist", "pose", "joint_trajectory", "joint_position", "joint_velocity", "gripper")
 ARRAYS = ("joint_position", "joint_velocity", "gripper")  # may be sent as std_msgs/msg/Float64MultiArray

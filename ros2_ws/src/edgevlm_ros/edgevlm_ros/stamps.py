@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builtin_interfaces.msg import Duration, Time
 
-from edgevlm.contract import SECOND_NS
+from edgevlm.manifest.contract import SECOND_NS
 
 
 def to_ns(time: Time | Duration) -> int:

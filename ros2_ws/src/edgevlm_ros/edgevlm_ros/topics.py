@@ -1,6 +1,6 @@
 """The topics of a contract on a live robot: names that namespaces and remaps apply to, and what is expected of them.
 
-The map is the one that recordings use (edgevlm.bags.topics); a leading "/" in it is dropped.
+The map is the one that recordings use (edgevlm.rosmsg.topic_map); a leading "/" in it is dropped.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import importlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from edgevlm.bags.assembly import StateAssembler
-from edgevlm.bags.topics import TopicMap, default_topics, load_topics
-from edgevlm.contract import Contract
 from edgevlm.errors import ContractError
+from edgevlm.manifest.contract import Contract
+from edgevlm.rosmsg.state import StateAssembler
+from edgevlm.rosmsg.topic_map import TopicMap, default_topics, load_topics
 from edgevlm_ros.stamps import to_ns
 
 __all__ = [

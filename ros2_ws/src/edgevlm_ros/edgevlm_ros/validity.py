@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from edgevlm.contract import SECOND_NS
+from edgevlm.manifest.contract import SECOND_NS
 
 Reason = Literal["late", "old", "future", "stopped"]
 

@@ -6,7 +6,7 @@ Diagnostics: `chat` with the keys asked, answered, failed, busy_ms, last_error; 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before anything that takes long to import
-    from edgevlm_ros.ending import leave_at_once
+    from edgevlm_ros.shutdown import leave_at_once
 
     leave_at_once()
 
@@ -26,14 +26,14 @@ from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from edgevlm.bags.frames import reorder
 from edgevlm.errors import ContractError, EdgevlmError
-from edgevlm.images import check_encoding, decode, view
+from edgevlm.images.encodings import check_encoding, decode, view
 from edgevlm.load import load_chat
+from edgevlm.rosmsg.camera import reorder
 from edgevlm.tasks import Answer, Chat
+from edgevlm_ros.lifecycle_node import STEP_END_S, Report, ShellNode, run
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import RELIABLE, SENSOR, advertise, listen
-from edgevlm_ros.shell import STEP_END_S, Report, ShellNode, run
 from edgevlm_ros.stamps import to_ns
 from edgevlm_ros.vlm_parameters import ITEMS
 

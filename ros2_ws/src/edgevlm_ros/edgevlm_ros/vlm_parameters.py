@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevlm_ros.items import AUTOSTART, Item
+from edgevlm_ros.parameter_items import AUTOSTART, Item
 
 ITEMS = (
     *AUTOSTART,

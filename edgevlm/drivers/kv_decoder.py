@@ -1,0 +1,79 @@
+"""The stage `decoder` of every loop that says one token after the other; see `loops.CachedArgs`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.drivers.kv_cache import KeyValues
+from edgevlm.drivers.prompt import Logits
+from edgevlm.errors import BundleError
+from edgevlm.graph import Graph, Memory
+from edgevlm.manifest.drivers import CachedArgs
+from edgevlm.manifest.schema import Manifest, Port, PortKind
+
+
+class CachedStage:
+    """One run at a time: new tokens in, logits out, their keys and values into the cache. Holds no state.
+
+    Attributes:
+        embeddings: (V, H) by token id.
+
+    Raises:
+        BundleError: the embeddings do not fit the stage.
+    """
+
+    def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
+        self._args, self._graph, self.embeddings = manifest.loop(CachedArgs), graph, embeddings
+        stage = manifest.stages[self._args.decoder]
+        self._in, self._out = _names(stage.inputs), _names(stage.outputs)
+        wanted = next(port for port in stage.inputs if port.kind == "embeds").shape[2]
+        vocabulary = next(port for port in stage.outputs if port.kind == "logits").shape[1]
+        rows, width = embeddings.shape if embeddings.ndim == 2 else (0, 0)
+        if width != wanted or embeddings.dtype not in (np.float32, np.float16):
+            raise BundleError(
+                f"embeddings: expected float32 or float16 (V, {wanted}), got {embeddings.dtype} {embeddings.shape}; "
+                "export the bundle again"
+            )
+        if isinstance(vocabulary, int) and max(vocabulary, *self._args.stop_ids) > rows:
+            raise BundleError(
+                f"embeddings: expected a row for each of the {vocabulary} tokens that the decoder may say and of the "
+                f"stop_ids {self._args.stop_ids}, got {rows}; export the bundle again"
+            )
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """What the first layer reads of these tokens: (1, N, H)."""
+        return np.asarray(self.embeddings[list(ids)], np.float32)[None]
+
+    def run(self, symbols: Sequence[Hashable], embeds: NDArray[np.float32], cache: KeyValues, memory: Memory) -> Logits:
+        """The logits after the last of `symbols`, whose keys and values go into `cache`.
+
+        Raises:
+            NonFiniteError: the model's output is not finite.
+            BackendError: the engine failed.
+        """
+        count, begin = len(symbols), self._args.first_position + cache.length
+        arrays: dict[str, NDArray[Any]] = {
+            self._in["embeds"][0]: embeds,
+            self._in["positions"][0]: np.arange(begin, begin + count, dtype=np.int64)[None],
+            self._in["index"][0]: np.array([count - 1], np.int64),
+        }
+        arrays |= {port: cache.mask(count, window) for port, window in self._args.masks.items()}
+        arrays |= zip((*self._in["past_key"], *self._in["past_value"]), cache.past(), strict=True)
+        arrays |= cache.beside.arrays
+        outputs = self._graph.run_state(self._args.decoder, arrays, memory)
+        new = [outputs[name] for name in (*self._out["new_key"], *self._out["new_value"])]
+        logits: Logits = outputs[self._out["logits"][0]][0]
+        cache.append(symbols, new)
+        return logits
+
+
+def _names(ports: Sequence[Port]) -> Mapping[PortKind, list[str]]:
+    """kind -> its ports, in their order."""
+    names: dict[PortKind, list[str]] = {}
+    for port in ports:
+        names.setdefault(port.kind, []).append(port.name)
+    return names

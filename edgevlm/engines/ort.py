@@ -1,0 +1,160 @@
+"""Stages in ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgevlm.bundle import Bundle
+from edgevlm.engines.run_limit import RUN_LIMITS
+from edgevlm.errors import BackendError, BundleError, require
+from edgevlm.manifest.schema import Port
+from edgevlm.onnx_file import read_onnx
+from edgevlm.options import RuntimeOptions
+
+_FATAL = 4  # what fails is raised; the engine's own lines would show names of the file to the terminal as they are
+TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
+
+
+class OrtBackend:
+    """One stage as an `onnxruntime.InferenceSession`; see `Backend` for the promises.
+
+    Raises:
+        DependencyError: onnxruntime is not installed.
+        BackendError: the engine refuses the file, or fails while running it.
+    """
+
+    def __init__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> None:
+        ort = require("onnxruntime", extra="cpu")
+        spec = bundle.manifest.stages[stage]
+        path = bundle.path(spec.forms[_form(bundle, stage, options)])
+        # The engine's exceptions share no public base class below RuntimeError/Exception: name them once, here.
+        self._failures = _failures()
+        self._where = f"stage {stage!r} of {bundle.root}"
+        self._run_options, self._limit_s = ort.RunOptions, options.run_limit_s
+        try:
+            # Such constants are then computed in a run, which ends; a load would not.
+            disabled = ["ConstantFolding"] if read_onnx(path).computes_alone else None
+            self._session = ort.InferenceSession(
+                str(path), _session_options(ort, options), ["CPUExecutionProvider"], disabled_optimizers=disabled
+            )
+        except self._failures as error:
+            raise BackendError(
+                f"{self._where}: ONNX Runtime refuses {path.name}: {_line(error)}; export the bundle again"
+            ) from error
+        except BundleError as error:  # it changed since the bundle was opened
+            raise BackendError(f"{self._where}: {error}") from error
+        self.inputs: tuple[str, ...] = tuple(port.name for port in spec.inputs)
+        self.outputs: tuple[str, ...] = tuple(port.name for port in spec.outputs)
+        self._names = list(self.outputs)
+        self._check_ports("inputs", spec.inputs, self._session.get_inputs())
+        self._check_ports("outputs", spec.outputs, self._session.get_outputs())
+
+    def _check_ports(self, side: str, said: Sequence[Port], found: Sequence[Any]) -> None:
+        items = {item.name: item for item in found}
+        if set(items) != {port.name for port in said}:
+            raise BackendError(
+                f"{self._where}: expected {side} {[port.name for port in said]} as the manifest says, the file has "
+                f"{sorted(items)}; export the bundle again"
+            )
+        for port in said:
+            shape, kind = tuple(items[port.name].shape), items[port.name].type
+            if kind != TYPES[port.dtype] or not _fits(port.shape, shape):
+                raise BackendError(
+                    f"{self._where}: expected {port.name!r} {port.dtype} {port.shape} as the manifest says, the file "
+                    f"has {kind} {shape}; export the bundle again"
+                )
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if self._session is None:
+            raise BackendError(f"{self._where}: expected an open engine, it was closed; load the bundle again")
+        running = self._run_options()
+        running.log_severity_level = _FATAL
+        try:
+            with RUN_LIMITS.limit(self._limit_s, partial(setattr, running, "terminate", True)):
+                results = self._session.run(self._names, inputs, running)
+        except self._failures as error:
+            if running.terminate:
+                raise BackendError(
+                    f"{self._where}: expected a run to end within {self._limit_s:g} s, it was ended; raise run_limit_s "
+                    "on a slow machine, or do not use this bundle"
+                ) from error
+            raise BackendError(f"{self._where}: {_line(error)}") from error
+        return dict(zip(self._names, results, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _fits(said: Sequence[int | str], found: Sequence[int | str | None]) -> bool:
+    """Whether two shapes agree wherever both give numbers; a file need not tell the shape at all."""
+    if not found:
+        return True
+    pairs = zip(said, found, strict=False)
+    return len(said) == len(found) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    state = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="cpu")
+    own = [item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)]
+    return (*own, RuntimeError, ValueError)
+
+
+def _form(bundle: Bundle, stage: str, options: RuntimeOptions) -> Any:
+    forms = bundle.manifest.stages[stage].forms
+    wanted = "cpu" if options.form == "auto" else options.form
+    if wanted not in forms:
+        raise BackendError(
+            f"stage {stage!r} of {bundle.root}: expected the form {wanted!r}, the bundle has {sorted(forms)}"
+        )
+    return wanted
+
+
+def saturates() -> bool:
+    """Whether this is an x86-64 without VNNI, whose 16-bit sums of uint8 x int8 products can overflow.
+
+    ONNX Runtime then has exact kernels, which are slower; with VNNI they are not needed.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return True
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
+def _session_options(ort: Any, options: RuntimeOptions) -> Any:
+    chosen = ort.SessionOptions()
+    chosen.log_severity_level = _FATAL
+    chosen.intra_op_num_threads = options.intra_threads
+    chosen.inter_op_num_threads = 1
+    chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    if not options.optimize:
+        chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    # Threads of a stage that has finished must not spin beside the next stage.
+    chosen.add_session_config_entry("session.force_spinning_stop", "1")
+    if saturates():
+        chosen.add_session_config_entry("session.x64quantprecision", "1")
+    if options.affinity:
+        workers = len(options.affinity) - 1  # the calling thread is the first one
+        if options.intra_threads != len(options.affinity):
+            raise BackendError(
+                f"options: expected one CPU in affinity for each of {options.intra_threads} intra_threads, "
+                f"got {options.affinity}; give both the same number"
+            )
+        if workers:
+            # ONNX Runtime counts processors from 1.
+            groups = ";".join(str(cpu + 1) for cpu in options.affinity[1:])
+            chosen.add_session_config_entry("session.intra_op_thread_affinities", groups)
+    return chosen

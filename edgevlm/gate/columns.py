@@ -1,0 +1,276 @@
+"""The columns of a contract's chunk as the axes of a robot: what is sent for each, and its limits in one place.
+
+An absolute column is sent as a position, every other moving column as a velocity: a delta relative to the previous
+row becomes delta / step_s. A delta relative to the observation becomes a position by the state measured then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgevlm.errors import ContractError
+from edgevlm.gate.averaging import Geometry, RotationForm
+from edgevlm.gate.axis_units import check_measured, check_rotation, column_unit
+from edgevlm.gate.limits import AxisLimits, GateLimits, OrientationLimits
+from edgevlm.manifest.contract import ActionGroup, Contract
+
+Sent = Literal["position", "velocity", "orientation", "value"]
+Form = RotationForm
+
+_TURNS: Mapping[str, float] = {"rad": math.tau, "deg": 360.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the chunk, and what its command may be.
+
+    Attributes:
+        sent: what is sent for it: a position, a velocity, a part of an orientation, or a bounded value (gripper).
+        divide_s: a chunk's value is divided by this to be a velocity; 1.0 when it is one already.
+        relative: the chunk's value is added to the state at the observation; `given` bounds it before that.
+        given: the contract's bounds of the chunk's values.
+        lower, upper: of the velocity; of the value itself where nothing moves at a rate.
+        state: index of the state field that measures it, or None.
+        low, high: the range of the position, infinite when there is none.
+        tracking: how far the command may be from the measured position.
+        period: of a joint without ends: positions so far apart are the same; 0.0 of all others.
+    """
+
+    name: str
+    unit: str
+    sent: Sent
+    given: tuple[float, float]
+    lower: float
+    upper: float
+    acceleration: float = math.inf
+    divide_s: float = 1.0
+    relative: bool = False
+    state: int | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    tracking: float = math.inf
+    period: float = 0.0
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """The columns of one orientation, with the indices of their state fields."""
+
+    columns: tuple[int, ...]
+    state: tuple[int, ...]
+    form: Form
+    limits: OrientationLimits
+
+
+def columns(contract: Contract, limits: GateLimits) -> tuple[Column, ...]:
+    """Every column of the contract's chunk, in order.
+
+    Raises:
+        ContractError: limits are missing for a column, name one that is not there, or cannot hold for its kind.
+    """
+    axes = {axis.action: axis for axis in limits.axes}
+    turning = {name for orientation in limits.orientations for name in orientation.actions}
+    made = []
+    for group in contract.action.groups:
+        first_turning = len(group.names) - _rotation_columns(group)
+        for i, name in enumerate(group.names):
+            if i >= first_turning:
+                if name not in turning:
+                    raise ContractError(f"gate: {name!r} is part of an orientation; name it in limits.orientations")
+                made.append(_still(group, i, "orientation"))
+                turning.discard(name)
+            elif group.kind == "gripper":
+                made.append(_still(group, i, "value"))
+            else:
+                made.append(_moving(contract, group, i, axes.pop(name, None)))
+    if left := [*axes, *sorted(turning)]:
+        raise ContractError(
+            f"gate: limits name {left}, which do not move like that; the contract's actions are {contract.action.names}"
+        )
+    return tuple(made)
+
+
+def orientations(contract: Contract, limits: GateLimits) -> tuple[Orientation, ...]:
+    """Every orientation that the limits name; call `columns` first.
+
+    Raises:
+        ContractError: a state field is missing, or the columns are not one group's rotation.
+    """
+    return tuple(_orientation(contract, given, limits.command_valid_s) for given in limits.orientations)
+
+
+def rotations(contract: Contract) -> tuple[tuple[RotationForm, tuple[int, ...]], ...]:
+    """The form and the columns of every orientation in a contract's actions."""
+    found: list[tuple[RotationForm, tuple[int, ...]]] = []
+    end = 0
+    for group in contract.action.groups:
+        end += len(group.names)
+        if (count := _rotation_columns(group)) and group.rotation != "none":
+            found.append((group.rotation, tuple(range(end - count, end))))
+    return tuple(found)
+
+
+def geometry(columns: Sequence[Column], orientations: Sequence[Orientation]) -> Geometry:
+    """What an executor must know to average rows."""
+    return Geometry(
+        rotations=tuple((turning.form, turning.columns) for turning in orientations),
+        periods=tuple((i, column.period) for i, column in enumerate(columns) if column.period),
+    )
+
+
+def _orientation(contract: Contract, given: OrientationLimits, command_valid_s: float) -> Orientation:
+    what = f"gate: orientation {given.actions}"
+    group = next((group for group in contract.action.groups if set(given.actions) <= set(group.names)), None)
+    if (
+        group is None
+        or group.rotation == "none"
+        or group.names[len(group.names) - _rotation_columns(group) :] != given.actions
+    ):
+        raise ContractError(f"{what}: expected the last columns of one ee_pose with a rotation, in its order")
+    if len(given.state) != len(given.actions):
+        raise ContractError(f"{what}: expected a state field for each, in the same form, got {given.state}")
+    if group.relative_to != "none":
+        raise ContractError(f"{what}: relative to {group.relative_to} is not supported; make it absolute")
+    if given.velocity * command_valid_s > math.pi / 2:
+        raise ContractError(
+            f"{what}: may turn {given.velocity} rad/s for {command_valid_s} s, over a quarter turn in one command; "
+            "lower its velocity or command_valid_s"
+        )
+    state = tuple(_state_index(contract, given.actions[0], name) for name in given.state)
+    check_rotation(given.actions, group.units[-len(given.actions) :], group.rotation)
+    check_rotation(given.state, [_state_unit(contract, i) for i in state], group.rotation)
+    return Orientation(tuple(contract.action.names.index(name) for name in given.actions), state, group.rotation, given)
+
+
+def _rotation_columns(group: ActionGroup) -> int:
+    """How many of a group's last columns are an orientation."""
+    if group.kind != "ee_pose" or group.rotation == "none":
+        return 0
+    return 4 if group.rotation == "quaternion_xyzw" else 3
+
+
+def _state_index(contract: Contract, action: str, field: str) -> int:
+    names = contract.state.names if contract.state else ()
+    if field not in names:
+        raise ContractError(f"gate: {action!r} is measured by {field!r}, but the contract's state is {names}")
+    return names.index(field)
+
+
+def _state_unit(contract: Contract, index: int) -> str:
+    assert contract.state is not None
+    return contract.state.fields[index].unit
+
+
+def _measured_by(contract: Contract, group: ActionGroup, i: int, field: str) -> int:
+    """Index of the state field that measures a column, in its unit."""
+    index = _state_index(contract, group.names[i], field)
+    check_measured(group.names[i], group.units[i], field, _state_unit(contract, index))
+    return index
+
+
+def _bounds(group: ActionGroup, i: int) -> tuple[float, float]:
+    """As float32, the resolution of a chunk: a model that saturates at a limit is within it."""
+    return float(np.float32(group.lower[i])), float(np.float32(group.upper[i]))
+
+
+def _still(group: ActionGroup, i: int, sent: Literal["orientation", "value"]) -> Column:
+    lower, upper = _bounds(group, i)
+    return Column(name=group.names[i], unit=group.units[i], sent=sent, given=(lower, upper), lower=lower, upper=upper)
+
+
+def _moving(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits | None) -> Column:
+    name = group.names[i]
+    if axis is None:
+        raise ContractError(f"gate: {name!r} has no limits; add it to limits.axes")
+    if _moves_by_rate(group, name):
+        return _velocity(contract, group, i, axis)
+    if axis.state is None or axis.tracking is None or (axis.position is None and not axis.continuous):
+        raise ContractError(
+            f"gate: {name!r} is sent as a position: give it state, tracking and position in limits.axes, or continuous "
+            "instead of position where the joint has no ends"
+        )
+    period = _period(name, group.units[i], axis)
+    given, (low, high) = _bounds(group, i), axis.position or (-math.inf, math.inf)
+    relative = group.relative_to == "observation"
+    if not relative and not period:
+        low, high = max(low, given[0]), min(high, given[1])
+    if low >= high:
+        raise ContractError(f"gate: {name!r} may be nowhere: the contract says {given}, the limits {axis.position}")
+    return Column(
+        name=name,
+        unit=column_unit(name, group.units[i], "position"),
+        sent="position",
+        given=given,
+        lower=-axis.velocity,
+        upper=axis.velocity,
+        acceleration=axis.acceleration,
+        relative=relative,
+        state=_measured_by(contract, group, i, axis.state),
+        low=low,
+        high=high,
+        tracking=axis.tracking,
+        period=period,
+    )
+
+
+def _period(name: str, unit: str, axis: AxisLimits) -> float:
+    if not axis.continuous:
+        return 0.0
+    if unit not in _TURNS:
+        raise ContractError(f"gate: {name!r} is continuous, so its unit must be rad or deg, got {unit!r}")
+    if axis.tracking is not None and axis.tracking >= _TURNS[unit] / 2:
+        raise ContractError(
+            f"gate: {name!r} is continuous, and nothing is further than half a turn: expected tracking under "
+            f"{_TURNS[unit] / 2:.4g} {unit}, got {axis.tracking}"
+        )
+    return _TURNS[unit]
+
+
+def _velocity(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits) -> Column:
+    given = _bounds(group, i)
+    is_delta = group.kind in ("joint_delta", "ee_delta")
+    divide_s = contract.action.step_s if is_delta else 1.0
+    low, high = axis.position or (-math.inf, math.inf)
+    lower, upper = max(given[0] / divide_s, -axis.velocity), min(given[1] / divide_s, axis.velocity)
+    if not lower <= 0 <= upper:
+        raise ContractError(f"gate: {group.names[i]!r} may not stand still: its range is {given}; let it include 0")
+    return Column(
+        name=group.names[i],
+        unit=column_unit(group.names[i], group.units[i], "delta" if is_delta else "velocity"),
+        sent="velocity",
+        given=given,
+        lower=lower,
+        upper=upper,
+        acceleration=axis.acceleration,
+        divide_s=divide_s,
+        state=None if axis.state is None else _measured_by(contract, group, i, axis.state),
+        low=low,
+        high=high,
+    )
+
+
+def _moves_by_rate(group: ActionGroup, name: str) -> bool:
+    """Whether a velocity is sent; what can be read in two ways is refused."""
+    if group.rotation == "quaternion_xyzw" and group.kind != "ee_pose":
+        raise ContractError(f"gate: {name!r}: a {group.kind} with a quaternion is not supported; use a rotation vector")
+    if group.kind == "ee_delta" and group.rotation != "none" and group.relative_to == "observation":
+        raise ContractError(
+            f"gate: {name!r}: rotations relative to the observation cannot be added column by column; make them "
+            "relative to 'previous', or an absolute ee_pose"
+        )
+    if group.kind in ("joint_velocity", "twist"):
+        return True
+    if group.kind in ("joint_delta", "ee_delta") and group.relative_to == "previous":
+        return True
+    is_position = group.kind in ("joint_position", "ee_pose")
+    if group.relative_to == "observation" or (is_position and group.relative_to == "none"):
+        return False
+    raise ContractError(
+        f"gate: {name!r}: a {group.kind} relative to {group.relative_to!r} can be read in two ways; "
+        "a delta is relative to 'previous' or 'observation', a position to 'none' or 'observation'"
+    )

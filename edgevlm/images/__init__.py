@@ -1,0 +1,1 @@
+"""Pictures to arrays: files, messages of cameras, and what their headers announce."""

@@ -1,0 +1,1 @@
+"""Closed loops around a policy in a simulator: episodes and their figures."""

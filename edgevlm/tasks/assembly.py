@@ -1,0 +1,56 @@
+"""Opening what a bundle computes with: its stages, so that nothing stays open where one is refused; embeddings."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bundle import Bundle
+from edgevlm.drivers import ChatDriver, DecoderDriver, DenoiseDriver, FuseDriver, PolicyDriver, Seq2SeqDriver
+from edgevlm.engines import Backend, BackendFactory
+from edgevlm.errors import BundleError
+from edgevlm.graph import Clock, Graph
+from edgevlm.manifest.drivers import CachedArgs, Seq2SeqSpec
+from edgevlm.manifest.schema import DenoiseArgs
+from edgevlm.onnx_numbers import check_rows
+from edgevlm.options import RuntimeOptions
+
+
+def open_graph(
+    bundle: Bundle, options: RuntimeOptions, backends: BackendFactory, clock: Clock, opened: ExitStack
+) -> Graph:
+    """The stages of `bundle` as a graph; `opened` closes each of them when it unwinds."""
+    engines: dict[str, Backend] = {}
+    for name in bundle.manifest.stages:
+        engines[name] = backends(bundle, name, options)
+        opened.callback(engines[name].close)
+    return Graph(engines, clock)
+
+
+def open_policy_driver(bundle: Bundle, graph: Graph) -> PolicyDriver:
+    """The loop that a policy's manifest names. Raises BundleError."""
+    args = bundle.manifest.policy().args
+    if isinstance(args, DenoiseArgs):
+        return DenoiseDriver(bundle.manifest, graph, open_rows(bundle, args.embeddings))
+    return FuseDriver(bundle.manifest, graph)
+
+
+def open_driver(bundle: Bundle, graph: Graph) -> ChatDriver:
+    """The loop of a chat over its opened stages. Raises BundleError, TaskError."""
+    embeddings = open_rows(bundle, bundle.manifest.loop(CachedArgs).embeddings)
+    if isinstance(bundle.manifest.driver, Seq2SeqSpec):
+        return Seq2SeqDriver(bundle.manifest, graph, embeddings)
+    return DecoderDriver(bundle.manifest, graph, embeddings)
+
+
+def open_rows(bundle: Bundle, path: str) -> NDArray[Any]:
+    """The rows that a decoder reads for its ids, mapped into memory. Raises BundleError."""
+    try:
+        rows: NDArray[Any] = np.load(bundle.path(path), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: expected a .npy file ({error}); export the bundle again") from error
+    check_rows(bundle.path(path), rows)
+    return rows

@@ -1,0 +1,271 @@
+"""The part that chats and their sessions share: a model with its words, and readers that remember what they read."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from edgevlm.bundle import Bundle
+from edgevlm.drivers import KeyValues, Prompt, Sampler
+from edgevlm.engines import BackendFactory
+from edgevlm.errors import BundleError, ContractError, InstructionError, PromptError, SessionError
+from edgevlm.graph import Clock, Memory
+from edgevlm.manifest.drivers import CachedArgs
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks.assembly import open_driver, open_graph
+from edgevlm.tasks.generation_config import Answer, Ended, How, Pictures, Request, Shown, Speaking, Token, show
+from edgevlm.tasks.processor import Pixels, open_prompter
+from edgevlm.text import Speech, Turn
+
+
+class Reader:
+    """What one reader has read: state for one answer at a time."""
+
+    def __init__(self, cache: KeyValues, memory: Memory) -> None:
+        self.cache, self.memory = cache, memory
+        self._busy = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether nobody else had it; who got it gives it back."""
+        return self._busy.acquire(blocking=False)
+
+    def give_back(self) -> None:
+        """The next one may take it."""
+        self._busy.release()
+
+
+class Watch:
+    """The time spent on one question, without what others took of it.
+
+    Attributes:
+        preprocess_ns: of it, what opening and preparing pictures took.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._spent, self._since = clock, 0, clock()
+        self.preprocess_ns = 0
+
+    @property
+    def spent_ns(self) -> int:
+        """So far; to be read while it runs."""
+        return self._spent + self._clock() - self._since
+
+    def pause(self) -> None:
+        """Somebody else's time begins."""
+        self._spent = self.spent_ns
+
+    def go_on(self) -> None:
+        """It ends."""
+        self._since = self._clock()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the one who listens has the word."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.go_on()
+
+    @contextmanager
+    def preprocessing(self) -> Iterator[None]:
+        """While a picture is opened or prepared."""
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self.preprocess_ns += self._clock() - started
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, its words checked and its pictures open; its watch is paused."""
+
+    turn: Turn
+    pictures: tuple[Shown, ...]
+    request: Request
+    watch: Watch
+
+
+class _Cancelled(Exception):
+    """Nobody wants the answer any more."""
+
+
+@dataclass
+class _Progress:
+    """How far an answer has come."""
+
+    ended: Ended = "length"
+    reused: int = 0
+    first_ns: int = 0
+
+
+class Speaker:
+    """The engines and words of one bundle. Threads may share it, each with a reader of its own.
+
+    Attributes:
+        prompter: words and pictures -> prompts.
+        last_times_ns: of the last answer.
+
+    Raises:
+        TaskError, BundleError, DependencyError, BackendError: when opening.
+    """
+
+    def __init__(self, bundle: Bundle, options: RuntimeOptions, backends: BackendFactory, clock: Clock) -> None:
+        self.bundle, self._clock = bundle, clock
+        self.prompter = open_prompter(bundle)
+        self._args = bundle.manifest.loop(CachedArgs)
+        with ExitStack() as opened:
+            self._graph = open_graph(bundle, options, backends, clock, opened)
+            self.driver = open_driver(bundle, self._graph)
+            self._check_ids()
+            opened.pop_all()
+        self._tally = threading.Lock()
+        self._runs: Counter[str] = Counter()
+        self.last_times_ns: dict[str, int] = {}
+
+    @property
+    def runs(self) -> MappingProxyType[str, int]:
+        """Stage -> engine runs since the bundle was loaded."""
+        return MappingProxyType(self._runs)
+
+    def reader(self) -> Reader:
+        """Someone who has read nothing yet."""
+        return Reader(self.driver.cache(), self.driver.memory())
+
+    def question(self, image: Pictures, text: str, how: How) -> Question:
+        """What was asked, with every fault that it has by itself.
+
+        Raises:
+            InstructionError, PromptError, ContractError: the words and options.
+            ShapeError, PictureError: a picture.
+            SessionError: the chat was closed.
+        """
+        watch = Watch(self._clock)
+        if self._graph.closed:
+            raise SessionError("chat: expected an open one, it was closed; load the bundle again")
+        asked = Request(**how)
+        if asked.max_new_tokens >= self._args.cache.slots:
+            raise ContractError(
+                f"max_new_tokens: expected less than the {self._args.cache.slots} tokens that question and answer "
+                f"have together, got {asked.max_new_tokens}; export with a larger --context"
+            )
+        if text == "" and self.prompter.words.needs_text and isinstance(image, str) and not os.path.exists(image):
+            raise InstructionError(
+                f"text: expected words, got none, and no picture is at {image!r:.80}; a question goes in as text=..."
+            )
+        pictures: list[Shown] = []
+        if image is not None:
+            with watch.preprocessing():
+                pictures = show(image)
+        turn = self.prompter.question(text, pictures)
+        watch.pause()
+        return Question(turn, tuple(pictures), asked, watch)
+
+    def prompt(self, turns: Sequence[Turn], pictures: Sequence[Shown], question: Question) -> Prompt:
+        """The prompt of a dialogue that ends with `question`. Raises InstructionError, PromptError, PictureError."""
+        watch = question.watch
+
+        def pixels(shown: Shown) -> Pixels:
+            with watch.preprocessing():
+                return self.prompter.pixels(shown)
+
+        watch.go_on()
+        try:
+            ids = self.prompter.ids(turns, pictures)
+            prompt = self.prompter.prompt(ids, pictures, pixels)
+            self._check_room(len(prompt.symbols), len(turns), question.request)
+            return prompt
+        finally:
+            watch.pause()
+
+    def speak(self, prompt: Prompt, question: Question, reader: Reader) -> Speaking:
+        """The answer, by a reader that the caller has taken.
+
+        Raises:
+            NonFiniteError: the model's output is not finite.
+            BackendError: an engine failed.
+            SessionError: the chat was closed, also while the answer was coming.
+        """
+        memory, watch, progress = reader.memory, question.watch, _Progress()
+        speech = Speech(self.prompter.words.answering(question.turn.text), question.request.stop)
+        before = Counter(memory.runs)
+        memory.begin_step()
+        watch.go_on()
+        try:
+            try:
+                yield from self._words(prompt, question, reader, speech, progress)
+            except _Cancelled:
+                progress.ended = "cancelled"
+            if rest := speech.finish():
+                with watch.waiting():
+                    yield Token(rest, None)
+        finally:
+            if watch.preprocess_ns:
+                memory.add_time("preprocess", watch.preprocess_ns)
+            times = {**memory.times_ns, "step": watch.spent_ns}
+            with self._tally:
+                self._runs.update(Counter(memory.runs) - before)
+                self.last_times_ns = times
+        size, first_s = prompt.tokens, progress.first_ns / 1e9
+        return Answer(speech.text, tuple(speech.token_ids), progress.ended, size, progress.reused, first_s, times)
+
+    def close(self) -> None:
+        """Free the engines; an answer that is still coming ends with a SessionError before its next token."""
+        self._graph.close()
+
+    def _words(
+        self, prompt: Prompt, question: Question, reader: Reader, speech: Speech, progress: _Progress
+    ) -> Generator[Token, None, None]:
+        asked, watch = question.request, question.watch
+
+        def check() -> None:
+            if asked.cancelled:
+                raise _Cancelled
+
+        sampler = Sampler(asked.sampling)
+        logits, progress.reused = self.driver.read(prompt, reader.cache, reader.memory, check)
+        for count in range(1, asked.max_new_tokens + 1):
+            token = sampler.pick(logits)
+            progress.first_ns = progress.first_ns or watch.spent_ns
+            if token in self._args.stop_ids:
+                progress.ended = "stop"
+                return
+            said = Token(speech.add(token), token)
+            with watch.waiting():
+                yield said
+            if speech.stopped:
+                progress.ended = "stop"
+                return
+            if count < asked.max_new_tokens:
+                check()
+                logits = self.driver.step(token, reader.cache, reader.memory)
+
+    def _check_room(self, tokens: int, turns: int, asked: Request) -> None:
+        slots, answer = self._args.cache.slots, asked.max_new_tokens
+        if tokens <= slots - answer:
+            return
+        wanted = f"prompt: expected at most {slots - answer} tokens beside an answer of {answer}, "
+        larger = f"or export with a larger --context than {slots}"
+        if turns == 1:
+            raise PromptError(
+                f"{wanted}the question has {tokens}; ask in fewer words, with fewer pictures or for a shorter answer, "
+                f"{larger}"
+            )
+        raise PromptError(
+            f"{wanted}the dialogue has {tokens} in {turns} turns; begin anew with reset() or in a new session, ask "
+            f"for a shorter answer, {larger}"
+        )
+
+    def _check_ids(self) -> None:
+        size, rows = self.prompter.words.size, self.driver.vocabulary
+        if size > rows:
+            raise BundleError(
+                f"tokenizer: expected at most {rows} ids, as many as the embeddings have rows, got {size}; it belongs "
+                "to another checkpoint: export the bundle again"
+            )

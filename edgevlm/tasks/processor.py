@@ -1,0 +1,171 @@
+"""What a driver reads: one place that turns words and pictures into its prompt, for all who ask a chat."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bundle import Bundle
+from edgevlm.drivers import Feature, Prompt
+from edgevlm.errors import BundleError, PromptError
+from edgevlm.graph import Value
+from edgevlm.manifest.drivers import CachedArgs, Seq2SeqSpec
+from edgevlm.manifest.image_ops import ImageOp
+from edgevlm.preprocess import PicturePreprocessor
+from edgevlm.tasks.generation_config import Shown
+from edgevlm.text import PromptWriter, QuestionWriter, Turn, Words, prompt_as_data
+from edgevlm.text.prompt import Grid, tiles
+
+Pixels = NDArray[np.float32]  # (N, 3, S, S): the tiles of one picture
+
+
+class Prompter(ABC):
+    """The words and pictures of one bundle, as its driver reads them. Immutable; threads may share it.
+
+    Attributes:
+        words: turns -> ids, and ids -> text.
+
+    Raises:
+        BundleError: its tokenizer cannot be read, or its chat template (before 1.4) cannot be turned into data.
+        DependencyError: that needs jinja2, which is not installed.
+    """
+
+    words: Words
+
+    def __init__(self, bundle: Bundle, operations: Sequence[ImageOp]) -> None:
+        manifest = bundle.manifest
+        self._prepare = PicturePreprocessor(operations)
+        self._pixels = manifest.stages[manifest.loop(CachedArgs).vision].inputs[0].shape
+
+    @abstractmethod
+    def question(self, text: str, pictures: Sequence[Shown]) -> Turn:
+        """A user's turn. Raises InstructionError, PromptError."""
+
+    @abstractmethod
+    def ids(self, turns: Sequence[Turn], pictures: Sequence[Shown]) -> tuple[int, ...]:
+        """The words of a dialogue as the model's tokenizer writes them, an image id for every feature in their row.
+
+        Raises:
+            InstructionError, PromptError, TaskError: the dialogue.
+            PictureError, BundleError: a picture of this size cannot be prepared.
+        """
+
+    @abstractmethod
+    def prompt(
+        self, ids: Sequence[int], pictures: Sequence[Shown], pixels: Callable[[Shown], Pixels] | None = None
+    ) -> Prompt:
+        """`ids`, as `ids()` gives them, with `pictures`.
+
+        Args:
+            pixels: makes the pixels of a picture, once, when it is really looked at; `self.pixels` usually.
+        """
+
+    def tiles(self, image: NDArray[np.uint8]) -> int:
+        """How many tiles a picture becomes. Raises PictureError, BundleError."""
+        return tiles(self._grid(image))
+
+    def pixels(self, shown: Shown) -> Pixels:
+        """A picture as the vision stage wants its tiles. Raises PictureError, BundleError."""
+        pixels = self._prepare(shown.image)
+        wanted = (pixels.shape[0], *self._pixels[1:])
+        if pixels.shape != wanted:
+            raise BundleError(f"pixels: expected {wanted}, preprocess makes {pixels.shape}; export the bundle again")
+        return pixels
+
+    def _grid(self, image: NDArray[np.uint8]) -> Grid:
+        return self._prepare.grid(*image.shape[:2])
+
+
+class RowPrompter(Prompter):
+    """Words and pictures in one row, for the driver `decoder`. Raises TaskError for the bundle of another."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, bundle.manifest.chat().operations)
+        self._spec = prompt_as_data(bundle)
+        self._writer = PromptWriter(self._spec, bundle.tokenizer())
+        self.words = self._writer
+
+    def question(self, text: str, pictures: Sequence[Shown]) -> Turn:
+        """A user's turn. Raises InstructionError, PromptError."""
+        most = self._spec.most_pictures
+        if self._spec.needs_picture and not pictures:
+            raise PromptError("image: expected a picture, for this model says nothing without one; got none")
+        if most is not None and len(pictures) > most:
+            raise too_many(most, len(pictures))
+        return Turn("user", self.words.check(text), len(pictures))
+
+    def ids(self, turns: Sequence[Turn], pictures: Sequence[Shown]) -> tuple[int, ...]:
+        """The prompt of a dialogue with all its pictures, an image id for every feature."""
+        return tuple(self._writer.ids(turns, [self._grid(shown.image) for shown in pictures]))
+
+    def prompt(
+        self, ids: Sequence[int], pictures: Sequence[Shown], pixels: Callable[[Shown], Pixels] | None = None
+    ) -> Prompt:
+        """`ids` with the features of `pictures` at the places of the image ids."""
+        make = pixels or self.pixels
+        features: list[Feature] = []
+        looked_at: dict[Any, Value] = {}
+        for shown in pictures:
+            prepared = Value(shown.digest, _later(make, shown))
+            for tile in range(self.tiles(shown.image)):
+                name = (shown.digest, tile)
+                looked_at[name] = Value(name, _cut(prepared, tile))
+                features += [Feature(name, place) for place in range(self._spec.picture_tokens)]
+        seen = iter(features)
+        return Prompt(tuple(next(seen) if token == self._spec.image_id else token for token in ids), looked_at)
+
+
+class Questioner(Prompter):
+    """A question beside its picture, for the driver `seq2seq`. Raises TaskError for the bundle of another."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        operations, spec, self._args = bundle.manifest.questions()
+        super().__init__(bundle, operations)
+        self._writer = QuestionWriter(spec, bundle.tokenizer(), self._args.begin)
+        self.words = self._writer
+
+    def question(self, text: str, pictures: Sequence[Shown]) -> Turn:
+        """A user's turn. Raises InstructionError, PromptError."""
+        if not pictures:
+            raise PromptError("image: expected a picture, for this model says nothing without one; got none")
+        if len(pictures) > 1:
+            raise too_many(1, len(pictures))
+        return Turn("user", self.words.check(text), 1)
+
+    def ids(self, turns: Sequence[Turn], pictures: Sequence[Shown]) -> tuple[int, ...]:
+        """What the encoder reads of the question, or what the decoder begins with: no picture is in that row."""
+        (turn,) = turns
+        return self._writer.ids(turn.text)
+
+    def prompt(
+        self, ids: Sequence[int], pictures: Sequence[Shown], pixels: Callable[[Shown], Pixels] | None = None
+    ) -> Prompt:
+        """`ids` and the picture that is looked at."""
+        (shown,) = pictures
+        name: Hashable = (shown.digest, 0)
+        looked_at = {name: Value(name, _later(pixels or self.pixels, shown))}
+        if self._writer.encoded:
+            return Prompt(self._args.begin, looked_at, tuple(ids))
+        return Prompt(tuple(ids), looked_at)
+
+
+def open_prompter(bundle: Bundle) -> Prompter:
+    """The one that the driver of `bundle` wants. Raises TaskError, BundleError, DependencyError."""
+    return Questioner(bundle) if isinstance(bundle.manifest.driver, Seq2SeqSpec) else RowPrompter(bundle)
+
+
+def too_many(most: int, got: int) -> PromptError:
+    """For more pictures than a model takes."""
+    return PromptError(f"image: expected at most {most} picture(s) with a question to this model, got {got}")
+
+
+def _later(make: Callable[[Shown], Pixels], shown: Shown) -> Callable[[], Pixels]:
+    return lambda: make(shown)
+
+
+def _cut(pixels: Value, tile: int) -> Callable[[], Pixels]:
+    return lambda: np.ascontiguousarray(pixels.array[tile : tile + 1])

@@ -1,0 +1,1 @@
+"""What several families share: reading checkpoints, upstream's own classes, prompts, layers."""

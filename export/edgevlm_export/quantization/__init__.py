@@ -1,0 +1,1 @@
+"""An fp32 graph and a calibration table -> the int8 forms of a stage."""

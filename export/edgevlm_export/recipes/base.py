@@ -1,0 +1,66 @@
+"""The seam between what every export does and what a task does in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx
+
+from edgevlm.bundle import Bundle
+from edgevlm.manifest.schema import Precision
+from edgevlm.rosmsg.state import Stamps
+from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.table import Table
+from edgevlm_export.quantization.forms import Made
+from edgevlm_export.stage_graph import Stage, StageGraph
+
+Models = Mapping[str, onnx.ModelProto]
+Beside = Callable[[Models], AbstractContextManager[Bundle]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What an export was asked for; see `exporter.export`."""
+
+    precision: Precision
+    calibration: Path | None
+    topics: Path | None
+    stamps: Stamps = "header"
+    texts: Path | None
+    samples: int
+
+
+class Course(Protocol):
+    """One export of one task, with its data at hand."""
+
+    @property
+    def graph(self) -> StageGraph: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was left out of the data."""
+        ...
+
+    def parts(self) -> dict[str, Any]:
+        """What only this task's manifest has."""
+        ...
+
+    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
+        """The same functions, in a form that int8 suits better; `fp32` makes a bundle of models to run them with."""
+        ...
+
+    def table(self, bundle: Bundle, progress: Progress) -> Table:
+        """Ranges of an fp32 bundle, from the calibration part of the data or the table at hand."""
+        ...
+
+    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+        """One stage in int8, or in floats with the reason."""
+        ...
+
+    def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+        """The figures of a bundle against the original on the part of the data that calibrated nothing."""
+        ...

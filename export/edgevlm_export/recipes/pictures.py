@@ -1,0 +1,101 @@
+"""What the courses of models of pictures and words share: the data, evened channels, and what int8 may cost a stage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+import onnx
+
+from edgevlm.bundle import Bundle
+from edgevlm.data.pictures import FEWEST, PictureData, make_up_pictures, open_pictures
+from edgevlm.errors import CalibrationError
+from edgevlm_calibration.pictures import Tour, calibrate_pictures, record
+from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.table import Table
+from edgevlm_export.prepared import Prepared
+from edgevlm_export.quantization.forms import Made
+from edgevlm_export.recipes.base import Beside, ExportOptions, Models
+from edgevlm_export.recipes.fitting import Read, fitting, texts_alone
+from edgevlm_export.recipes.int8_cost import Feeds, even_channels, measured_int8
+from edgevlm_export.stage_graph import Stage, StageGraph
+
+Graph = TypeVar("Graph", bound=StageGraph)
+
+
+@dataclass(frozen=True)
+class PictureCourse(ABC, Generic[Graph]):
+    """See `Course`; `feeds` is what the stages were given in fp32, which evening out does not change."""
+
+    takes: ClassVar[str] = "FOLDER-OF-PICTURES"
+
+    graph: Graph
+    data: PictureData
+    feeds: dict[str, Feeds] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, prepared: Prepared, options: ExportOptions) -> PictureCourse[Graph]:
+        """Raises CalibrationError and FamilyError, before the weights are loaded."""
+        if options.topics is not None or options.stamps != "header":
+            raise CalibrationError(
+                f"--topics and --stamps belong to a robot's recording; this model takes --calib {cls.takes}"
+            )
+        if options.calibration is not None and options.samples < FEWEST:
+            raise CalibrationError(
+                f"--samples: expected at least {FEWEST}, got {options.samples}; give more, or leave it out"
+            )
+        data = cls.read(prepared, options)
+        data = fitting(data, prepared.room, options, cls.reads(data, options))
+        return cls(cast(Graph, prepared.load()), data)
+
+    @classmethod
+    def read(cls, prepared: Prepared, options: ExportOptions) -> PictureData:
+        """The data. Raises CalibrationError."""
+        if options.calibration is None:
+            return make_up_pictures(options.texts)
+        return open_pictures(options.calibration, options.texts, options.samples)
+
+    @classmethod
+    def reads(cls, data: PictureData, options: ExportOptions) -> Iterable[Read]:
+        """What the model will read of the data: every text by itself."""
+        return texts_alone(data)
+
+    @property
+    @abstractmethod
+    def tour(self) -> Tour[Any]:
+        """How the model is shown what calibrates it."""
+
+    @property
+    @abstractmethod
+    def probe(self) -> tuple[Tour[Any], int]:
+        """The same for what int8 is measured on, and how many visits that takes."""
+
+    @abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """What only this task's manifest has."""
+
+    @abstractmethod
+    def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+        """The figures of a bundle against the original on held-out pictures."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A picture that cannot be read stops the export, so none."""
+        return ()
+
+    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
+        """Every stage with the outlier channels of its normalizations evened out."""
+        tour, visits = self.probe
+        with fp32(models) as bundle:
+            self.feeds.update(record(bundle, self.data, tour, visits))
+        return even_channels(models, self.feeds, progress)
+
+    def table(self, bundle: Bundle, progress: Progress) -> Table:
+        """Ranges from the calibration pictures and texts."""
+        return calibrate_pictures(bundle, self.data, self.tour, progress)
+
+    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+        """int8 where it keeps all that the stage puts out, else fp32 with what int8 would have cost."""
+        return measured_int8(stage, model, table, self.feeds[stage.name])

@@ -1,0 +1,37 @@
+"""A retriever: calibrated on pictures and texts, judged by embeddings, logits and scores on held-out ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgevlm.bundle import Bundle
+from edgevlm.manifest.schema import CrossSpec
+from edgevlm.tasks import Retriever
+from edgevlm_calibration.pictures import Tour
+from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.retriever import MATCHER, RETRIEVER
+from edgevlm_export.fidelity.retriever import OriginalRetriever, compare_retriever
+from edgevlm_export.recipes.pictures import PictureCourse
+from edgevlm_export.stage_graph import RetrieverGraph
+
+
+class RetrieverCourse(PictureCourse[RetrieverGraph]):
+    """See `Course`."""
+
+    @property
+    def tour(self) -> Tour[Retriever]:
+        """Each picture and each text by itself, or in pairs."""
+        return MATCHER if isinstance(self.graph.driver, CrossSpec) else RETRIEVER
+
+    @property
+    def probe(self) -> tuple[Tour[Retriever], int]:
+        """So many of each."""
+        return self.tour, 16
+
+    def parts(self) -> dict[str, Any]:
+        """The rule for texts."""
+        return {"text": self.graph.text}
+
+    def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+        """Embeddings, logits and scores beside the original's."""
+        return compare_retriever(bundle, OriginalRetriever(self.graph), self.data, progress)

@@ -1,0 +1,1 @@
+"""A PyTorch stage as an ONNX graph: traced once where layers repeat, and the same bytes every time."""

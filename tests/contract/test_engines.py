@@ -1,0 +1,336 @@
+"""What every backend promises (`edgevlm.engines.base.Backend`), run over every engine that is installed.
+
+A new engine joins by its row in `edgevlm.engines.ENGINES`; it is judged by these claims and no others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support import tiny
+
+from edgevlm.bundle import Bundle, open_bundle
+from edgevlm.engines import ENGINES, Backend, open_backend
+from edgevlm.errors import BackendError
+from edgevlm.options import RuntimeOptions
+
+INSTALLED = [engine for engine, (module, _) in ENGINES.items() if find_spec(module) is not None]
+Open = Callable[..., Backend]
+
+
+@pytest.fixture(params=INSTALLED)
+def engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tiny.mono(tmp_path_factory.mktemp("contract") / "bundle")
+    busy = tiny.stage(
+        "busy", [tiny.port("features_in", "features", 1, 4)], [tiny.port("features_out", "features", 1, 4)]
+    )
+    parts = tiny.mono_parts(4, "head", tiny.mono_contract())
+    parts["stages"]["busy"] = busy
+    return tiny.write_bundle(place.parent / "with-busy", parts)
+
+
+@pytest.fixture
+def open_stage(engine: str, root: Path) -> Iterator[Open]:
+    opened: list[Backend] = []
+
+    def open_it(stage: str, bundle: Bundle | None = None, **options: Any) -> Backend:
+        chosen = RuntimeOptions(**{"engine": engine, "intra_threads": 1, **options})
+        opened.append(open_backend(bundle or open_bundle(root), stage, chosen))
+        return opened[-1]
+
+    yield open_it
+    for backend in opened:
+        backend.close()
+
+
+def pixels(seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0.0, 1.0, (1, 3, 8, 8)).astype(np.float32)
+
+
+def pool_inputs(seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    random = np.random.default_rng(seed)
+    return {f"front_{slot}": random.normal(0.0, 1.0, tiny.MAP).astype(np.float32) for slot in range(4)}
+
+
+def pooled(inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What the pool stage computes, in NumPy: see tests/support/make_stages.py."""
+    return np.asarray(sum(inputs[f"front_{slot}"] * np.float32((slot + 1) / 4) for slot in range(4)))
+
+
+# --- numbers ---
+
+
+def test_names_the_ports_of_the_manifest_in_its_order(open_stage: Open) -> None:
+    head = open_stage("head")
+    assert head.inputs == ("text", "state", "front_pooled")
+    assert head.outputs == ("chunk", "waypoints", "step_logits")
+
+
+def test_gives_each_output_under_its_name(open_stage: Open) -> None:
+    inputs = {
+        "text": np.ones((1, 4), np.float32),
+        "state": np.ones((1, 3), np.float32),
+        "front_pooled": np.ones(tiny.MAP, np.float32),
+    }
+    outputs = open_stage("head").run(inputs)
+    assert {name: array.shape for name, array in outputs.items()} == {
+        "chunk": (1, 5, 3),
+        "waypoints": (1, 2, 2),
+        "step_logits": (1, 3),
+    }
+    assert all(array.dtype == np.float32 for array in outputs.values())
+
+
+def test_computes_what_the_graph_says(open_stage: Open) -> None:
+    pool = open_stage("pool")
+
+    @settings(max_examples=25)
+    @given(seed=st.integers(0, 10**6), scale=st.sampled_from([1e-3, 1.0, 1e3]))
+    def check(seed: int, scale: float) -> None:
+        inputs = {name: array * np.float32(scale) for name, array in pool_inputs(seed).items()}
+        got = pool.run(inputs)["front_pooled"]
+        np.testing.assert_allclose(got, pooled(inputs), rtol=1e-5, atol=1e-6 * scale)
+
+    check()
+
+
+def test_takes_integers_where_the_port_says_so(open_stage: Open) -> None:
+    text = open_stage("text")
+    ids, mask = np.int64([[3, 5, 0, 0, 0, 0]]), np.float32([[1, 1, 0, 0, 0, 0]])
+    first, second = (text.run({"ids": np.int64([[word] * 6]), "mask": mask})["text"] for word in (3, 5))
+    np.testing.assert_allclose(text.run({"ids": ids, "mask": mask})["text"], (first + second) / 2, atol=1e-6)
+
+
+def test_the_order_of_the_inputs_is_of_no_account(open_stage: Open) -> None:
+    pool, inputs = open_stage("pool"), pool_inputs()
+    backwards = dict(reversed(inputs.items()))
+    np.testing.assert_array_equal(pool.run(inputs)["front_pooled"], pool.run(backwards)["front_pooled"])
+
+
+def test_takes_arrays_whatever_their_strides(open_stage: Open) -> None:
+    vision = open_stage("vision")
+    want = vision.run({"pixels": pixels()})["features"]
+    wide = np.zeros((1, 3, 8, 16), np.float32)
+    wide[..., ::2] = pixels()
+    np.testing.assert_array_equal(vision.run({"pixels": wide[..., ::2]})["features"], want)
+    turned = np.ascontiguousarray(pixels().transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(vision.run({"pixels": turned})["features"], want)
+    frozen = pixels()
+    frozen.setflags(write=False)
+    np.testing.assert_array_equal(vision.run({"pixels": frozen})["features"], want)
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimize": False}, {"form": "tensorrt"}, {"spinning": True}, {"intra_threads": 2}]
+)
+def test_no_option_changes_what_is_computed(open_stage: Open, options: dict[str, Any]) -> None:
+    inputs = pool_inputs()
+    got = open_stage("pool", **options).run(inputs)["front_pooled"]
+    np.testing.assert_allclose(got, open_stage("pool").run(inputs)["front_pooled"], rtol=1e-5, atol=1e-6)
+
+
+def test_equal_inputs_give_equal_bytes_every_time(open_stage: Open) -> None:
+    vision = open_stage("vision")
+    want = vision.run({"pixels": pixels()})["features"].tobytes()
+    for _ in range(20):
+        vision.run({"pixels": pixels(1)})
+        assert vision.run({"pixels": pixels()})["features"].tobytes() == want
+
+
+# --- who owns what ---
+
+
+def test_outputs_are_the_callers_and_never_written_again(open_stage: Open) -> None:
+    vision = open_stage("vision")
+    first = vision.run({"pixels": pixels()})["features"]
+    kept = first.copy()
+    others = [vision.run({"pixels": pixels(seed)})["features"] for seed in range(1, 30)]
+    np.testing.assert_array_equal(first, kept)
+    assert all(not np.shares_memory(first, other) for other in others)
+    first[:] = 0.0
+    np.testing.assert_array_equal(vision.run({"pixels": pixels()})["features"], kept)
+
+
+def test_outputs_outlive_the_engine(open_stage: Open) -> None:
+    vision = open_stage("vision")
+    output = vision.run({"pixels": pixels()})["features"]
+    kept = output.copy()
+    vision.close()
+    np.testing.assert_array_equal(output, kept)
+
+
+def test_inputs_are_read_during_the_call_only_and_never_written(open_stage: Open) -> None:
+    vision, mine = open_stage("vision"), pixels()
+    before = mine.copy()
+    output = vision.run({"pixels": mine})["features"]
+    np.testing.assert_array_equal(mine, before)
+    kept = output.copy()
+    mine[:] = np.nan
+    np.testing.assert_array_equal(output, kept)
+    np.testing.assert_array_equal(vision.run({"pixels": before})["features"], kept)
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"image": pixels()},
+        {"pixels": pixels(), "more": pixels()},
+        {"pixels": pixels()[0]},
+        {"pixels": pixels()[:, :2]},
+        {"pixels": pixels()[:, :, :7]},
+        {"pixels": np.zeros((1, 3, 8, 8), np.float64)},
+        {"pixels": np.zeros((1, 3, 8, 8), np.uint8)},
+        {"pixels": np.zeros((1, 3, 8, 8), object)},
+        {"pixels": None},
+    ],
+    ids=["none", "another name", "one too many", "rank", "channels", "height", "float64", "uint8", "objects", "None"],
+)
+def test_refuses_inputs_that_do_not_fit_and_goes_on(open_stage: Open, inputs: dict[str, Any]) -> None:
+    vision = open_stage("vision")
+    with pytest.raises(BackendError, match="stage 'vision'"):
+        vision.run(inputs)
+    assert np.isfinite(vision.run({"pixels": pixels()})["features"]).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no model at all", b"\0" * 1000, (tiny.STAGES / "vision.onnx").read_bytes()[:-40], b"\x08\x08\x12\x00"],
+    ids=["empty", "text", "zeros", "truncated", "a model without a graph"],
+)
+def test_refuses_a_corrupt_file_naming_stage_and_file(open_stage: Open, tmp_path: Path, content: bytes) -> None:
+    bundle = open_bundle(tiny.mono(tmp_path / "bundle"))
+    (bundle.root / "stages" / "vision.onnx").write_bytes(content)  # since it was opened, which refuses such files, too
+    with pytest.raises(
+        BackendError, match=r"stage 'vision' of .*vision\.onnx.*; (export the bundle again|do not use it)"
+    ):
+        open_stage("vision", bundle)
+
+
+def test_refuses_a_file_that_vanished_after_the_bundle_was_opened(open_stage: Open, tmp_path: Path) -> None:
+    bundle = open_bundle(tiny.mono(tmp_path / "bundle"))
+    (bundle.root / "stages" / "vision.onnx").unlink()
+    with pytest.raises(BackendError, match="stage 'vision'"):
+        open_stage("vision", bundle)
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_refuses_a_file_with_other_ports_than_the_manifest(open_stage: Open, tmp_path: Path, side: str) -> None:
+    place = tiny.mono(tmp_path / "bundle")
+    tiny.rewrite(place, lambda data: data["stages"]["vision"][side][0].update(name="other"))
+    with pytest.raises(BackendError, match=rf"stage 'vision'.*expected {side} \['other'\].*the file has"):
+        open_stage("vision", open_bundle(place))
+
+
+def test_refuses_a_file_whose_ports_have_another_shape_or_type(open_stage: Open, tmp_path: Path) -> None:
+    place = tiny.mono(tmp_path / "bundle")
+    tiny.rewrite(place, lambda data: data["stages"]["vision"]["outputs"][0].update(shape=[1, 4, 4, 5]))
+    with pytest.raises(BackendError, match=r"stage 'vision'.*'features'.*\(1, 4, 4, 5\).*\(1, 4, 4, 4\)"):
+        open_stage("vision", open_bundle(place))
+    tiny.rewrite(place, lambda data: data["stages"]["text"]["inputs"][0].update(dtype="float32"))
+    with pytest.raises(BackendError, match=r"stage 'text'.*'ids'.*float32.*int64"):
+        open_stage("text", open_bundle(place))
+
+
+# --- threads and the end ---
+
+
+def test_lets_other_threads_run_while_the_engine_works(open_stage: Open) -> None:
+    busy = open_stage("busy")
+    features = {"features_in": np.ones((1, 4), np.float32)}
+    busy.run(features)
+
+    def longest_stall() -> tuple[float, float]:
+        """(how long the engine ran, the longest this thread stood still meanwhile), in seconds."""
+        spans: list[float] = []
+        started, done = threading.Event(), threading.Event()
+
+        def work() -> None:
+            started.set()
+            begin = time.perf_counter()
+            busy.run(features)
+            spans.append(time.perf_counter() - begin)
+            done.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        started.wait()
+        stall, last = 0.0, time.perf_counter()
+        while not done.is_set():
+            time.sleep(0.0005)
+            now = time.perf_counter()
+            stall, last = max(stall, now - last), now
+        thread.join()
+        return spans[0], stall
+
+    # Another program may take the processor away for a moment; an engine that holds the GIL stalls us every time.
+    tries = [longest_stall() for _ in range(5)]
+    assert min(ran for ran, _ in tries) > 0.02
+    assert min(stall / ran for ran, stall in tries) < 0.5
+
+
+def test_two_engines_work_in_two_threads(open_stage: Open) -> None:
+    pools = [open_stage("pool"), open_stage("pool")]
+    wrong: list[int] = []
+
+    def work(who: int) -> None:
+        for seed in range(40):
+            inputs = pool_inputs(100 * who + seed)
+            if not np.allclose(pools[who].run(inputs)["front_pooled"], pooled(inputs), rtol=1e-5, atol=1e-6):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(who,)) for who in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_after_close_it_says_so_and_may_be_closed_again(open_stage: Open) -> None:
+    vision = open_stage("vision")
+    vision.close()
+    vision.close()
+    with pytest.raises(BackendError, match=r"stage 'vision'.*it was closed; load the bundle again"):
+        vision.run({"pixels": pixels()})
+
+
+def test_affinity_needs_a_processor_for_every_thread(open_stage: Open) -> None:
+    with pytest.raises(BackendError, match="affinity"):
+        open_stage("vision", affinity=(0, 1), intra_threads=1)
+    pinned = open_stage("vision", affinity=(0,), intra_threads=1)
+    assert np.isfinite(pinned.run({"pixels": pixels()})["features"]).all()
+
+
+def test_every_engine_of_this_version_is_judged_here_or_not_installed() -> None:
+    assert INSTALLED, f"none of {list(ENGINES)} is installed: pip install '.[cpu]'"
+
+
+def test_a_run_that_takes_longer_than_it_may_is_ended_and_says_what_to_raise(open_stage: Open) -> None:
+    stage = open_stage("busy", run_limit_s=0.001)
+    features = {"features_in": np.ones((1, 4), np.float32)}
+    begin = time.monotonic()
+    with pytest.raises(BackendError, match="raise run_limit_s"):
+        for _ in range(1000):  # the thread that ends a run looks four times a second
+            stage.run(features)
+            assert time.monotonic() - begin < 30
+    assert open_stage("busy").run(features)["features_out"].shape == (1, 4)
