@@ -23,9 +23,9 @@ from edgevlm_calibration.progress import silent
 from edgevlm_calibration.recordings import open_log
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import build
-from edgevlm_export.fidelity.policy import OriginalJudge
+from edgevlm_export.fidelity.policy import CheckpointReference
 from edgevlm_export.fidelity.verify import compare
-from edgevlm_export.recipes import Models, PolicyCourse
+from edgevlm_export.recipes import Models, PolicyRecipe
 from edgevlm_export.stage_graph import PolicyGraph
 
 
@@ -62,13 +62,13 @@ def row(graph: PolicyGraph, data: Data, models: Models, choice: Choice, samples:
     )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        course = PolicyCourse(chosen, data)
+        course = PolicyRecipe(chosen, data)
         job = Job(course, root, silent)
         fp32 = job.fp32(models, root / "fp32")
         table = calibrate_on(fp32, data, samples=samples, observer=choice.observer)
         (root / "int8").mkdir()
         bundle = Job(course, root / "int8", silent).write("int8", models, table)
-        figures = compare(bundle, OriginalJudge(chosen), data)
+        figures = compare(bundle, CheckpointReference(chosen), data)
     units = [unit for unit in figures["units"] if unit["form"] == "cpu"]
     plan = next(plan for plan in figures["plan"] if plan["form"] == "cpu")
     return {
@@ -91,7 +91,7 @@ def main() -> int:
     graph = build(arguments.checkpoint)
     assert isinstance(graph, PolicyGraph)
     data = open_log(arguments.log, graph.contract, None)
-    models = Job(PolicyCourse(graph, data), Path(), silent).trace()
+    models = Job(PolicyRecipe(graph, data), Path(), silent).trace()
     rows = []
     for choice in CHOICES:
         rows.append(row(graph, data, models, choice, arguments.samples))

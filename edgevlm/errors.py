@@ -127,7 +127,7 @@ class SessionError(EdgevlmError):
     exit_code = 16
 
 
-class BackendError(EdgevlmError):
+class EngineError(EdgevlmError):
     """An engine refused a stage, or failed while running it."""
 
     exit_code = 17

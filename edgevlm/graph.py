@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engines import Backend
+from edgevlm.engines import Engine
 from edgevlm.errors import NonFiniteError, SessionError
 
 Key = tuple[Hashable, ...]
@@ -123,9 +123,9 @@ class Graph:
     A run after `close` raises SessionError.
     """
 
-    def __init__(self, backends: Mapping[str, Backend], clock: Clock) -> None:
-        self._backends = dict(backends)
-        self._turns = {stage: threading.Lock() for stage in backends}
+    def __init__(self, engines: Mapping[str, Engine], clock: Clock) -> None:
+        self._engines = dict(engines)
+        self._turns = {stage: threading.Lock() for stage in engines}
         self._clock = clock
         self.closed = False
 
@@ -135,7 +135,7 @@ class Graph:
         Raises:
             NonFiniteError: NaN or infinity in an input, before the stage runs, or in an output: what is quantized would
                 hide it from whoever comes later. Nothing is kept.
-            BackendError: the engine failed; nothing is kept.
+            EngineError: the engine failed; nothing is kept.
         """
         key = tuple(value.version for value in inputs.values())
         known = memory.get(stage, key)
@@ -162,7 +162,7 @@ class Graph:
 
         Raises:
             NonFiniteError: NaN or infinity in an output.
-            BackendError: the engine failed.
+            EngineError: the engine failed.
         """
         outputs = self._engine_run(stage, arrays, memory)
         memory.count_run(stage)
@@ -174,7 +174,7 @@ class Graph:
             if self.closed:
                 raise SessionError("model: expected an open one, it was closed; load the bundle again")
             started = self._clock()
-            outputs = self._backends[stage].run(arrays)
+            outputs = self._engines[stage].run(arrays)
             duration_ns = self._clock() - started
         memory.add_time(stage, duration_ns)
         return outputs
@@ -182,9 +182,9 @@ class Graph:
     def close(self) -> None:
         """Close every engine, each after the run that it is at."""
         self.closed = True
-        for stage, backend in self._backends.items():
+        for stage, engine in self._engines.items():
             with self._turns[stage]:
-                backend.close()
+                engine.close()
 
 
 def _check_outputs(stage: str, outputs: Mapping[str, NDArray[Any]]) -> None:

@@ -29,7 +29,7 @@ def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None) ->
     Raises:
         BundleError: (and its subclasses) the bundle is missing, damaged, unsafe or newer than this version.
         DependencyError: no engine is installed; the message names the extra.
-        BackendError: the engine refuses a stage.
+        EngineError: the engine refuses a stage.
     """
     bundle, options = _open(path, options)
     return SERVERS[bundle.manifest.task](bundle, options)

@@ -17,25 +17,25 @@ from onnx import helper
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.data.base import Data, Episode
-from edgevlm.engines import Backend, open_backend
-from edgevlm.errors import BackendError, CalibrationError, require
+from edgevlm.engines import Engine, open_engine
+from edgevlm.errors import CalibrationError, EngineError, require
 from edgevlm.graph import all_finite
 from edgevlm.options import RuntimeOptions
 from edgevlm.rosmsg.state import Stamps
 from edgevlm.tasks.policy import Policy
-from edgevlm_calibration.observers import OBSERVERS, Magnitudes
+from edgevlm_calibration.observers import OBSERVERS, HistogramObserver
 from edgevlm_calibration.onnx_models import open_session
 from edgevlm_calibration.progress import Progress, silent
-from edgevlm_calibration.quantizable_nodes import targets, tensors
+from edgevlm_calibration.quantizable_nodes import quantizable_nodes, tensors
 from edgevlm_calibration.recordings import open_log
-from edgevlm_calibration.sampling import spread
+from edgevlm_calibration.sampling import evenly_spaced
 from edgevlm_calibration.table import EpisodeRef, Split, Table, TensorRange
 
 MINIMUM_SAMPLES = 16
 OBSERVER = "minmax"
 OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
 
-Seen = dict[str, dict[str, Magnitudes]]  # stage -> tensor -> what was seen
+Seen = dict[str, dict[str, HistogramObserver]]  # stage -> tensor -> what was seen
 
 
 def calibrate(
@@ -93,16 +93,16 @@ def observe(
             "make one with: edgevlm export CHECKPOINT -o BUNDLE --precision fp32"
         )
     check_samples(episodes, samples)
-    steps = spread([episode.length for episode in episodes], samples)
+    steps = evenly_spaced([episode.length for episode in episodes], samples)
     total = sum(map(len, steps))
     seen: Seen = {}
 
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return ObservingBackend(opened, stage, options, seen.setdefault(stage, {}))
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        return ObservingEngine(opened, stage, options, seen.setdefault(stage, {}))
 
     runs: dict[str, int] = {}
     done = 0
-    with Policy(bundle, OPTIONS, backends=factory) as policy:
+    with Policy(bundle, OPTIONS, engines=factory) as policy:
         for episode, wanted in zip(episodes, steps, strict=True):
             session = policy.session()
             for _ in play(session, episode, wanted):
@@ -117,11 +117,11 @@ def record_steps(bundle: Bundle, episodes: tuple[Episode, ...], most: int) -> di
     """stage -> what it was given in at most so many steps of the episodes."""
     feeds: dict[str, list[dict[str, NDArray[Any]]]] = {}
 
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return Recording(open_backend(opened, stage, options), feeds.setdefault(stage, []))
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        return Recording(open_engine(opened, stage, options), feeds.setdefault(stage, []))
 
-    with Policy(bundle, OPTIONS, backends=factory) as policy:
-        for episode, wanted in zip(episodes, spread([one.length for one in episodes], most), strict=True):
+    with Policy(bundle, OPTIONS, engines=factory) as policy:
+        for episode, wanted in zip(episodes, evenly_spaced([one.length for one in episodes], most), strict=True):
             for _ in play(policy.session(), episode, wanted):
                 pass
     return feeds
@@ -155,22 +155,22 @@ def play(session: Any, episode: Episode, wanted: Iterable[int]) -> Iterable[tupl
                 session.push(camera, frame)
 
 
-class ObservingBackend:
+class ObservingEngine:
     """A stage in ONNX Runtime whose every int8-bound tensor is counted while it runs."""
 
-    def __init__(self, bundle: Bundle, stage: str, options: RuntimeOptions, seen: dict[str, Magnitudes]) -> None:
+    def __init__(self, bundle: Bundle, stage: str, options: RuntimeOptions, seen: dict[str, HistogramObserver]) -> None:
         ort = require("onnxruntime", extra="cpu")
         spec = bundle.manifest.stages[stage]
         model = onnx.load(bundle.path(spec.forms["cpu"]))
         self.inputs = tuple(port.name for port in spec.inputs)
         self.outputs = tuple(port.name for port in spec.outputs)
-        wanted = tensors(targets(model))
+        wanted = tensors(quantizable_nodes(model))
         self._entering = [name for name in wanted if name in self.inputs]
         self._inner = [name for name in wanted if name not in (*self.inputs, *self.outputs)]
         self._leaving = [name for name in wanted if name in self.outputs]
         self._seen = seen
         for name in wanted:
-            seen[name] = Magnitudes()
+            seen[name] = HistogramObserver()
         for name in self._inner:
             model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         chosen = ort.SessionOptions()
@@ -184,7 +184,7 @@ class ObservingBackend:
         try:
             results = dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except (RuntimeError, ValueError) as error:
-            raise BackendError(f"{self._where}: {error}") from error
+            raise EngineError(f"{self._where}: {error}") from error
         for name in self._entering:
             self._observe(name, inputs[name])
         for name in (*self._inner, *self._leaving):
@@ -206,7 +206,7 @@ class ObservingBackend:
 class Recording:
     """An engine that keeps what it was given, itself or (`copies`) as it was then."""
 
-    def __init__(self, inner: Backend, feeds: list[dict[str, NDArray[Any]]], copies: bool = False) -> None:
+    def __init__(self, inner: Engine, feeds: list[dict[str, NDArray[Any]]], copies: bool = False) -> None:
         self._inner, self._feeds, self._copies = inner, feeds, copies
         self.inputs, self.outputs = inner.inputs, inner.outputs
 
@@ -218,14 +218,14 @@ class Recording:
         self._inner.close()
 
 
-def table_stages(seen: Seen, choose: Callable[[Magnitudes], float]) -> dict[str, dict[str, TensorRange]]:
+def table_stages(seen: Seen, choose: Callable[[HistogramObserver], float]) -> dict[str, dict[str, TensorRange]]:
     """What a table says of every stage and tensor."""
     return {
         stage: {name: _range(choose(item), item) for name, item in tensors.items()} for stage, tensors in seen.items()
     }
 
 
-def _range(threshold: float, seen: Magnitudes) -> TensorRange:
+def _range(threshold: float, seen: HistogramObserver) -> TensorRange:
     return TensorRange(threshold=float(np.float32(threshold)), minimum=float(seen.minimum), maximum=float(seen.maximum))
 
 

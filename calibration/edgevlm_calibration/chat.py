@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData
 from edgevlm.drivers import Prompt
-from edgevlm.engines import BackendFactory, open_backend
+from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.graph import Memory
-from edgevlm.manifest.drivers import CachedArgs
+from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.assembly import open_driver, open_graph
-from edgevlm.tasks.generation_config import show
-from edgevlm.tasks.processor import open_prompter
+from edgevlm.tasks.generation_config import open_images
+from edgevlm.tasks.processor import open_processor
 from edgevlm_calibration.calibrate import OPTIONS
-from edgevlm_calibration.pictures import Tour, questions
+from edgevlm_calibration.pictures import CalibrationRun, questions
 
 PROMPTS = 16  # each a picture and a question
 SAID = 8  # tokens of each answer
@@ -56,13 +56,11 @@ class Talk:
         needs_text: whether a picture without words is refused.
     """
 
-    def __init__(
-        self, bundle: Bundle, options: RuntimeOptions = OPTIONS, backends: BackendFactory = open_backend
-    ) -> None:
-        self._prompter, self._stop_ids = open_prompter(bundle), bundle.manifest.loop(CachedArgs).stop_ids
+    def __init__(self, bundle: Bundle, options: RuntimeOptions = OPTIONS, engines: EngineFactory = open_engine) -> None:
+        self._prompter, self._stop_ids = open_processor(bundle), bundle.manifest.loop(KVDecoderSpec).stop_ids
         self.needs_text = self._prompter.words.needs_text
         with ExitStack() as opened:
-            self._graph = open_graph(bundle, options, backends, time.perf_counter_ns, opened)
+            self._graph = open_graph(bundle, options, engines, time.perf_counter_ns, opened)
             self._driver = open_driver(bundle, self._graph)
             opened.pop_all()
         self._memory = self._driver.memory()
@@ -78,7 +76,7 @@ class Talk:
         image = photo.load()
         height, width = image.shape[:2]
         image = np.ascontiguousarray(image[strip((height, width), tiles, self._prompter.tiles(image))])
-        pictures = show(image)
+        pictures = open_images(image)
         ids = self._prompter.ids([self._prompter.question(text, pictures)], pictures)
         pixels = self._prompter.pixels(pictures[0])
         return Question(self._prompter.prompt(ids, pictures, lambda shown: pixels), ids, pixels)
@@ -129,16 +127,16 @@ def _visits(data: PictureData, most: int | None) -> list[tuple[int, Photo, str]]
     return [(place, photo, text) for place, (photo, text) in enumerate(asked)]
 
 
-def _open(bundle: Bundle, options: RuntimeOptions, backends: BackendFactory) -> Talk:
-    return Talk(bundle, options, backends)
+def _open(bundle: Bundle, options: RuntimeOptions, engines: EngineFactory) -> Talk:
+    return Talk(bundle, options, engines)
 
 
-def _tour(said: int) -> Tour[Talk]:
-    def show(talk: Talk, visit: tuple[int, Photo, str]) -> None:
+def _tour(said: int) -> CalibrationRun[Talk]:
+    def open_images(talk: Talk, visit: tuple[int, Photo, str]) -> None:
         place, photo, text = visit
         talk.answer(talk.question(photo, words(talk.needs_text, place, text)), said)
 
-    return Tour(open=_open, visits=_visits, show=show, runs=lambda talk: talk.memory.runs)
+    return CalibrationRun(open=_open, visits=_visits, show=open_images, runs=lambda talk: talk.memory.runs)
 
 
 CHAT = _tour(SAID)

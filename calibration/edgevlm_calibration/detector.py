@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData
-from edgevlm.engines import BackendFactory
+from edgevlm.engines import EngineFactory
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Detector
-from edgevlm_calibration.pictures import Tour, questions
+from edgevlm_calibration.pictures import CalibrationRun, questions
 
 Visit = tuple[Photo, str]
 
 
-def _open(bundle: Bundle, options: RuntimeOptions, backends: BackendFactory) -> Detector:
-    return Detector(bundle, options, backends=backends)
+def _open(bundle: Bundle, options: RuntimeOptions, engines: EngineFactory) -> Detector:
+    return Detector(bundle, options, engines=engines)
 
 
 def _visits(data: PictureData, most: int | None) -> list[Visit]:
@@ -26,4 +26,4 @@ def _show(detector: Detector, visit: Visit) -> None:
     detector.regions(photo.load(), [text])
 
 
-DETECTOR = Tour(open=_open, visits=_visits, show=_show, runs=lambda detector: detector.stage_runs)
+DETECTOR = CalibrationRun(open=_open, visits=_visits, show=_show, runs=lambda detector: detector.stage_runs)

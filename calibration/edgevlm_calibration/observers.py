@@ -19,7 +19,7 @@ LEVELS = 127
 CANDIDATES = 256
 
 
-class Magnitudes:
+class HistogramObserver:
     """Minimum, maximum and a histogram of magnitudes, whose range doubles when a larger value comes."""
 
     def __init__(self) -> None:
@@ -56,12 +56,12 @@ class Magnitudes:
             self.limit *= 2.0
 
 
-def minmax(seen: Magnitudes) -> float:
+def minmax(seen: HistogramObserver) -> float:
     """The largest magnitude; 1.0 for a tensor that was always 0, whose scale does not matter."""
     return seen.peak or 1.0
 
 
-def mse(seen: Magnitudes) -> float:
+def mse(seen: HistogramObserver) -> float:
     """The threshold up to the peak with the least mean squared error of rounding and clipping."""
     if not seen.peak:
         return 1.0
@@ -76,4 +76,4 @@ def mse(seen: Magnitudes) -> float:
 
 
 # Name in the table -> how a threshold is chosen.
-OBSERVERS: Mapping[str, Callable[[Magnitudes], float]] = {"minmax": minmax, "mse": mse}
+OBSERVERS: Mapping[str, Callable[[HistogramObserver], float]] = {"minmax": minmax, "mse": mse}

@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData
-from edgevlm.engines import Backend, BackendFactory, open_backend
+from edgevlm.engines import Engine, EngineFactory, open_engine
 from edgevlm.options import RuntimeOptions
-from edgevlm_calibration.calibrate import OBSERVER, OPTIONS, ObservingBackend, Recording, Seen, table_stages
+from edgevlm_calibration.calibrate import OBSERVER, OPTIONS, ObservingEngine, Recording, Seen, table_stages
 from edgevlm_calibration.observers import OBSERVERS
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.table import PictureSplit, Table
 
 Arrays = dict[str, NDArray[Any]]
 Model = TypeVar("Model")
-Visit = Any  # a picture, a text, or both: what the tour's `show` takes
+CalibrationSample = Any  # a picture, a text, or both: what the tour's `show` takes
 
 
 @dataclass(frozen=True)
-class Tour(Generic[Model]):
+class CalibrationRun(Generic[Model]):
     """How the models of one task are shown pictures and texts.
 
     Attributes:
@@ -38,18 +38,20 @@ class Tour(Generic[Model]):
         runs: stage -> engine runs so far.
     """
 
-    open: Callable[[Bundle, RuntimeOptions, BackendFactory], AbstractContextManager[Model]]
-    visits: Callable[[PictureData, int | None], Sequence[Visit]]
-    show: Callable[[Model, Visit], None]
+    open: Callable[[Bundle, RuntimeOptions, EngineFactory], AbstractContextManager[Model]]
+    visits: Callable[[PictureData, int | None], Sequence[CalibrationSample]]
+    show: Callable[[Model, CalibrationSample], None]
     runs: Callable[[Model], Mapping[str, int]]
 
 
-def calibrate_pictures(bundle: Bundle, data: PictureData, tour: Tour[Model], progress: Progress = silent) -> Table:
+def calibrate_pictures(
+    bundle: Bundle, data: PictureData, tour: CalibrationRun[Model], progress: Progress = silent
+) -> Table:
     """A table for an fp32 bundle from the calibration pictures and texts of `data`."""
     seen: Seen = {}
 
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return ObservingBackend(opened, stage, options, seen.setdefault(stage, {}))
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        return ObservingEngine(opened, stage, options, seen.setdefault(stage, {}))
 
     visits = tour.visits(data, None)
     with tour.open(bundle, OPTIONS, factory) as model:
@@ -75,13 +77,13 @@ def calibrate_pictures(bundle: Bundle, data: PictureData, tour: Tour[Model], pro
     )
 
 
-def record(bundle: Bundle, data: PictureData, tour: Tour[Model], most: int) -> dict[str, list[Arrays]]:
+def record(bundle: Bundle, data: PictureData, tour: CalibrationRun[Model], most: int) -> dict[str, list[Arrays]]:
     """stage -> what it was given in at most so many visits of the calibration part."""
     feeds: dict[str, list[Arrays]] = {}
 
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Engine:
         # Copies: the past of a decoder is a view of buffers that are written on.
-        return Recording(open_backend(opened, stage, options), feeds.setdefault(stage, []), copies=True)
+        return Recording(open_engine(opened, stage, options), feeds.setdefault(stage, []), copies=True)
 
     with tour.open(bundle, OPTIONS, factory) as model:
         for visit in tour.visits(data, most):

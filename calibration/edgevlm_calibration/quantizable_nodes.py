@@ -13,7 +13,7 @@ QUANTIZED_OPS = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
-class Target:
+class QuantizableNode:
     """A node whose weight is a constant. MatMuls of two activations are none.
 
     Attributes:
@@ -31,7 +31,7 @@ class Target:
     result: str
 
 
-def targets(model: onnx.ModelProto, exclude: Sequence[str] = ()) -> tuple[Target, ...]:
+def quantizable_nodes(model: onnx.ModelProto, exclude: Sequence[str] = ()) -> tuple[QuantizableNode, ...]:
     """The nodes to quantize, in graph order; `exclude` names weights that stay in floating point."""
     ranks = {item.name: len(item.dims) for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT}
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -46,11 +46,11 @@ def targets(model: onnx.ModelProto, exclude: Sequence[str] = ()) -> tuple[Target
         if node.input[0] in ranks or (node.op_type == "MatMul" and ranks[node.input[1]] != 2):
             continue
         result = _result(node, readers, leaving) if node.op_type == "Conv" else ""
-        found.append(Target(node.name, node.op_type, node.input[0], node.input[1], _axis(node), result))
+        found.append(QuantizableNode(node.name, node.op_type, node.input[0], node.input[1], _axis(node), result))
     return tuple(found)
 
 
-def tensors(found: Sequence[Target]) -> tuple[str, ...]:
+def tensors(found: Sequence[QuantizableNode]) -> tuple[str, ...]:
     """The activations that need a range, each once, in graph order."""
     names = [name for target in found for name in (target.activation, target.result) if name]
     return tuple(dict.fromkeys(names))

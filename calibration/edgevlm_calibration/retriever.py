@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData
-from edgevlm.engines import BackendFactory
+from edgevlm.engines import EngineFactory
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Retriever
-from edgevlm_calibration.pictures import Tour, questions
+from edgevlm_calibration.pictures import CalibrationRun, questions
 
 
-def _open(bundle: Bundle, options: RuntimeOptions, backends: BackendFactory) -> Retriever:
-    return Retriever(bundle, options, backends=backends)
+def _open(bundle: Bundle, options: RuntimeOptions, engines: EngineFactory) -> Retriever:
+    return Retriever(bundle, options, engines=engines)
 
 
 def _visits(data: PictureData, most: int | None) -> list[Photo | str]:
@@ -37,5 +37,5 @@ def _show_pair(retriever: Retriever, visit: tuple[Photo, str]) -> None:
         retriever.embed_text(text)
 
 
-RETRIEVER = Tour(open=_open, visits=_visits, show=_show, runs=lambda retriever: retriever.stage_runs)
-MATCHER = Tour(open=_open, visits=_pairs, show=_show_pair, runs=lambda retriever: retriever.stage_runs)
+RETRIEVER = CalibrationRun(open=_open, visits=_visits, show=_show, runs=lambda retriever: retriever.stage_runs)
+MATCHER = CalibrationRun(open=_open, visits=_pairs, show=_show_pair, runs=lambda retriever: retriever.stage_runs)

@@ -51,7 +51,7 @@ def split(episodes: Sequence[E]) -> tuple[tuple[E, ...], tuple[E, ...]]:
     )
 
 
-def spread(lengths: Sequence[int], samples: int) -> tuple[tuple[int, ...], ...]:
+def evenly_spaced(lengths: Sequence[int], samples: int) -> tuple[tuple[int, ...], ...]:
     """For each episode the steps to look at: `samples` in all (or every step, if there are fewer), evenly apart."""
     total = sum(lengths)
     count = min(samples, total)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData
-from edgevlm.engines import BackendFactory
+from edgevlm.engines import EngineFactory
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Scorer
-from edgevlm_calibration.pictures import Tour, questions
+from edgevlm_calibration.pictures import CalibrationRun, questions
 
 Visit = tuple[Photo, str]
 
 
-def _open(bundle: Bundle, options: RuntimeOptions, backends: BackendFactory) -> Scorer:
-    return Scorer(bundle, options, backends=backends)
+def _open(bundle: Bundle, options: RuntimeOptions, engines: EngineFactory) -> Scorer:
+    return Scorer(bundle, options, engines=engines)
 
 
 def _visits(data: PictureData, most: int | None) -> list[Visit]:
@@ -25,4 +25,4 @@ def _show(scorer: Scorer, visit: Visit) -> None:
     scorer.score(visit[0].load(), visit[1])
 
 
-SCORER = Tour(open=_open, visits=_visits, show=_show, runs=lambda scorer: scorer.stage_runs)
+SCORER = CalibrationRun(open=_open, visits=_visits, show=_show, runs=lambda scorer: scorer.stage_runs)

@@ -12,19 +12,23 @@ from rich.console import Console
 from edgevlm.errors import ContractError, printable
 from edgevlm.images.files import open_photo
 from edgevlm.tasks import Answer, Chat
-from edgevlm.tasks.generation_config import How, Speaking
+from edgevlm.tasks.generation_config import AnswerStream, GenerationOptions
 
 HELP = "/image FILE shows a picture with the next question, /reset begins anew, /quit or the end of input ends"
 
 
-def serve(console: Console, chat: Chat, asked: tuple[Sequence[str], Sequence[str]] | None, how: How) -> dict[str, Any]:
+def serve(
+    console: Console, chat: Chat, asked: tuple[Sequence[str], Sequence[str]] | None, how: GenerationOptions
+) -> dict[str, Any]:
     """The answer to (pictures, texts), or where nothing is asked yet a dialogue with who sits at standard input."""
     if asked is None:
         return dialogue(console, chat, typer.get_text_stream("stdin"), how)
     return ask(console, chat, *asked, how)
 
 
-def ask(console: Console, chat: Chat, images: Sequence[str], texts: Sequence[str], how: How) -> dict[str, Any]:
+def ask(
+    console: Console, chat: Chat, images: Sequence[str], texts: Sequence[str], how: GenerationOptions
+) -> dict[str, Any]:
     """Print the answer to one question as it comes, and give it as figures."""
     if len(texts) > 1 or (chat.needs_text and not texts):
         raise typer.BadParameter("a chat takes one --text T, with --image F for each picture, or --chat")
@@ -33,7 +37,7 @@ def ask(console: Console, chat: Chat, images: Sequence[str], texts: Sequence[str
     return {"images": list(images), "question": text, **_figures(answer), "bundle_sha256": chat.bundle.sha256}
 
 
-def dialogue(console: Console, chat: Chat, lines: Iterable[str], how: How) -> dict[str, Any]:
+def dialogue(console: Console, chat: Chat, lines: Iterable[str], how: GenerationOptions) -> dict[str, Any]:
     """One answer for each line; a line with a fault is named on standard error and the dialogue goes on."""
     session, shown, said = chat.session(), [], []
     asking = sys.stdin.isatty()
@@ -60,7 +64,7 @@ def dialogue(console: Console, chat: Chat, lines: Iterable[str], how: How) -> di
     return {"turns": said, "bundle_sha256": chat.bundle.sha256}
 
 
-def _print(console: Console, speaking: Speaking) -> Answer:
+def _print(console: Console, speaking: AnswerStream) -> Answer:
     while True:
         try:
             token = next(speaking)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.cli.output import JsonOption, people, write_json
-from edgevlm.manifest.drivers import CachedArgs, DecoderArgs, Seq2SeqArgs
+from edgevlm.manifest.drivers import DecoderArgs, KVDecoderSpec, Seq2SeqArgs
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.manifest.schema import DualArgs, Port, Task
 from edgevlm.tasks.features import feature_limits
@@ -131,7 +131,7 @@ def _scorer_table(bundle: Bundle) -> Table:
 
 def _chat_table(bundle: Bundle) -> Table:
     manifest = bundle.manifest
-    args = manifest.loop(CachedArgs)
+    args = manifest.loop(KVDecoderSpec)
     table = _question_rows(bundle) if isinstance(args, Seq2SeqArgs) else _prompt_rows(bundle)
     cache, size = args.cache, 8 * args.cache.layers * args.cache.heads * args.cache.head_dim
     table.add_row("context", f"{cache.slots} tokens, {cache.slots * size / 1e6:.1f} MB of keys and values a session")

@@ -26,7 +26,7 @@ from edgevlm.sim.evaluation import EvaluationPlan, Watch, evaluate
 from edgevlm.sim.simulator import open_simulator
 from edgevlm.tasks import Chat, Detector, Policy, Retriever, Scorer
 from edgevlm.tasks.detector import THRESHOLD
-from edgevlm.tasks.generation_config import How
+from edgevlm.tasks.generation_config import GenerationOptions
 
 STRIP_ROWS, STRIP_COLUMNS = 5, 6
 FILM_HZ = 10.0
@@ -85,7 +85,7 @@ def command(
         _check_task(model, sim, chat)
         check_options(context, "policy in the simulator" if sim else model.bundle.manifest.task)
         if isinstance(model, Chat):
-            how = How(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+            how = GenerationOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
             figures = chats.serve(console, model, None if chat else (image or [], text or []), how)
         elif isinstance(model, Retriever):
             figures = retrieve.ask(console, model, image or [], text or [], labels)

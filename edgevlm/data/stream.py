@@ -27,7 +27,7 @@ from edgevlm.rosmsg.topic_map import TopicMap
 
 
 @dataclass(frozen=True)
-class Seen:
+class FrameEvent:
     """A frame of a camera."""
 
     log_ns: int
@@ -36,7 +36,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Felt:
+class StateEvent:
     """The whole state, stamped with the oldest of its fields."""
 
     log_ns: int
@@ -44,14 +44,14 @@ class Felt:
 
 
 @dataclass(frozen=True)
-class Told:
+class InstructionEvent:
     """An instruction; None: messages were lost here, so what is in force is not known any more."""
 
     log_ns: int
     text: str | None
 
 
-Event = Seen | Felt | Told
+Event = FrameEvent | StateEvent | InstructionEvent
 
 
 class Stream:
@@ -116,7 +116,7 @@ class Stream:
             while losses and losses[0][0] <= ref.log_ns:
                 first_ns, last_ns = losses.pop(0)
                 lost_until_ns = max(lost_until_ns, last_ns)
-                yield Told(first_ns if first_ns >= self.first_ns else ref.log_ns, None)
+                yield InstructionEvent(first_ns if first_ns >= self.first_ns else ref.log_ns, None)
             topic = self._topic[ref.channel]
             if topic in self._cameras:
                 yield from self._frames(topic, ref)
@@ -124,19 +124,19 @@ class Stream:
             message = self._decoded(topic, ref)
             if message is None:
                 if topic == self._topics.instruction:  # it may have been another one
-                    yield Told(ref.log_ns, None)
+                    yield InstructionEvent(ref.log_ns, None)
                 continue
             if topic == self._topics.instruction:
                 if ref.log_ns > lost_until_ns:  # otherwise a later one may be among what was lost
-                    yield Told(ref.log_ns, str(message.data))
+                    yield InstructionEvent(ref.log_ns, str(message.data))
                 continue
             assert assembler is not None
             state = self._state(assembler, topic, message, ref)
             if state is not None and state.stamp_ns != newest_state_ns:  # equal: another topic's message decides
                 newest_state_ns = state.stamp_ns
-                yield Felt(ref.log_ns, state)
+                yield StateEvent(ref.log_ns, state)
 
-    def _frames(self, topic: str, ref: MessageRef) -> Iterator[Seen]:
+    def _frames(self, topic: str, ref: MessageRef) -> Iterator[FrameEvent]:
         data = self._container.read(ref)
         for camera in self._cameras[topic]:
             try:
@@ -152,7 +152,7 @@ class Stream:
                 self._counts[f"topic {topic}: damaged message(s)"] += 1
                 continue
             if stamp_ns:  # a driver that has not set it yet
-                yield Seen(ref.log_ns, camera.name, Stamped(picture, stamp_ns))
+                yield FrameEvent(ref.log_ns, camera.name, Stamped(picture, stamp_ns))
 
     def _decoded(self, topic: str, ref: MessageRef) -> Any:
         try:

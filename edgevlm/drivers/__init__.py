@@ -5,9 +5,9 @@ from edgevlm.drivers.decoder import DecoderDriver
 from edgevlm.drivers.denoise import DenoiseDriver
 from edgevlm.drivers.dual import DualDriver
 from edgevlm.drivers.fuse import FuseDriver
-from edgevlm.drivers.kv_cache import KeyValues
+from edgevlm.drivers.kv_cache import KVCache
 from edgevlm.drivers.policy import PolicyDriver
-from edgevlm.drivers.prompt import ChatDriver, Feature, Logits, Prompt
+from edgevlm.drivers.prompt import ChatDriver, ImageToken, Logits, Prompt
 from edgevlm.drivers.regions import RegionsDriver
 from edgevlm.drivers.sampling import Sampler, Sampling
 from edgevlm.drivers.seq2seq import Seq2SeqDriver
@@ -18,9 +18,9 @@ __all__ = [
     "DecoderDriver",
     "DenoiseDriver",
     "DualDriver",
-    "Feature",
     "FuseDriver",
-    "KeyValues",
+    "ImageToken",
+    "KVCache",
     "Logits",
     "PolicyDriver",
     "Prompt",

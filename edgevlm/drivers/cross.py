@@ -73,7 +73,7 @@ class CrossDriver:
         outputs = self._graph.run(stage, {port: given[kind] for kind, port in self._text.items()}, memory)
         return unit(stage, next(iter(outputs.values())).array)
 
-    def look(self, pixels: Value, memory: Memory) -> Looked:
+    def encode_image(self, pixels: Value, memory: Memory) -> Looked:
         """What the head looks at of one prepared picture; one seen lately is not run again."""
         assert self._args.vision is not None
         outputs = self._graph.run(self._args.vision, {self._pixels: pixels}, memory)
@@ -93,7 +93,7 @@ class CrossDriver:
             _ = ids.array  # first: a bad text is found at little cost
         rows = []
         for pixels in pictures:
-            looked = self.look(pixels, memory)
+            looked = self.encode_image(pixels, memory)
             pairs = [self.read(looked, words, memory) for words in texts]
             rows.append([yes - no for no, yes in pairs])
         return np.array(rows, np.float32)

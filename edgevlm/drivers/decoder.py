@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.kv_cache import KeyValues
-from edgevlm.drivers.kv_decoder import CachedStage
-from edgevlm.drivers.prompt import Feature, Logits, Prompt
+from edgevlm.drivers.kv_cache import KVCache
+from edgevlm.drivers.kv_decoder import KVDecoder
+from edgevlm.drivers.prompt import ImageToken, Logits, Prompt
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest.schema import Manifest
 
@@ -27,7 +27,7 @@ class DecoderDriver:
     def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
         """Raises BundleError when the embeddings (V, H) do not fit the stages."""
         _, _, self._args = manifest.chat()
-        self._graph, self._decoder = graph, CachedStage(manifest, graph, embeddings)
+        self._graph, self._decoder = graph, KVDecoder(manifest, graph, embeddings)
         vision = manifest.stages[self._args.vision]
         self._pixels, self._features = vision.inputs[0].name, vision.outputs[0]
 
@@ -41,17 +41,17 @@ class DecoderDriver:
         size = 4 * int(np.prod([d for d in self._features.shape if isinstance(d, int)]))
         return Memory({self._args.vision: max(1, FEATURES_KEPT_BYTES // size)})
 
-    def cache(self) -> KeyValues:
+    def cache(self) -> KVCache:
         """The empty state of one session."""
-        return KeyValues(self._args.cache)
+        return KVCache(self._args.cache)
 
     def read(
-        self, prompt: Prompt, cache: KeyValues, memory: Memory, before_run: Callable[[], None] = lambda: None
+        self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None
     ) -> tuple[Logits, int]:
         """(what is likely to follow `prompt`, how many of its tokens `cache` had already); see `ChatDriver`."""
         whole = self._args.prefix == "bidirectional"
-        reused = cache.reuse(prompt.symbols, whole)
-        rest = prompt.symbols[reused:]
+        reused = cache.match_prefix(prompt.cache_keys, whole)
+        rest = prompt.cache_keys[reused:]
         vectors = self._vectors(rest, prompt.tiles, memory, before_run)
         longest = len(rest) if whole else self._args.longest_run
         logits: Logits | None = None
@@ -62,25 +62,25 @@ class DecoderDriver:
         assert logits is not None  # `reuse` leaves one token at least
         return logits, reused
 
-    def step(self, token: int, cache: KeyValues, memory: Memory) -> Logits:
+    def step(self, token: int, cache: KVCache, memory: Memory) -> Logits:
         """What is likely to follow `token`, said after all that `cache` holds. Raises as `read` does."""
         return self._decoder.run([token], self._decoder.vectors([token]), cache, memory)
 
     def _vectors(
         self,
-        symbols: Sequence[int | Feature],
+        cache_keys: Sequence[int | ImageToken],
         tiles: Mapping[Hashable, Value],
         memory: Memory,
         before_run: Callable[[], None],
     ) -> NDArray[np.float32]:
         """The rows that the decoder's first layer reads: (1, N, H)."""
-        vectors = self._decoder.vectors([0 if isinstance(symbol, Feature) else symbol for symbol in symbols])
+        vectors = self._decoder.vectors([0 if isinstance(symbol, ImageToken) else symbol for symbol in cache_keys])
         at = 0
-        for tile, group in groupby(symbols, lambda symbol: symbol.tile if isinstance(symbol, Feature) else None):
+        for tile, group in groupby(cache_keys, lambda symbol: symbol.tile if isinstance(symbol, ImageToken) else None):
             members = list(group)
             if tile is not None:
                 before_run()
-                places = [symbol.place for symbol in members if isinstance(symbol, Feature)]
+                places = [symbol.place for symbol in members if isinstance(symbol, ImageToken)]
                 vectors[0, at : at + len(members)] = self._seen(tiles[tile], memory)[places]
             at += len(members)
         return vectors

@@ -66,8 +66,8 @@ class DualDriver:
         """Probabilities (I, T): over the texts of a picture, or of each pair by itself, as the manifest says."""
         if self._args.scores == "softmax":
             powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-            return shares
+            probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+            return probabilities
         each: NDArray[np.float32] = np.exp(-np.logaddexp(np.float32(0), -logits))  # never overflows
         return each
 

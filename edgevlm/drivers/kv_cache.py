@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from edgevlm.manifest.drivers import CacheSpec
 
-Symbols = Sequence[Hashable]
+CacheKeys = Sequence[Hashable]
 HIDDEN = -30_000.0  # what a mask adds where nothing may be seen: exp() of it is 0, and half precision can hold it
 
 
-class Beside(NamedTuple):
+class CrossAttentionState(NamedTuple):
     """What a decoder looks at besides its own tokens: port -> array, equal where the version is."""
 
     version: Hashable
     arrays: Mapping[str, NDArray[Any]]
 
 
-NOTHING = Beside((), {})
+NOTHING = CrossAttentionState((), {})
 
 
-class KeyValues:
+class KVCache:
     """One conversation's state. Not for two threads at once.
 
     Attributes:
@@ -65,31 +65,31 @@ class KeyValues:
         """The keys of every layer, then the values: contiguous views (1, shown, heads, head_dim), free slots too."""
         return [buffer[:, : self.shown] for buffer in self._buffers]
 
-    def reuse(self, symbols: Symbols, whole: bool) -> int:
+    def match_prefix(self, cache_keys: CacheKeys, whole: bool) -> int:
         """Cut back to what a prompt of `symbols` has in common with what is held; how many slots that is.
 
         The prompt's last token is never among them: it is what is read for the next word. Where the prompt sees itself
         `whole`, an other prompt has nothing in common, for each of its keys depends on all of it.
         """
         if whole or self.whole:
-            same = whole and self.whole == len(symbols) and self._symbols[: self.whole] == list(symbols)
-            kept = len(symbols) - 1 if same else 0
+            same = whole and self.whole == len(cache_keys) and self._symbols[: self.whole] == list(cache_keys)
+            kept = len(cache_keys) - 1 if same else 0
         else:
-            kept = _common(self._symbols, symbols[:-1])
+            kept = _common(self._symbols, cache_keys[:-1])
         self.cut(kept)
-        self.whole = len(symbols) if whole else 0
+        self.whole = len(cache_keys) if whole else 0
         return kept
 
     def cut(self, length: int) -> None:
         """Forget every slot from `length` on."""
         del self._symbols[length:]
 
-    def append(self, symbols: Symbols, new: Sequence[NDArray[np.float32]]) -> None:
+    def append(self, cache_keys: CacheKeys, new: Sequence[NDArray[np.float32]]) -> None:
         """Write what a run made of `symbols`: the keys of every layer, then the values, (1, Q, heads, head_dim)."""
-        begin, end = self.length, self.length + len(symbols)
+        begin, end = self.length, self.length + len(cache_keys)
         for buffer, values in zip(self._buffers, new, strict=True):
             buffer[:, begin:end] = values
-        self._symbols.extend(symbols)
+        self._symbols.extend(cache_keys)
         self._written = max(self._written, end)
 
     def clear(self) -> None:
@@ -117,7 +117,7 @@ class KeyValues:
         return np.where(seen & there, np.float32(0.0), np.float32(HIDDEN))[None, None]
 
 
-def _common(one: Symbols, other: Symbols) -> int:
+def _common(one: CacheKeys, other: CacheKeys) -> int:
     """The length of what both begin with."""
     shorter = min(len(one), len(other))
     return next((place for place in range(shorter) if one[place] != other[place]), shorter)

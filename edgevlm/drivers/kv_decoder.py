@@ -1,4 +1,4 @@
-"""The stage `decoder` of every loop that says one token after the other; see `loops.CachedArgs`."""
+"""The stage `decoder` of every loop that says one token after the other; see `loops.KVDecoderSpec`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.kv_cache import KeyValues
+from edgevlm.drivers.kv_cache import KVCache
 from edgevlm.drivers.prompt import Logits
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory
-from edgevlm.manifest.drivers import CachedArgs
+from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm.manifest.schema import Manifest, Port, PortKind
 
 
-class CachedStage:
+class KVDecoder:
     """One run at a time: new tokens in, logits out, their keys and values into the cache. Holds no state.
 
     Attributes:
@@ -27,7 +27,7 @@ class CachedStage:
     """
 
     def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
-        self._args, self._graph, self.embeddings = manifest.loop(CachedArgs), graph, embeddings
+        self._args, self._graph, self.embeddings = manifest.loop(KVDecoderSpec), graph, embeddings
         stage = manifest.stages[self._args.decoder]
         self._in, self._out = _names(stage.inputs), _names(stage.outputs)
         wanted = next(port for port in stage.inputs if port.kind == "embeds").shape[2]
@@ -48,14 +48,16 @@ class CachedStage:
         """What the first layer reads of these tokens: (1, N, H)."""
         return np.asarray(self.embeddings[list(ids)], np.float32)[None]
 
-    def run(self, symbols: Sequence[Hashable], embeds: NDArray[np.float32], cache: KeyValues, memory: Memory) -> Logits:
+    def run(
+        self, cache_keys: Sequence[Hashable], embeds: NDArray[np.float32], cache: KVCache, memory: Memory
+    ) -> Logits:
         """The logits after the last of `symbols`, whose keys and values go into `cache`.
 
         Raises:
             NonFiniteError: the model's output is not finite.
-            BackendError: the engine failed.
+            EngineError: the engine failed.
         """
-        count, begin = len(symbols), self._args.first_position + cache.length
+        count, begin = len(cache_keys), self._args.first_position + cache.length
         arrays: dict[str, NDArray[Any]] = {
             self._in["embeds"][0]: embeds,
             self._in["positions"][0]: np.arange(begin, begin + count, dtype=np.int64)[None],
@@ -67,7 +69,7 @@ class CachedStage:
         outputs = self._graph.run_state(self._args.decoder, arrays, memory)
         new = [outputs[name] for name in (*self._out["new_key"], *self._out["new_value"])]
         logits: Logits = outputs[self._out["logits"][0]][0]
-        cache.append(symbols, new)
+        cache.append(cache_keys, new)
         return logits
 
 

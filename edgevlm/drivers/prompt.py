@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.kv_cache import KeyValues
+from edgevlm.drivers.kv_cache import KVCache
 from edgevlm.graph import Memory, Value
 
 Logits = NDArray[np.float32]  # (V,)
 
 
-class Feature(NamedTuple):
+class ImageToken(NamedTuple):
     """What stands in a prompt at the place of one image token."""
 
     tile: Hashable  # the picture's digest and the tile's number: equal where the pixels are
@@ -27,19 +27,19 @@ class Prompt:
     """What a driver is to read.
 
     Attributes:
-        symbols: what the decoder reads: an id, or a `Feature`, for each token.
+        symbols: what the decoder reads: an id, or a `ImageToken`, for each token.
         tiles: the pixels (1, 3, S, S) of every tile that the symbols name, or that is looked at, made where needed.
         question: ids that an encoder reads beside the picture, where there is one.
     """
 
-    symbols: tuple[int | Feature, ...]
+    cache_keys: tuple[int | ImageToken, ...]
     tiles: Mapping[Hashable, Value] = field(default_factory=dict)
     question: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
         """All that is read before the first word is said."""
-        return len(self.symbols) + len(self.question)
+        return len(self.cache_keys) + len(self.question)
 
 
 class ChatDriver(Protocol):
@@ -54,12 +54,12 @@ class ChatDriver(Protocol):
         """What one session keeps beside the keys and values."""
         ...
 
-    def cache(self) -> KeyValues:
+    def cache(self) -> KVCache:
         """The empty state of one session."""
         ...
 
     def read(
-        self, prompt: Prompt, cache: KeyValues, memory: Memory, before_run: Callable[[], None] = lambda: None
+        self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None
     ) -> tuple[Logits, int]:
         """(what is likely to follow `prompt`, how many of its tokens had been read already).
 
@@ -68,10 +68,10 @@ class ChatDriver(Protocol):
 
         Raises:
             NonFiniteError: the model's output is not finite.
-            BackendError: an engine failed.
+            EngineError: an engine failed.
         """
         ...
 
-    def step(self, token: int, cache: KeyValues, memory: Memory) -> Logits:
+    def step(self, token: int, cache: KVCache, memory: Memory) -> Logits:
         """What is likely to follow `token`, said after all that `cache` holds. Raises as `read` does."""
         ...

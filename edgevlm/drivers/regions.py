@@ -24,7 +24,7 @@ NEEDED: tuple[PortKind, ...] = ("regions", "boxes", "shift", "scale")
 
 
 @dataclass(frozen=True)
-class Looked:
+class VisionOutputs:
     """What the vision stage says of one picture with N regions; read-only by convention."""
 
     regions: Array  # (N, D), each of length 1
@@ -50,11 +50,11 @@ class RegionsDriver:
         """What one detector keeps: many texts, a few pictures."""
         return Memory({self._args.text: TEXTS_KEPT, self._args.vision: PICTURES_KEPT})
 
-    def look(self, pixels: Value, memory: Memory) -> Looked:
+    def encode_image(self, pixels: Value, memory: Memory) -> VisionOutputs:
         """The regions of one prepared picture; a picture seen lately is not run again."""
         outputs = self._graph.run(self._args.vision, {self._pixels: pixels}, memory)
         found = {kind: outputs[name].array[0] for kind, name in self._outputs.items()}
-        return Looked(
+        return VisionOutputs(
             found["regions"], found["boxes"], found["shift"], found["scale"], objectness=found.get("objectness")
         )
 
@@ -65,7 +65,7 @@ class RegionsDriver:
         vector: Array = outputs[self._embedding].array[0]
         return vector
 
-    def logits(self, looked: Looked, texts: Sequence[Array]) -> Array:
+    def logits(self, looked: VisionOutputs, texts: Sequence[Array]) -> Array:
         """`(region . text + shift) * scale` for every region and every text: (N, T). Raises NonFiniteError."""
         with np.errstate(all="ignore"):  # what is not finite is told below
             alike = looked.regions @ np.stack(texts).T
@@ -77,7 +77,7 @@ class RegionsDriver:
             )
         return result
 
-    def corners(self, looked: Looked, height: int, width: int) -> Array:
+    def corners(self, looked: VisionOutputs, height: int, width: int) -> Array:
         """The boxes (N, 4) as left, top, right, bottom in pixels of a picture of (height, width).
 
         They are what the model says: a box may reach beyond the picture.

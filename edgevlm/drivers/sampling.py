@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import ContractError
 
-LIKELIEST = 64  # tokens that are put in order first; where they are not enough, `MORE` times as many
+TOP_K_START = 64  # tokens that are put in order first; where they are not enough, `MORE` times as many
 MORE = 32
 
 
@@ -68,13 +68,13 @@ class Sampler:
         """One token id for finite logits (V,)."""
         if self._how.temperature == 0:
             return int(np.argmax(logits))
-        shares = _shares(logits.astype(np.float64), self._how.temperature)
-        whole, top_p, chance = float(shares.sum()), self._how.top_p, self._random.random()
+        probabilities = _shares(logits.astype(np.float64), self._how.temperature)
+        whole, top_p, chance = float(probabilities.sum()), self._how.top_p, self._random.random()
         if top_p == 1:
-            tokens, sums = _likeliest(shares, chance * whole)
+            tokens, sums = _most_probable(probabilities, chance * whole)
             aim, count = chance * whole, len(tokens)
         else:
-            tokens, sums = _likeliest(shares, top_p * whole)
+            tokens, sums = _most_probable(probabilities, top_p * whole)
             # The first token that reaches top_p is still taken; rounding must never leave none.
             count = min(int(np.searchsorted(sums, top_p * whole)) + 1, len(tokens))
             aim = chance * sums[count - 1]
@@ -85,25 +85,27 @@ class Sampler:
 def _shares(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """How likely each token is, the likeliest 1: it cannot overflow, for the largest exponent is 0."""
     with np.errstate(over="ignore"):  # a difference over a tiny temperature is -inf, whose share is 0
-        shares: NDArray[np.float64] = np.exp((logits - logits.max()) / temperature)
-    return shares
+        probabilities: NDArray[np.float64] = np.exp((logits - logits.max()) / temperature)
+    return probabilities
 
 
-def _likeliest(shares: NDArray[np.float64], enough: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _most_probable(probabilities: NDArray[np.float64], enough: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(tokens, likeliest first, of equal ones the lower id first; their running sums) until a sum is over `enough`.
 
     The beginning of what sorting all of a large vocabulary would give, at a fraction of its time; tokens that cannot
     be picked at all are never among them.
     """
-    count = LIKELIEST
+    count = TOP_K_START
     while True:
-        if count < len(shares):
-            least = np.partition(shares, len(shares) - count)[len(shares) - count]
-            tokens = np.flatnonzero((shares >= least) & (shares > 0))  # all that are as likely as the last of them
+        if count < len(probabilities):
+            least = np.partition(probabilities, len(probabilities) - count)[len(probabilities) - count]
+            tokens = np.flatnonzero(
+                (probabilities >= least) & (probabilities > 0)
+            )  # all that are as likely as the last of them
         else:
-            tokens = np.flatnonzero(shares > 0)
-        tokens = tokens[np.argsort(-shares[tokens], kind="stable")]
-        sums = np.cumsum(shares[tokens])
-        if sums[-1] > enough or count >= len(shares):
+            tokens = np.flatnonzero(probabilities > 0)
+        tokens = tokens[np.argsort(-probabilities[tokens], kind="stable")]
+        sums = np.cumsum(probabilities[tokens])
+        if sums[-1] > enough or count >= len(probabilities):
             return tokens, sums
         count *= MORE

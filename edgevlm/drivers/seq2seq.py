@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.kv_cache import Beside, KeyValues
-from edgevlm.drivers.kv_decoder import CachedStage
-from edgevlm.drivers.prompt import Feature, Logits, Prompt
+from edgevlm.drivers.kv_cache import CrossAttentionState, KVCache
+from edgevlm.drivers.kv_decoder import KVDecoder
+from edgevlm.drivers.prompt import ImageToken, Logits, Prompt
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest.drivers import Seq2SeqArgs
@@ -30,7 +30,7 @@ class Seq2SeqDriver:
     def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
         """Raises BundleError when the embeddings (V, H) do not fit the stages."""
         self._args, self._graph = manifest.loop(Seq2SeqArgs), graph
-        self._decoder, self._stages = CachedStage(manifest, graph, embeddings), manifest.stages
+        self._decoder, self._stages = KVDecoder(manifest, graph, embeddings), manifest.stages
         self._pixels = manifest.stages[self._args.vision].inputs[0].name
         if max(self._args.begin) >= len(embeddings):
             raise BundleError(
@@ -48,32 +48,36 @@ class Seq2SeqDriver:
         names = [name for name in (self._args.vision, self._args.encoder) if name is not None]
         return Memory({name: max(KEPT, KEPT_BYTES // _bytes(self._stages[name])) for name in names})
 
-    def cache(self) -> KeyValues:
+    def cache(self) -> KVCache:
         """The empty state of one session."""
-        return KeyValues(self._args.cache)
+        return KVCache(self._args.cache)
 
     def read(
-        self, prompt: Prompt, cache: KeyValues, memory: Memory, before_run: Callable[[], None] = lambda: None
+        self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None
     ) -> tuple[Logits, int]:
         """(what is likely to follow `prompt`, how many of its tokens were read already); see `ChatDriver`."""
         beside, known = self._looked_at(prompt, memory, before_run)
-        ids = [symbol for symbol in prompt.symbols if not isinstance(symbol, Feature)]  # a picture is not in the row
-        symbols = [(beside.version, token) for token in ids]
-        reused, cache.beside = cache.reuse(symbols, whole=False), beside
+        ids = [
+            symbol for symbol in prompt.cache_keys if not isinstance(symbol, ImageToken)
+        ]  # a picture is not in the row
+        cache_keys = [(beside.version, token) for token in ids]
+        reused, cache.beside = cache.match_prefix(cache_keys, whole=False), beside
         longest = self._args.longest_run
         logits: Logits | None = None
         for begin in range(reused, len(ids), longest):
             before_run()
             run = slice(begin, begin + longest)
-            logits = self._decoder.run(symbols[run], self._decoder.vectors(ids[run]), cache, memory)
+            logits = self._decoder.run(cache_keys[run], self._decoder.vectors(ids[run]), cache, memory)
         assert logits is not None  # `reuse` leaves one token at least
         return logits, reused + known
 
-    def step(self, token: int, cache: KeyValues, memory: Memory) -> Logits:
+    def step(self, token: int, cache: KVCache, memory: Memory) -> Logits:
         """What is likely to follow `token`, said after all that `cache` holds. Raises as `read` does."""
         return self._decoder.run([(cache.beside.version, token)], self._decoder.vectors([token]), cache, memory)
 
-    def _looked_at(self, prompt: Prompt, memory: Memory, before_run: Callable[[], None]) -> tuple[Beside, int]:
+    def _looked_at(
+        self, prompt: Prompt, memory: Memory, before_run: Callable[[], None]
+    ) -> tuple[CrossAttentionState, int]:
         """(what the decoder looks at, how many tokens of the question were not read for it again)."""
         (pixels,) = prompt.tiles.values()
         made = self._run(self._args.vision, {self._pixels: pixels}, memory, before_run)
@@ -86,7 +90,7 @@ class Seq2SeqDriver:
             made = self._run(self._args.encoder, given, memory, before_run)
             known = len(prompt.question) if memory.runs[self._args.encoder] == runs else 0
         version = (pixels.version, prompt.question)
-        return Beside(version, {name: value.array for name, value in made.items()}), known
+        return CrossAttentionState(version, {name: value.array for name, value in made.items()}), known
 
     def _run(
         self, stage: str, given: Mapping[str, Value], memory: Memory, before_run: Callable[[], None]

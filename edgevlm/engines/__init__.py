@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from edgevlm.bundle import Bundle
-from edgevlm.engines.base import Backend, BackendFactory
-from edgevlm.engines.ort import OrtBackend
+from edgevlm.engines.base import Engine, EngineFactory
+from edgevlm.engines.ort import OrtEngine
 from edgevlm.errors import DependencyError, install
 from edgevlm.options import RuntimeOptions
 
@@ -31,10 +31,10 @@ def pick_engine(options: RuntimeOptions) -> str:
     )
 
 
-def open_backend(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
+def open_engine(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
     """One stage of `bundle` in the engine that `options` mean; `ort` is the only one in this version."""
     assert pick_engine(options) == "ort"
-    return OrtBackend(bundle, stage, options)
+    return OrtEngine(bundle, stage, options)
 
 
-__all__ = ["ENGINES", "Backend", "BackendFactory", "OrtBackend", "open_backend", "pick_engine"]
+__all__ = ["ENGINES", "Engine", "EngineFactory", "OrtEngine", "open_engine", "pick_engine"]

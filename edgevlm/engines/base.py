@@ -11,7 +11,7 @@ from edgevlm.bundle import Bundle
 from edgevlm.options import RuntimeOptions
 
 
-class Backend(Protocol):
+class Engine(Protocol):
     """One stage in one engine.
 
     `run` is synchronous, releases the GIL while the engine works, and returns arrays that the caller owns: the engine
@@ -29,4 +29,4 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-BackendFactory = Callable[[Bundle, str, RuntimeOptions], Backend]
+EngineFactory = Callable[[Bundle, str, RuntimeOptions], Engine]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.engines.run_limit import RUN_LIMITS
-from edgevlm.errors import BackendError, BundleError, require
+from edgevlm.errors import BundleError, EngineError, require
 from edgevlm.manifest.schema import Port
 from edgevlm.onnx_file import read_onnx
 from edgevlm.options import RuntimeOptions
@@ -21,12 +21,12 @@ _FATAL = 4  # what fails is raised; the engine's own lines would show names of t
 TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
-class OrtBackend:
-    """One stage as an `onnxruntime.InferenceSession`; see `Backend` for the promises.
+class OrtEngine:
+    """One stage as an `onnxruntime.InferenceSession`; see `Engine` for the promises.
 
     Raises:
         DependencyError: onnxruntime is not installed.
-        BackendError: the engine refuses the file, or fails while running it.
+        EngineError: the engine refuses the file, or fails while running it.
     """
 
     def __init__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> None:
@@ -44,11 +44,11 @@ class OrtBackend:
                 str(path), _session_options(ort, options), ["CPUExecutionProvider"], disabled_optimizers=disabled
             )
         except self._failures as error:
-            raise BackendError(
+            raise EngineError(
                 f"{self._where}: ONNX Runtime refuses {path.name}: {_line(error)}; export the bundle again"
             ) from error
         except BundleError as error:  # it changed since the bundle was opened
-            raise BackendError(f"{self._where}: {error}") from error
+            raise EngineError(f"{self._where}: {error}") from error
         self.inputs: tuple[str, ...] = tuple(port.name for port in spec.inputs)
         self.outputs: tuple[str, ...] = tuple(port.name for port in spec.outputs)
         self._names = list(self.outputs)
@@ -58,21 +58,21 @@ class OrtBackend:
     def _check_ports(self, side: str, said: Sequence[Port], found: Sequence[Any]) -> None:
         items = {item.name: item for item in found}
         if set(items) != {port.name for port in said}:
-            raise BackendError(
+            raise EngineError(
                 f"{self._where}: expected {side} {[port.name for port in said]} as the manifest says, the file has "
                 f"{sorted(items)}; export the bundle again"
             )
         for port in said:
             shape, kind = tuple(items[port.name].shape), items[port.name].type
             if kind != TYPES[port.dtype] or not _fits(port.shape, shape):
-                raise BackendError(
+                raise EngineError(
                     f"{self._where}: expected {port.name!r} {port.dtype} {port.shape} as the manifest says, the file "
                     f"has {kind} {shape}; export the bundle again"
                 )
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self._session is None:
-            raise BackendError(f"{self._where}: expected an open engine, it was closed; load the bundle again")
+            raise EngineError(f"{self._where}: expected an open engine, it was closed; load the bundle again")
         running = self._run_options()
         running.log_severity_level = _FATAL
         try:
@@ -80,11 +80,11 @@ class OrtBackend:
                 results = self._session.run(self._names, inputs, running)
         except self._failures as error:
             if running.terminate:
-                raise BackendError(
+                raise EngineError(
                     f"{self._where}: expected a run to end within {self._limit_s:g} s, it was ended; raise run_limit_s "
                     "on a slow machine, or do not use this bundle"
                 ) from error
-            raise BackendError(f"{self._where}: {_line(error)}") from error
+            raise EngineError(f"{self._where}: {_line(error)}") from error
         return dict(zip(self._names, results, strict=True))
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ def _form(bundle: Bundle, stage: str, options: RuntimeOptions) -> Any:
     forms = bundle.manifest.stages[stage].forms
     wanted = "cpu" if options.form == "auto" else options.form
     if wanted not in forms:
-        raise BackendError(
+        raise EngineError(
             f"stage {stage!r} of {bundle.root}: expected the form {wanted!r}, the bundle has {sorted(forms)}"
         )
     return wanted
@@ -149,7 +149,7 @@ def _session_options(ort: Any, options: RuntimeOptions) -> Any:
     if options.affinity:
         workers = len(options.affinity) - 1  # the calling thread is the first one
         if options.intra_threads != len(options.affinity):
-            raise BackendError(
+            raise EngineError(
                 f"options: expected one CPU in affinity for each of {options.intra_threads} intra_threads, "
                 f"got {options.affinity}; give both the same number"
             )

@@ -1,8 +1,8 @@
 """Action chunks -> one command per control step. No ROS, no threads, no clock: time enters as `stamp_ns`.
 
-Three cores decide which row is meant: `Newest` and `Ensembled` go by the stamp, `HandedOver` by what was really
-consumed. Wrappers add behaviour: `Receding` asks for the next chunk early. A command is always a row of a live
-chunk, or a convex combination of such rows: never padding, never anything after a chunk's `valid_until_ns`.
+Three executors decide which row is due: `LatestChunk` and `TemporalEnsemble` go by the stamp, `ConsumptionIndexed` by
+what the robot really consumed. `RecedingHorizon` wraps one of them and asks for the next chunk early. A command is
+always a row of a live chunk, or a convex combination of such rows: never padding, never anything after `valid_until_ns`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _refusal(chunk: ActionChunk | None, row: int, stamp_ns: int) -> NoCommand | 
     return NoCommand("spent", stamp_ns) if row >= len(chunk.values) else None
 
 
-class Newest:
+class LatestChunk:
     """The newest chunk wins; its row is the one meant for the stamp.
 
     Attributes:
@@ -159,7 +159,7 @@ class Newest:
         return self.progress(stamp_ns) is None
 
 
-class Ensembled:
+class TemporalEnsemble:
     """Temporal ensembling: the mean of all live chunks' rows for the stamp, weighted exp(-decay * i), i = 0 the oldest.
 
     Orientations are averaged as rotations and joints without ends as angles, once `set_geometry` has named them (the
@@ -250,7 +250,7 @@ def _mean(rows: NDArray[np.float64], weights: NDArray[np.float64], geometry: Geo
     return values
 
 
-class HandedOver:
+class ConsumptionIndexed:
     """Real-time chunking: the next chunk goes on where the robot really is, counted in rows consumed.
 
     `observed` notes how many rows were consumed when the model was asked; when its chunk arrives, it starts after as
@@ -327,7 +327,7 @@ class HandedOver:
         return None if row is None or self._chunk is None else self._chunk.values[row:].copy()
 
 
-class Receding:
+class RecedingHorizon:
     """Receding horizon: asks for the next chunk after `execute_steps` rows; the old one is used until that arrives."""
 
     def __init__(self, inner: Executor, execute_steps: int) -> None:

@@ -275,7 +275,7 @@ class Gate:
         if (cause := self._states.cause(now_ns)) is not None:
             return cause
         values, state = self._motion.values, self._states.newest
-        if values is not None and self._motion.astray(values, state.value if state else None):
+        if values is not None and self._motion.tracking_error(values, state.value if state else None):
             return "tracking"
         if self._finishing:
             return "deactivated"
@@ -333,7 +333,7 @@ class Gate:
             self._fall_back("outside_workspace", now_ns, now_steady_ns)
             return None
         step = self._motion.propose(target, state, moved_ns, elapsed, self._remaining(due, now_ns, elapsed.move_s))
-        if self._motion.astray(step.values, measured):
+        if self._motion.tracking_error(step.values, measured):
             self._fall_back("tracking", now_ns, now_steady_ns)
             if starts:
                 self._motion.release()
@@ -388,7 +388,7 @@ class Gate:
         """The next values on the way to rest; None where they are too far from where the robot is measured."""
         state, moved_ns = self._measured(), self._clock.motion_ns(now_ns, self._steady_ns)
         step = self._motion.propose(None, state, moved_ns, elapsed, 0.0)
-        if self._motion.astray(step.values, state.value if state else None):
+        if self._motion.tracking_error(step.values, state.value if state else None):
             self.counts["command.let_go"] += 1
             return None
         self._motion.commit(step, moved_ns, state.stamp_ns if state else None)

@@ -163,7 +163,7 @@ class Motion:
         while len(self._sent) > 1 and self._sent[1][0] <= oldest_ns:
             self._sent.popleft()
 
-    def astray(self, values: Sequence[float], state: Sequence[float] | None) -> bool:
+    def tracking_error(self, values: Sequence[float], state: Sequence[float] | None) -> bool:
         """Whether a commanded position would be further from the measured one than `tracking`."""
         for value, column in zip(values, self._columns, strict=True):
             measured = None if state is None or column.state is None else state[column.state]

@@ -25,7 +25,7 @@ class Instructions:
         check: raises InstructionError for a text that the model cannot follow.
 
     Attributes:
-        counts: "<speaker>.taken", ".refused" (the text), ".ignored" (a goal is under way); "goal.taken", ".refused",
+        counts: "<generator>.taken", ".refused" (the text), ".ignored" (a goal is under way); "goal.taken", ".refused",
             ".preempted".
     """
 
@@ -50,19 +50,19 @@ class Instructions:
         """The number of the goal that is under way."""
         return self._goal if self._now[0] == "goal" else None
 
-    def say(self, speaker: Speaker, text: str) -> str:
+    def say(self, generator: Speaker, text: str) -> str:
         """Text from a topic or a service; empty text makes the robot idle. Why it is not taken, or an empty string."""
         if self.goal is not None:
-            self.counts[f"{speaker}.ignored"] += 1
+            self.counts[f"{generator}.ignored"] += 1
             return f"a goal is under way ({self.text!r:.80}); cancel it, or send a goal: a newer one takes its place"
         if text.strip():
             try:
                 self.check(text)
             except InstructionError as error:
-                self.counts[f"{speaker}.refused"] += 1
+                self.counts[f"{generator}.refused"] += 1
                 return str(error)
-        self.counts[f"{speaker}.taken"] += 1
-        self._now = (speaker, text) if text.strip() else ("none", None)
+        self.counts[f"{generator}.taken"] += 1
+        self._now = (generator, text) if text.strip() else ("none", None)
         return ""
 
     def check(self, text: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgevlm.data.stream import Event, Seen, Told
+from edgevlm.data.stream import Event, FrameEvent, InstructionEvent
 from edgevlm.errors import ContractError
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Matched, Matcher, MatchSpec, merge
@@ -118,10 +118,10 @@ class Lane:
     def feed(self, event: Event) -> None:
         """Take an event."""
         now_ros_ns, now_steady_ns = self._clocks.ros(), self._clocks.steady()
-        if isinstance(event, Told):
+        if isinstance(event, InstructionEvent):
             self._told = event.text if event.text and event.text.strip() else None  # empty: the robot is to idle
             return
-        if isinstance(event, Seen):
+        if isinstance(event, FrameEvent):
             self.received += 1
             self.matcher.add_frame(event.camera, event.frame, now_ros_ns, now_steady_ns)
         else:
@@ -209,7 +209,7 @@ class Replay:
                 fed = 0
             yield from self._wake(event.log_ns)
             self._pace.until(event.log_ns)
-            if self._stamps_are_time and isinstance(event, Seen) and event.camera == self._lead:
+            if self._stamps_are_time and isinstance(event, FrameEvent) and event.camera == self._lead:
                 self._ahead_ns = event.frame.stamp_ns - event.log_ns
             for lane in self.lanes:
                 lane.feed(event)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgevlm.errors import SimulatorError
-from edgevlm.gate.chunking import Executor, Newest, NoCommand, Receding
+from edgevlm.gate.chunking import Executor, LatestChunk, NoCommand, RecedingHorizon
 from edgevlm.manifest.contract import SECOND_NS, ActionChunk, Contract, Observation, Plan, Spec
 from edgevlm.sim.controls import ActionChange, Control, History, SessionLike, WindowControl, blank, other_command
 from edgevlm.sim.simulator import Simulator
@@ -100,7 +100,7 @@ class _Run:
         simulator.reset(seed=spec.seed, command=spec.command, variant=spec.variant)
         self._instruction = simulator.phrase(self.given)
         driver.session.reset()
-        self._executor: Executor = Receding(Newest(), driver.contract.action.execute_steps)
+        self._executor: Executor = RecedingHorizon(LatestChunk(), driver.contract.action.execute_steps)
         self._history = History(driver.contract)
         self._window = (
             WindowControl(driver.altered, driver.contract, spec.control, seed=spec.seed) if driver.altered else None

@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import ChatDriver, DecoderDriver, DenoiseDriver, FuseDriver, PolicyDriver, Seq2SeqDriver
-from edgevlm.engines import Backend, BackendFactory
+from edgevlm.engines import Engine, EngineFactory
 from edgevlm.errors import BundleError
 from edgevlm.graph import Clock, Graph
-from edgevlm.manifest.drivers import CachedArgs, Seq2SeqSpec
+from edgevlm.manifest.drivers import KVDecoderSpec, Seq2SeqSpec
 from edgevlm.manifest.schema import DenoiseArgs
 from edgevlm.onnx_numbers import check_rows
 from edgevlm.options import RuntimeOptions
 
 
 def open_graph(
-    bundle: Bundle, options: RuntimeOptions, backends: BackendFactory, clock: Clock, opened: ExitStack
+    bundle: Bundle, options: RuntimeOptions, open_engine: EngineFactory, clock: Clock, resources: ExitStack
 ) -> Graph:
-    """The stages of `bundle` as a graph; `opened` closes each of them when it unwinds."""
-    engines: dict[str, Backend] = {}
+    """The stages of `bundle` as a graph; `resources` closes each of them when it unwinds."""
+    engines: dict[str, Engine] = {}
     for name in bundle.manifest.stages:
-        engines[name] = backends(bundle, name, options)
-        opened.callback(engines[name].close)
+        engines[name] = open_engine(bundle, name, options)
+        resources.callback(engines[name].close)
     return Graph(engines, clock)
 
 
@@ -40,7 +40,7 @@ def open_policy_driver(bundle: Bundle, graph: Graph) -> PolicyDriver:
 
 def open_driver(bundle: Bundle, graph: Graph) -> ChatDriver:
     """The loop of a chat over its opened stages. Raises BundleError, TaskError."""
-    embeddings = open_rows(bundle, bundle.manifest.loop(CachedArgs).embeddings)
+    embeddings = open_rows(bundle, bundle.manifest.loop(KVDecoderSpec).embeddings)
     if isinstance(bundle.manifest.driver, Seq2SeqSpec):
         return Seq2SeqDriver(bundle.manifest, graph, embeddings)
     return DecoderDriver(bundle.manifest, graph, embeddings)

@@ -13,10 +13,10 @@ from edgevlm.errors import SessionError
 from edgevlm.graph import Clock, Graph, Memory
 from edgevlm.options import RuntimeOptions
 
-Self = TypeVar("Self", bound="OneAtATime")
+Self = TypeVar("Self", bound="ModelBase")
 
 
-class OneAtATime:
+class ModelBase:
     """Threads may share one and take turns.
 
     Attributes:

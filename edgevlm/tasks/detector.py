@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers.regions import RegionsDriver
-from edgevlm.engines import BackendFactory, open_backend
+from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError, ContractError
 from edgevlm.graph import Clock, Value
 from edgevlm.manifest.schema import Manifest, RegionsArgs
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks.assembly import open_graph
-from edgevlm.tasks.base import OneAtATime
-from edgevlm.tasks.generation_config import Picture, Shown, show, texts_of
+from edgevlm.tasks.base import ModelBase
+from edgevlm.tasks.generation_config import ImageInput, Picture, open_images, texts_of
 from edgevlm.text import TextEncoder
 
 THRESHOLD = 0.1
@@ -74,13 +74,13 @@ class Regions:
         return Detections(self.boxes[kept], scores[kept].astype(np.float32), names)
 
 
-class Detector(OneAtATime):
+class Detector(ModelBase):
     """A loaded model. Threads may share it and take turns.
 
     A label it has seen is not encoded again, nor is a picture that it was shown lately.
 
     Raises:
-        TaskError, BundleError, DependencyError, BackendError: when opening.
+        TaskError, BundleError, DependencyError, EngineError: when opening.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Detector(OneAtATime):
         bundle: Bundle,
         options: RuntimeOptions,
         *,
-        backends: BackendFactory = open_backend,
+        engines: EngineFactory = open_engine,
         clock: Clock = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
@@ -97,7 +97,7 @@ class Detector(OneAtATime):
         self._encode = TextEncoder(bundle.tokenizer(), text)
         _check_pixels(manifest, self._prepare)
         with ExitStack() as opened:
-            graph = open_graph(bundle, options, backends, clock, opened)
+            graph = open_graph(bundle, options, engines, clock, opened)
             self._driver = RegionsDriver(manifest, graph)
             opened.pop_all()
         super().__init__(bundle, options, clock, graph, self._driver.memory())
@@ -113,7 +113,7 @@ class Detector(OneAtATime):
             ShapeError, PictureError: the picture.
             InstructionError: a label is empty or too long.
             NonFiniteError: the model's output is not finite.
-            BackendError: an engine failed.
+            EngineError: an engine failed.
             SessionError: the detector was closed.
         """
         _share(threshold)  # before anything is run
@@ -125,15 +125,17 @@ class Detector(OneAtATime):
         with self._timed():
             said = [self._embed_text(text) for text in wanted]  # first: a bad text is found at little cost
             started = self.clock()
-            (shown,) = show([image])
+            (shown,) = open_images([image])
             self._memory.add_time("preprocess", self.clock() - started)
-            looked = self._driver.look(Value(("picture", shown.digest), lambda: self._pixels(shown)), self._memory)
+            looked = self._driver.encode_image(
+                Value(("picture", shown.digest), lambda: self._pixels(shown)), self._memory
+            )
             logits = self._driver.logits(looked, said)
             boxes = self._driver.corners(looked, *shown.image.shape[:2])
             objectness = None if looked.objectness is None else looked.objectness.copy()
             return Regions(wanted, boxes, logits, objectness)
 
-    def _pixels(self, shown: Shown) -> NDArray[np.float32]:
+    def _pixels(self, shown: ImageInput) -> NDArray[np.float32]:
         started = self.clock()
         pixels = self._prepare(shown.image)
         self._memory.add_time("preprocess", self.clock() - started)

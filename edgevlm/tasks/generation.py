@@ -11,22 +11,32 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgevlm.bundle import Bundle
-from edgevlm.drivers import KeyValues, Prompt, Sampler
-from edgevlm.engines import BackendFactory
+from edgevlm.drivers import KVCache, Prompt, Sampler
+from edgevlm.engines import EngineFactory
 from edgevlm.errors import BundleError, ContractError, InstructionError, PromptError, SessionError
 from edgevlm.graph import Clock, Memory
-from edgevlm.manifest.drivers import CachedArgs
+from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.assembly import open_driver, open_graph
-from edgevlm.tasks.generation_config import Answer, Ended, How, Pictures, Request, Shown, Speaking, Token, show
-from edgevlm.tasks.processor import Pixels, open_prompter
-from edgevlm.text import Speech, Turn
+from edgevlm.tasks.generation_config import (
+    Answer,
+    AnswerStream,
+    Ended,
+    GenerationConfig,
+    GenerationOptions,
+    ImageInput,
+    Pictures,
+    Token,
+    open_images,
+)
+from edgevlm.tasks.processor import Pixels, open_processor
+from edgevlm.text import StreamingDetokenizer, Turn
 
 
-class Reader:
+class GenerationState:
     """What one reader has read: state for one answer at a time."""
 
-    def __init__(self, cache: KeyValues, memory: Memory) -> None:
+    def __init__(self, cache: KVCache, memory: Memory) -> None:
         self.cache, self.memory = cache, memory
         self._busy = threading.Lock()
 
@@ -87,8 +97,8 @@ class Question:
     """One question, its words checked and its pictures open; its watch is paused."""
 
     turn: Turn
-    pictures: tuple[Shown, ...]
-    request: Request
+    pictures: tuple[ImageInput, ...]
+    request: GenerationConfig
     watch: Watch
 
 
@@ -105,7 +115,7 @@ class _Progress:
     first_ns: int = 0
 
 
-class Speaker:
+class TextGenerator:
     """The engines and words of one bundle. Threads may share it, each with a reader of its own.
 
     Attributes:
@@ -113,15 +123,15 @@ class Speaker:
         last_times_ns: of the last answer.
 
     Raises:
-        TaskError, BundleError, DependencyError, BackendError: when opening.
+        TaskError, BundleError, DependencyError, EngineError: when opening.
     """
 
-    def __init__(self, bundle: Bundle, options: RuntimeOptions, backends: BackendFactory, clock: Clock) -> None:
+    def __init__(self, bundle: Bundle, options: RuntimeOptions, engines: EngineFactory, clock: Clock) -> None:
         self.bundle, self._clock = bundle, clock
-        self.prompter = open_prompter(bundle)
-        self._args = bundle.manifest.loop(CachedArgs)
+        self.processor = open_processor(bundle)
+        self._args = bundle.manifest.loop(KVDecoderSpec)
         with ExitStack() as opened:
-            self._graph = open_graph(bundle, options, backends, clock, opened)
+            self._graph = open_graph(bundle, options, engines, clock, opened)
             self.driver = open_driver(bundle, self._graph)
             self._check_ids()
             opened.pop_all()
@@ -134,11 +144,11 @@ class Speaker:
         """Stage -> engine runs since the bundle was loaded."""
         return MappingProxyType(self._runs)
 
-    def reader(self) -> Reader:
+    def reader(self) -> GenerationState:
         """Someone who has read nothing yet."""
-        return Reader(self.driver.cache(), self.driver.memory())
+        return GenerationState(self.driver.cache(), self.driver.memory())
 
-    def question(self, image: Pictures, text: str, how: How) -> Question:
+    def question(self, image: Pictures, text: str, how: GenerationOptions) -> Question:
         """What was asked, with every fault that it has by itself.
 
         Raises:
@@ -149,51 +159,51 @@ class Speaker:
         watch = Watch(self._clock)
         if self._graph.closed:
             raise SessionError("chat: expected an open one, it was closed; load the bundle again")
-        asked = Request(**how)
+        asked = GenerationConfig(**how)
         if asked.max_new_tokens >= self._args.cache.slots:
             raise ContractError(
                 f"max_new_tokens: expected less than the {self._args.cache.slots} tokens that question and answer "
                 f"have together, got {asked.max_new_tokens}; export with a larger --context"
             )
-        if text == "" and self.prompter.words.needs_text and isinstance(image, str) and not os.path.exists(image):
+        if text == "" and self.processor.words.needs_text and isinstance(image, str) and not os.path.exists(image):
             raise InstructionError(
                 f"text: expected words, got none, and no picture is at {image!r:.80}; a question goes in as text=..."
             )
-        pictures: list[Shown] = []
+        pictures: list[ImageInput] = []
         if image is not None:
             with watch.preprocessing():
-                pictures = show(image)
-        turn = self.prompter.question(text, pictures)
+                pictures = open_images(image)
+        turn = self.processor.question(text, pictures)
         watch.pause()
         return Question(turn, tuple(pictures), asked, watch)
 
-    def prompt(self, turns: Sequence[Turn], pictures: Sequence[Shown], question: Question) -> Prompt:
+    def prompt(self, turns: Sequence[Turn], pictures: Sequence[ImageInput], question: Question) -> Prompt:
         """The prompt of a dialogue that ends with `question`. Raises InstructionError, PromptError, PictureError."""
         watch = question.watch
 
-        def pixels(shown: Shown) -> Pixels:
+        def pixels(shown: ImageInput) -> Pixels:
             with watch.preprocessing():
-                return self.prompter.pixels(shown)
+                return self.processor.pixels(shown)
 
         watch.go_on()
         try:
-            ids = self.prompter.ids(turns, pictures)
-            prompt = self.prompter.prompt(ids, pictures, pixels)
-            self._check_room(len(prompt.symbols), len(turns), question.request)
+            ids = self.processor.ids(turns, pictures)
+            prompt = self.processor.prompt(ids, pictures, pixels)
+            self._check_room(len(prompt.cache_keys), len(turns), question.request)
             return prompt
         finally:
             watch.pause()
 
-    def speak(self, prompt: Prompt, question: Question, reader: Reader) -> Speaking:
+    def speak(self, prompt: Prompt, question: Question, reader: GenerationState) -> AnswerStream:
         """The answer, by a reader that the caller has taken.
 
         Raises:
             NonFiniteError: the model's output is not finite.
-            BackendError: an engine failed.
+            EngineError: an engine failed.
             SessionError: the chat was closed, also while the answer was coming.
         """
         memory, watch, progress = reader.memory, question.watch, _Progress()
-        speech = Speech(self.prompter.words.answering(question.turn.text), question.request.stop)
+        speech = StreamingDetokenizer(self.processor.words.answering(question.turn.text), question.request.stop)
         before = Counter(memory.runs)
         memory.begin_step()
         watch.go_on()
@@ -220,7 +230,12 @@ class Speaker:
         self._graph.close()
 
     def _words(
-        self, prompt: Prompt, question: Question, reader: Reader, speech: Speech, progress: _Progress
+        self,
+        prompt: Prompt,
+        question: Question,
+        reader: GenerationState,
+        speech: StreamingDetokenizer,
+        progress: _Progress,
     ) -> Generator[Token, None, None]:
         asked, watch = question.request, question.watch
 
@@ -246,7 +261,7 @@ class Speaker:
                 check()
                 logits = self.driver.step(token, reader.cache, reader.memory)
 
-    def _check_room(self, tokens: int, turns: int, asked: Request) -> None:
+    def _check_room(self, tokens: int, turns: int, asked: GenerationConfig) -> None:
         slots, answer = self._args.cache.slots, asked.max_new_tokens
         if tokens <= slots - answer:
             return
@@ -263,7 +278,7 @@ class Speaker:
         )
 
     def _check_ids(self) -> None:
-        size, rows = self.prompter.words.size, self.driver.vocabulary
+        size, rows = self.processor.words.size, self.driver.vocabulary
         if size > rows:
             raise BundleError(
                 f"tokenizer: expected at most {rows} ids, as many as the embeddings have rows, got {size}; it belongs "

@@ -24,8 +24,8 @@ Picture: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str]  # RGB (H, W, 3)
 Pictures: TypeAlias = Picture | Sequence[Picture] | None
 
 
-class How(TypedDict, total=False):
-    """How an answer is made; what is not given is as `Request` has it."""
+class GenerationOptions(TypedDict, total=False):
+    """How an answer is made; what is not given is as `GenerationConfig` has it."""
 
     max_new_tokens: int
     temperature: float
@@ -36,7 +36,7 @@ class How(TypedDict, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class GenerationConfig:
     """How an answer is made.
 
     Attributes:
@@ -112,11 +112,11 @@ class Answer:
     times_ns: Mapping[str, int]
 
 
-Speaking: TypeAlias = Generator[Token, None, Answer]  # an answer as it comes
+AnswerStream: TypeAlias = Generator[Token, None, Answer]  # an answer as it comes
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ModelInputs:
     """What a model gets: ids with an image id for every feature, and the pixels (N, 3, S, S) of each picture."""
 
     ids: tuple[int, ...]
@@ -124,21 +124,21 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageInput:
     """A picture of a dialogue, known again by its content."""
 
     image: NDArray[np.uint8]  # (H, W, 3)
     digest: bytes
 
 
-def show(given: Pictures) -> list[Shown]:
+def open_images(given: Pictures) -> list[ImageInput]:
     """The pictures of one question.
 
     Raises:
         ShapeError, PictureError: one of them.
         ContractError: something else than pictures.
     """
-    return [Shown(image, _digest(image)) for image in map(_open, _each(given))]
+    return [ImageInput(image, _digest(image)) for image in map(_open, _each(given))]
 
 
 def _each(given: Pictures) -> Iterator[Picture]:
@@ -176,7 +176,7 @@ def texts_of(given: Sequence[str], what: str) -> tuple[str, ...]:
     return tuple(given)
 
 
-def drain(speaking: Speaking) -> Answer:
+def collect(speaking: AnswerStream) -> Answer:
     """The whole answer."""
     while True:
         try:

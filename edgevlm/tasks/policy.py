@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers.policy import Text
-from edgevlm.engines import BackendFactory, open_backend
+from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
 from edgevlm.graph import Clock, Memory, Value
 from edgevlm.manifest.contract import SECOND_NS, ActionChunk, CameraSpec, Contract, Observation, Plan, Stamped
@@ -25,7 +25,7 @@ from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
 from edgevlm.tasks.action_decoder import ActionDecoder, PlanDecoder
 from edgevlm.tasks.assembly import open_graph, open_policy_driver
-from edgevlm.tasks.validation import Seen, see, see_frame
+from edgevlm.tasks.validation import ValidatedObservation, validate_frame, validate_observation
 from edgevlm.temporal import FrameRing
 from edgevlm.text import Tokenizer
 
@@ -34,7 +34,7 @@ class Policy:
     """A loaded model: shared and immutable; its sessions hold what a robot has seen.
 
     Raises:
-        BundleError, DependencyError, BackendError: when opening.
+        BundleError, DependencyError, EngineError: when opening.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Policy:
         bundle: Bundle,
         options: RuntimeOptions,
         *,
-        backends: BackendFactory = open_backend,
+        engines: EngineFactory = open_engine,
         clock: Clock = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
@@ -57,7 +57,7 @@ class Policy:
         said = self.contract.instruction
         self.tokenizer = None if said is None else Tokenizer(bundle.tokenizer(), said)
         with ExitStack() as opened:  # what was opened is closed again when a later part is refused
-            self._graph = open_graph(bundle, options, backends, clock, opened)
+            self._graph = open_graph(bundle, options, engines, clock, opened)
             self.driver = open_policy_driver(bundle, self._graph)
             _check_pixels(manifest, self.preprocessors)
             opened.pop_all()
@@ -239,7 +239,7 @@ class Session:
         """
         with self._exclusive():
             spec = self._camera(camera)
-            image, stamp_ns = see_frame(spec, frame)
+            image, stamp_ns = validate_frame(spec, frame)
             newest_ns = self._rings[camera].newest_ns
             if newest_ns is not None and stamp_ns <= newest_ns:
                 if newest_ns - stamp_ns <= self._reset_after_ns:
@@ -256,7 +256,7 @@ class Session:
                 contract; the session is as it was before.
             WindowNotReadyError: the window's rule is `wait`; the frames were taken.
             NonFiniteError: also when the model's output is not finite.
-            BackendError: an engine failed.
+            EngineError: an engine failed.
             SessionError: another thread uses this session.
         """
         with self._exclusive():
@@ -288,7 +288,7 @@ class Session:
 
     def _act(self, observation: Observation) -> ActionChunk:
         policy = self._policy
-        seen = see(policy.contract, observation)
+        seen = validate_observation(policy.contract, observation)
         normalized = None if seen.state is None else policy.normalize_state(seen.state)
         text = self._text(observation.instruction)
         if self._jumped_back(seen):  # the last check: nothing of the session has changed so far
@@ -323,7 +323,7 @@ class Session:
             return None
         return decode(outputs["waypoints"].array, outputs["step_logits"].array, state, now_ns)
 
-    def _jumped_back(self, seen: Seen) -> bool:
+    def _jumped_back(self, seen: ValidatedObservation) -> bool:
         """Whether time went back so far that this is a restart; a little is a late value, and refused."""
         stamps = [(f"camera {name!r}", stamp, self._rings[name].newest_ns) for name, (_, stamp) in seen.frames.items()]
         if seen.state_ns is not None:

@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
-from edgevlm.drivers import Feature, Prompt
+from edgevlm.drivers import ImageToken, Prompt
 from edgevlm.errors import BundleError, PromptError
 from edgevlm.graph import Value
-from edgevlm.manifest.drivers import CachedArgs, Seq2SeqSpec
+from edgevlm.manifest.drivers import KVDecoderSpec, Seq2SeqSpec
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.preprocess import PicturePreprocessor
-from edgevlm.tasks.generation_config import Shown
-from edgevlm.text import PromptWriter, QuestionWriter, Turn, Words, prompt_as_data
+from edgevlm.tasks.generation_config import ImageInput
+from edgevlm.text import PromptWriter, QuestionWriter, SpecialTokens, Turn, prompt_as_data
 from edgevlm.text.prompt import Grid, tiles
 
 Pixels = NDArray[np.float32]  # (N, 3, S, S): the tiles of one picture
 
 
-class Prompter(ABC):
+class ChatProcessor(ABC):
     """The words and pictures of one bundle, as its driver reads them. Immutable; threads may share it.
 
     Attributes:
@@ -34,19 +34,19 @@ class Prompter(ABC):
         DependencyError: that needs jinja2, which is not installed.
     """
 
-    words: Words
+    words: SpecialTokens
 
     def __init__(self, bundle: Bundle, operations: Sequence[ImageOp]) -> None:
         manifest = bundle.manifest
         self._prepare = PicturePreprocessor(operations)
-        self._pixels = manifest.stages[manifest.loop(CachedArgs).vision].inputs[0].shape
+        self._pixels = manifest.stages[manifest.loop(KVDecoderSpec).vision].inputs[0].shape
 
     @abstractmethod
-    def question(self, text: str, pictures: Sequence[Shown]) -> Turn:
+    def question(self, text: str, pictures: Sequence[ImageInput]) -> Turn:
         """A user's turn. Raises InstructionError, PromptError."""
 
     @abstractmethod
-    def ids(self, turns: Sequence[Turn], pictures: Sequence[Shown]) -> tuple[int, ...]:
+    def ids(self, turns: Sequence[Turn], pictures: Sequence[ImageInput]) -> tuple[int, ...]:
         """The words of a dialogue as the model's tokenizer writes them, an image id for every feature in their row.
 
         Raises:
@@ -56,7 +56,7 @@ class Prompter(ABC):
 
     @abstractmethod
     def prompt(
-        self, ids: Sequence[int], pictures: Sequence[Shown], pixels: Callable[[Shown], Pixels] | None = None
+        self, ids: Sequence[int], pictures: Sequence[ImageInput], pixels: Callable[[ImageInput], Pixels] | None = None
     ) -> Prompt:
         """`ids`, as `ids()` gives them, with `pictures`.
 
@@ -68,7 +68,7 @@ class Prompter(ABC):
         """How many tiles a picture becomes. Raises PictureError, BundleError."""
         return tiles(self._grid(image))
 
-    def pixels(self, shown: Shown) -> Pixels:
+    def pixels(self, shown: ImageInput) -> Pixels:
         """A picture as the vision stage wants its tiles. Raises PictureError, BundleError."""
         pixels = self._prepare(shown.image)
         wanted = (pixels.shape[0], *self._pixels[1:])
@@ -80,7 +80,7 @@ class Prompter(ABC):
         return self._prepare.grid(*image.shape[:2])
 
 
-class RowPrompter(Prompter):
+class RowProcessor(ChatProcessor):
     """Words and pictures in one row, for the driver `decoder`. Raises TaskError for the bundle of another."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -89,7 +89,7 @@ class RowPrompter(Prompter):
         self._writer = PromptWriter(self._spec, bundle.tokenizer())
         self.words = self._writer
 
-    def question(self, text: str, pictures: Sequence[Shown]) -> Turn:
+    def question(self, text: str, pictures: Sequence[ImageInput]) -> Turn:
         """A user's turn. Raises InstructionError, PromptError."""
         most = self._spec.most_pictures
         if self._spec.needs_picture and not pictures:
@@ -98,28 +98,28 @@ class RowPrompter(Prompter):
             raise too_many(most, len(pictures))
         return Turn("user", self.words.check(text), len(pictures))
 
-    def ids(self, turns: Sequence[Turn], pictures: Sequence[Shown]) -> tuple[int, ...]:
+    def ids(self, turns: Sequence[Turn], pictures: Sequence[ImageInput]) -> tuple[int, ...]:
         """The prompt of a dialogue with all its pictures, an image id for every feature."""
         return tuple(self._writer.ids(turns, [self._grid(shown.image) for shown in pictures]))
 
     def prompt(
-        self, ids: Sequence[int], pictures: Sequence[Shown], pixels: Callable[[Shown], Pixels] | None = None
+        self, ids: Sequence[int], pictures: Sequence[ImageInput], pixels: Callable[[ImageInput], Pixels] | None = None
     ) -> Prompt:
         """`ids` with the features of `pictures` at the places of the image ids."""
         make = pixels or self.pixels
-        features: list[Feature] = []
+        features: list[ImageToken] = []
         looked_at: dict[Any, Value] = {}
         for shown in pictures:
             prepared = Value(shown.digest, _later(make, shown))
             for tile in range(self.tiles(shown.image)):
                 name = (shown.digest, tile)
                 looked_at[name] = Value(name, _cut(prepared, tile))
-                features += [Feature(name, place) for place in range(self._spec.picture_tokens)]
+                features += [ImageToken(name, place) for place in range(self._spec.picture_tokens)]
         seen = iter(features)
         return Prompt(tuple(next(seen) if token == self._spec.image_id else token for token in ids), looked_at)
 
 
-class Questioner(Prompter):
+class QuestionProcessor(ChatProcessor):
     """A question beside its picture, for the driver `seq2seq`. Raises TaskError for the bundle of another."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -128,7 +128,7 @@ class Questioner(Prompter):
         self._writer = QuestionWriter(spec, bundle.tokenizer(), self._args.begin)
         self.words = self._writer
 
-    def question(self, text: str, pictures: Sequence[Shown]) -> Turn:
+    def question(self, text: str, pictures: Sequence[ImageInput]) -> Turn:
         """A user's turn. Raises InstructionError, PromptError."""
         if not pictures:
             raise PromptError("image: expected a picture, for this model says nothing without one; got none")
@@ -136,13 +136,13 @@ class Questioner(Prompter):
             raise too_many(1, len(pictures))
         return Turn("user", self.words.check(text), 1)
 
-    def ids(self, turns: Sequence[Turn], pictures: Sequence[Shown]) -> tuple[int, ...]:
+    def ids(self, turns: Sequence[Turn], pictures: Sequence[ImageInput]) -> tuple[int, ...]:
         """What the encoder reads of the question, or what the decoder begins with: no picture is in that row."""
         (turn,) = turns
         return self._writer.ids(turn.text)
 
     def prompt(
-        self, ids: Sequence[int], pictures: Sequence[Shown], pixels: Callable[[Shown], Pixels] | None = None
+        self, ids: Sequence[int], pictures: Sequence[ImageInput], pixels: Callable[[ImageInput], Pixels] | None = None
     ) -> Prompt:
         """`ids` and the picture that is looked at."""
         (shown,) = pictures
@@ -153,9 +153,9 @@ class Questioner(Prompter):
         return Prompt(tuple(ids), looked_at)
 
 
-def open_prompter(bundle: Bundle) -> Prompter:
+def open_processor(bundle: Bundle) -> ChatProcessor:
     """The one that the driver of `bundle` wants. Raises TaskError, BundleError, DependencyError."""
-    return Questioner(bundle) if isinstance(bundle.manifest.driver, Seq2SeqSpec) else RowPrompter(bundle)
+    return QuestionProcessor(bundle) if isinstance(bundle.manifest.driver, Seq2SeqSpec) else RowProcessor(bundle)
 
 
 def too_many(most: int, got: int) -> PromptError:
@@ -163,7 +163,7 @@ def too_many(most: int, got: int) -> PromptError:
     return PromptError(f"image: expected at most {most} picture(s) with a question to this model, got {got}")
 
 
-def _later(make: Callable[[Shown], Pixels], shown: Shown) -> Callable[[], Pixels]:
+def _later(make: Callable[[ImageInput], Pixels], shown: ImageInput) -> Callable[[], Pixels]:
     return lambda: make(shown)
 
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import CrossDriver, DualDriver
-from edgevlm.engines import BackendFactory, open_backend
+from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError, InstructionError
 from edgevlm.graph import Clock, Value
 from edgevlm.manifest.schema import CrossArgs, Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks.assembly import open_graph
-from edgevlm.tasks.base import OneAtATime
-from edgevlm.tasks.generation_config import Picture, Shown, listed, show, texts_of
+from edgevlm.tasks.base import ModelBase
+from edgevlm.tasks.generation_config import ImageInput, Picture, listed, open_images, texts_of
 from edgevlm.text import TextEncoder
 
 
@@ -45,13 +45,13 @@ class Match:
     scores: NDArray[np.float32]  # (I, T)
 
 
-class Retriever(OneAtATime):
+class Retriever(ModelBase):
     """A loaded model. Threads may share it and take turns.
 
     A text it has seen is not encoded again, nor is a picture that it was shown lately.
 
     Raises:
-        TaskError, BundleError, DependencyError, BackendError: when opening.
+        TaskError, BundleError, DependencyError, EngineError: when opening.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Retriever(OneAtATime):
         bundle: Bundle,
         options: RuntimeOptions,
         *,
-        backends: BackendFactory = open_backend,
+        engines: EngineFactory = open_engine,
         clock: Clock = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
@@ -68,7 +68,7 @@ class Retriever(OneAtATime):
         self._encode = TextEncoder(bundle.tokenizer(), text)
         _check_pixels(manifest, self._prepare)
         with ExitStack() as opened:
-            graph = open_graph(bundle, options, backends, clock, opened)
+            graph = open_graph(bundle, options, engines, clock, opened)
             self._driver: CrossDriver | DualDriver = (
                 CrossDriver(manifest, graph) if isinstance(args, CrossArgs) else DualDriver(manifest, graph)
             )
@@ -88,7 +88,7 @@ class Retriever(OneAtATime):
             ShapeError, PictureError: the picture.
             InstructionError: a label is empty or too long.
             NonFiniteError: the model's output is not finite.
-            BackendError: an engine failed.
+            EngineError: an engine failed.
             SessionError: the retriever was closed.
         """
         given = texts_of(labels, "labels")
@@ -116,11 +116,11 @@ class Retriever(OneAtATime):
 
     def _pixels(self, image: Picture) -> Value:
         started = self.clock()
-        (shown,) = show([image])
+        (shown,) = open_images([image])
         self._memory.add_time("preprocess", self.clock() - started)
         return Value(("picture", shown.digest), lambda: self._prepared(shown))  # prepared where it is new
 
-    def _prepared(self, shown: Shown) -> NDArray[np.float32]:
+    def _prepared(self, shown: ImageInput) -> NDArray[np.float32]:
         started = self.clock()
         pixels = self._prepare(shown.image)
         self._memory.add_time("preprocess", self.clock() - started)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import CrossDriver
-from edgevlm.engines import BackendFactory, open_backend
+from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError
 from edgevlm.graph import Clock, Value
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.assembly import open_graph
-from edgevlm.tasks.base import OneAtATime
+from edgevlm.tasks.base import ModelBase
 from edgevlm.tasks.features import check_features, feature_limits
 from edgevlm.text import TextEncoder
 
@@ -35,14 +35,14 @@ class Scores:
         return self.labels[int(np.argmax(self.logits))]
 
 
-class Scorer(OneAtATime):
+class Scorer(ModelBase):
     """A loaded model. Threads may share it and take turns.
 
     Attributes:
         labels: what it can answer, in the order of the scores.
 
     Raises:
-        TaskError, BundleError, DependencyError, BackendError: when opening.
+        TaskError, BundleError, DependencyError, EngineError: when opening.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Scorer(OneAtATime):
         bundle: Bundle,
         options: RuntimeOptions,
         *,
-        backends: BackendFactory = open_backend,
+        engines: EngineFactory = open_engine,
         clock: Clock = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
@@ -63,7 +63,7 @@ class Scorer(OneAtATime):
                 f"{args.vision!r} and {args.scores!r}; export the bundle again"
             )
         with ExitStack() as opened:
-            graph = open_graph(bundle, options, backends, clock, opened)
+            graph = open_graph(bundle, options, engines, clock, opened)
             self._driver = CrossDriver(manifest, graph)
             if self._driver.columns != len(self.labels):
                 raise BundleError(
@@ -96,7 +96,7 @@ class Scorer(OneAtATime):
             ShapeError: the features have another type or width, or there are too few or too many regions.
             NonFiniteError: NaN or infinity in the features, or in the model's output.
             InstructionError: the text is empty or too long.
-            BackendError: an engine failed.
+            EngineError: an engine failed.
             SessionError: the scorer was closed.
         """
         with self._timed():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgevlm.errors import SessionError
-from edgevlm.tasks.generation import Question, Speaker
-from edgevlm.tasks.generation_config import Answer, How, Pictures, Shown, Speaking, drain
+from edgevlm.tasks.generation import Question, TextGenerator
+from edgevlm.tasks.generation_config import Answer, AnswerStream, GenerationOptions, ImageInput, Pictures, collect
 from edgevlm.text import Turn
 
 if TYPE_CHECKING:
@@ -21,26 +21,26 @@ class ChatSession:
     how many tokens it has, and `reset` or a new session begins anew.
     """
 
-    def __init__(self, speaker: Speaker, begin: tuple[Turn, ...]) -> None:
-        self._speaker, self._reader = speaker, speaker.reader()
+    def __init__(self, generator: TextGenerator, begin: tuple[Turn, ...]) -> None:
+        self._generator, self._reader = generator, generator.reader()
         self._begin = begin
-        self._turns, self._pictures = list(begin), list[Shown]()
+        self._turns, self._pictures = list(begin), list[ImageInput]()
 
     @property
     def turns(self) -> tuple[Turn, ...]:
         """What was said, in order, the system text first if there is one."""
         return tuple(self._turns)
 
-    def ask(self, image: Pictures = None, text: str = "", **how: Unpack[How]) -> Answer:
+    def ask(self, image: Pictures = None, text: str = "", **how: Unpack[GenerationOptions]) -> Answer:
         """The answer to the next question. Raises as `Chat.ask` does, and SessionError."""
-        return drain(self.stream(image, text, **how))
+        return collect(self.stream(image, text, **how))
 
-    def stream(self, image: Pictures = None, text: str = "", **how: Unpack[How]) -> Speaking:
+    def stream(self, image: Pictures = None, text: str = "", **how: Unpack[GenerationOptions]) -> AnswerStream:
         """The answer as it comes; closing the iterator ends it; its return value is the `Answer`.
 
         Raises as `ask` does: what is wrong with the question at once, the rest while the answer comes.
         """
-        return self._next(self._speaker.question(image, text, how))
+        return self._next(self._generator.question(image, text, how))
 
     def reset(self) -> None:
         """Begin anew, with the system text alone. Raises SessionError."""
@@ -52,14 +52,14 @@ class ChatSession:
         finally:
             self._reader.give_back()
 
-    def _next(self, question: Question) -> Speaking:
+    def _next(self, question: Question) -> AnswerStream:
         self._take()
         try:
             turns, shown = [*self._turns, question.turn], [*self._pictures, *question.pictures]
-            prompt = self._speaker.prompt(turns, shown, question)
-            answer = yield from self._speaker.speak(prompt, question, self._reader)
+            prompt = self._generator.prompt(turns, shown, question)
+            answer = yield from self._generator.speak(prompt, question, self._reader)
             if answer.ended != "cancelled":
-                said = Turn("assistant", self._speaker.prompter.words.said(answer.text))
+                said = Turn("assistant", self._generator.processor.words.said(answer.text))
                 self._turns, self._pictures = [*turns, said], shown
             return answer
         finally:

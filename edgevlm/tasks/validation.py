@@ -20,7 +20,7 @@ from edgevlm.manifest.contract import (
 )
 
 
-class Seen(NamedTuple):
+class ValidatedObservation(NamedTuple):
     """An observation that fits: the same images, stamps as plain ints."""
 
     frames: dict[str, tuple[NDArray[np.uint8], int]]  # camera -> (image, stamp_ns)
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     state_ns: int | None
 
 
-def see(contract: Contract, observation: Observation) -> Seen:
+def validate_observation(contract: Contract, observation: Observation) -> ValidatedObservation:
     """What `observation` holds, if all of it fits `contract` and belongs to one instant.
 
     Frames may be apart by the window's tolerance, the state by its `reset_after_s`, on either side.
@@ -43,7 +43,7 @@ def see(contract: Contract, observation: Observation) -> Seen:
             f"observation: expected a frame of each camera {sorted(cameras)}, got {sorted(observation.frames)}; "
             "wait until every camera has sent one"
         )
-    frames = {name: see_frame(cameras[name], frame) for name, frame in observation.frames.items()}
+    frames = {name: validate_frame(cameras[name], frame) for name, frame in observation.frames.items()}
     newest_ns = max(stamp_ns for _, stamp_ns in frames.values())
     limit_ns = round(contract.window.tolerance_s * SECOND_NS)
     for name, (_, stamp_ns) in frames.items():
@@ -51,10 +51,10 @@ def see(contract: Contract, observation: Observation) -> Seen:
     state, state_ns = _see_state(contract, observation)
     if state_ns is not None:
         _check_together("state", state_ns, newest_ns, round(contract.window.reset_after_s * SECOND_NS))
-    return Seen(frames, newest_ns, state, state_ns)
+    return ValidatedObservation(frames, newest_ns, state, state_ns)
 
 
-def see_frame(camera: CameraSpec, frame: Any) -> tuple[NDArray[np.uint8], int]:
+def validate_frame(camera: CameraSpec, frame: Any) -> tuple[NDArray[np.uint8], int]:
     """One camera's image and stamp. Raises ContractError, ShapeError, StampError."""
     what = f"camera {camera.name!r}"
     return check_frame(camera, _stamped(what, frame).value), check_stamp(what, frame.stamp_ns)

@@ -4,19 +4,19 @@ from edgevlm.text.chat_text import Turn
 from edgevlm.text.encoder import TextEncoder
 from edgevlm.text.prompt import PromptWriter
 from edgevlm.text.question import QuestionWriter
-from edgevlm.text.special_tokens import Words
-from edgevlm.text.streaming import Speech, check_stops
+from edgevlm.text.special_tokens import SpecialTokens
+from edgevlm.text.streaming import StreamingDetokenizer, check_stops
 from edgevlm.text.template import check_dialogue, prompt_as_data
 from edgevlm.text.tokenizer import Tokenizer
 
 __all__ = [
     "PromptWriter",
     "QuestionWriter",
-    "Speech",
+    "SpecialTokens",
+    "StreamingDetokenizer",
     "TextEncoder",
     "Tokenizer",
     "Turn",
-    "Words",
     "check_dialogue",
     "check_stops",
     "prompt_as_data",

@@ -9,12 +9,12 @@ from edgevlm.errors import BundleError, PromptError, TaskError
 from edgevlm.manifest.schema import PromptSpec
 from edgevlm.manifest.text import COLUMN, IMAGE, IMAGES, ROW, TEXT
 from edgevlm.text.chat_text import Turn, chat_text
-from edgevlm.text.special_tokens import Words
+from edgevlm.text.special_tokens import SpecialTokens
 
 Grid = tuple[int, int]  # rows and columns of a picture's tiles; (0, 0) where it is not cut
 
 
-class PromptWriter(Words):
+class PromptWriter(SpecialTokens):
     """One tokenizer.json and one dialogue or pattern. Immutable; the same turns give equal ids every time.
 
     Raises:

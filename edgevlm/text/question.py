@@ -8,10 +8,10 @@ from itertools import takewhile
 
 from edgevlm.errors import PromptError
 from edgevlm.manifest.text import QuestionSpec
-from edgevlm.text.special_tokens import SHOWN, Words
+from edgevlm.text.special_tokens import SHOWN, SpecialTokens
 
 
-class QuestionWriter(Words):
+class QuestionWriter(SpecialTokens):
     """One tokenizer.json and the rule for questions. Immutable; the same question gives equal ids every time.
 
     Args:

@@ -13,7 +13,7 @@ SHOWN = 80  # characters of a text in a message
 MAX_TEXT = 1 << 20  # characters of one turn: more than any model reads
 
 
-class Words:
+class SpecialTokens:
     """One tokenizer.json, whose own padding and truncation are not used.
 
     Args:

@@ -18,7 +18,7 @@ def check_stops(stops: Iterable[str]) -> tuple[str, ...]:
     return given
 
 
-class Speech:
+class StreamingDetokenizer:
     """What a model has said so far.
 
     Args:

@@ -20,8 +20,8 @@ from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.table import Table
 from edgevlm_export.hub import Checkpoint, resolve
 from edgevlm_export.preflight import preflight
-from edgevlm_export.quantization.forms import Made, float_stage
-from edgevlm_export.recipes import Course, ExportOptions, Models, open_course
+from edgevlm_export.quantization.forms import StageArtifact, float_stage
+from edgevlm_export.recipes import ExportOptions, Models, Recipe, open_recipe
 from edgevlm_export.report import ExportReport, stage_reports
 from edgevlm_export.stage_graph import TOKENIZER, StageGraph
 from edgevlm_export.tracing.stitch import OPSET
@@ -72,22 +72,22 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         precision=precision, calibration=calibration, topics=topics, stamps=stamps, texts=texts, samples=samples
     )
     with new_directory(output) as work:
-        course = open_course(preflight(checkpoint.path, context, robot), asked)
-        job = Job(course, work, progress, limit_bytes)
+        recipe = open_recipe(preflight(checkpoint.path, context, robot), asked)
+        job = Job(recipe, work, progress, limit_bytes)
         models = job.trace()
         if precision == "int8":
-            models = course.before_int8(models, job.fp32_beside, progress)
+            models = recipe.pre_quantize(models, job.fp32_reference, progress)
         table = job.table(models) if precision == "int8" else None
         bundle, fidelity = job.proven(precision, models, table)
         _write_records(bundle, fidelity, table, checkpoint)
-    return _report(course, bundle, table, fidelity)
+    return _report(recipe, bundle, table, fidelity)
 
 
 @dataclass(frozen=True)
 class Job:
     """One export in its working directory."""
 
-    course: Course
+    recipe: Recipe
     work: Path
     progress: Progress
     limit_bytes: int = LIMIT_BYTES
@@ -95,7 +95,7 @@ class Job:
     @property
     def graph(self) -> StageGraph:
         """The model, cut into stages."""
-        return self.course.graph
+        return self.recipe.graph
 
     def trace(self) -> Models:
         """Every stage as an fp32 graph."""
@@ -108,11 +108,11 @@ class Job:
 
     def table(self, models: Models) -> Table:
         """Ranges of these graphs, by way of their fp32 bundle."""
-        with self.fp32_beside(models) as bundle:
-            return self.course.table(bundle, self.progress)
+        with self.fp32_reference(models) as bundle:
+            return self.recipe.table(bundle, self.progress)
 
     @contextmanager
-    def fp32_beside(self, models: Models) -> Iterator[Bundle]:
+    def fp32_reference(self, models: Models) -> Iterator[Bundle]:
         """The fp32 bundle of these graphs, for a while."""
         root = self.work / ".fp32"
         try:
@@ -139,7 +139,7 @@ class Job:
         while True:
             bundle = self._write(self.work, precision, made, table)
             try:
-                return bundle, self.course.judge(bundle, self.progress)
+                return bundle, self.recipe.judge(bundle, self.progress)
             except FidelityError as error:
                 small = {name: item.kept for name, item in made.items() if item.kept is not None}
                 if len(small) < 2:
@@ -153,17 +153,19 @@ class Job:
         """The bundle of this precision in the working directory, reopened from disk."""
         return self._write(self.work, precision, self.compress(precision, models, table), table)
 
-    def compress(self, precision: Precision, models: Models, table: Table | None) -> dict[str, Made]:
+    def compress(self, precision: Precision, models: Models, table: Table | None) -> dict[str, StageArtifact]:
         """Every stage in this precision, or in the one it stands."""
         made = {}
         for done, (name, model) in enumerate(models.items()):
             self.progress("compress", done, len(models))
             stage = self.graph.stage(name)
-            made[name] = self.course.int8(stage, model, table) if table else float_stage(stage, model, precision)
+            made[name] = self.recipe.int8(stage, model, table) if table else float_stage(stage, model, precision)
         self.progress("compress", len(models), len(models))
         return made
 
-    def _write(self, root: Path, precision: Precision, made: Mapping[str, Made], table: Table | None) -> Bundle:
+    def _write(
+        self, root: Path, precision: Precision, made: Mapping[str, StageArtifact], table: Table | None
+    ) -> Bundle:
         graph = self.graph
         (root / STAGES).mkdir()
         for item in made.values():
@@ -181,7 +183,7 @@ class Job:
                 stages={name: self._spec(name, item, files) for name, item in made.items()},
                 preprocess=graph.preprocess,
                 tokenizer=None if graph.tokenizer is None else TOKENIZER,
-                **self.course.parts(),
+                **self.recipe.parts(),
                 calibration=CalibrationRef(table_sha256=table.sha256(), samples=table.samples) if table else None,
                 source_sha256=graph.source_sha256,
                 files=files,
@@ -191,7 +193,7 @@ class Job:
         write_manifest(root, manifest)
         return open_bundle(root)
 
-    def _spec(self, name: str, made: Made, written: Mapping[str, FileEntry]) -> StageSpec:
+    def _spec(self, name: str, made: StageArtifact, written: Mapping[str, FileEntry]) -> StageSpec:
         stage = self.graph.stage(name)
         data = [f"{STAGES}/{file}{DATA}" for file in made.files]
         return StageSpec(
@@ -225,7 +227,7 @@ def _write_records(bundle: Bundle, fidelity: Mapping[str, object], table: Table 
     write_record(bundle.root, "export", made)
 
 
-def _report(course: Course, bundle: Bundle, table: Table | None, fidelity: dict[str, object]) -> ExportReport:
+def _report(recipe: Recipe, bundle: Bundle, table: Table | None, fidelity: dict[str, object]) -> ExportReport:
     return ExportReport(
         bundle_sha256=bundle.sha256,
         family=bundle.manifest.family,
@@ -233,5 +235,5 @@ def _report(course: Course, bundle: Bundle, table: Table | None, fidelity: dict[
         stages=stage_reports(bundle.manifest),
         samples=table.samples if table else 0,
         fidelity=fidelity,
-        warnings=course.warnings,
+        warnings=recipe.warnings,
     )

@@ -4,7 +4,7 @@
 2. The libraries whose results are compared to the bit.
 3. The checkpoint's small files: adapter of the family, weights by their headers, config, processor and tokenizer
    against upstream's own, the robot file (`families.prepare`).
-4. The data: pictures, texts, recording, samples, each held against what the model reads (`courses.open_course`).
+4. The data: pictures, texts, recording, samples, each held against what the model reads (`recipes.open_recipe`).
 
 Only then are weights loaded.
 """

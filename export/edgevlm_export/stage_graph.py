@@ -96,7 +96,7 @@ RetrieverReference = Callable[[NDArray[np.float32], Sequence[str]], Answer]
 
 
 @dataclass(frozen=True)
-class Looks:
+class VisionCall:
     """What a detector says of one picture with N regions and T texts."""
 
     logits: NDArray[np.float32]  # (N, T)
@@ -105,7 +105,7 @@ class Looks:
 
 
 # The original detector on one prepared picture (1, 3, H, W) and raw texts, which its own tokenizer reads.
-DetectorReference = Callable[[NDArray[np.float32], Sequence[str]], Looks]
+DetectorReference = Callable[[NDArray[np.float32], Sequence[str]], VisionCall]
 
 
 # The original scorer on features of regions (R, V) and a raw text: logits (C,).

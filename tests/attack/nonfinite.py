@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from support import tiny
 
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.errors import EdgevlmError
 from edgevlm.manifest.contract import Stamped
 from edgevlm.options import RuntimeOptions
@@ -31,11 +31,11 @@ class _Broken:
     def __init__(self, rng: random.Random, stage: str) -> None:
         self._rng, self._stage, self.ran = rng, stage, False
 
-    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        engine = open_backend(bundle, stage, options)
+    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        engine = open_engine(bundle, stage, options)
         return self if stage == self._stage and self._take(engine) else engine  # type: ignore[return-value]
 
-    def _take(self, engine: Backend) -> bool:
+    def _take(self, engine: Engine) -> bool:
         self._engine, self.inputs, self.outputs = engine, engine.inputs, engine.outputs
         return True
 
@@ -60,7 +60,7 @@ class NonFinite:
         root = tiny.mono(directory / "bundle")
         what = rng.choice(("state", "output", "weights"))
         observation = tiny.observation(_CONTRACT, 0)
-        factory: Any = open_backend
+        factory: Any = open_engine
         if what == "state":
             assert observation.state is not None
             values = observation.state.value.copy()
@@ -71,7 +71,7 @@ class NonFinite:
         else:
             self._poison(rng, root)
         try:
-            with Policy(open_bundle(root), _OPTIONS, backends=factory) as policy:
+            with Policy(open_bundle(root), _OPTIONS, engines=factory) as policy:
                 values = policy.session().act(observation).values
         except EdgevlmError as error:
             assert len(str(error)) < 2000

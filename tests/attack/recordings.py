@@ -17,7 +17,7 @@ from support import tiny
 from support.recordings import SECOND_NS, Row, read_rows, stamp_of, stamped, write_rows
 
 from edgevlm.data import LogWriter, read_log
-from edgevlm.data.stream import Felt, Seen, open_stream
+from edgevlm.data.stream import FrameEvent, StateEvent, open_stream
 from edgevlm.errors import EdgevlmError
 from edgevlm.manifest.contract import Observation
 from edgevlm.rosmsg.topic_map import StateSource, TopicMap
@@ -125,12 +125,12 @@ def _events(path: Path, contract: Any, topics: TopicMap, rows: Rows | None) -> N
     for event in open_stream(path, contract, topics):
         if rows is None:
             continue
-        if isinstance(event, Seen):
+        if isinstance(event, FrameEvent):
             stamps = [
                 stamp_of(message) for row in rows if row.topic == CAMERA and (message := _decoded(row)) is not None
             ]
             assert event.frame.stamp_ns in (*stamps, event.log_ns), "a stamp that no message has"
-        elif isinstance(event, Felt):
+        elif isinstance(event, StateEvent):
             assert np.isfinite(event.state.value).all()
 
 

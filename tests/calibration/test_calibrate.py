@@ -12,7 +12,7 @@ from support import tiny
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.data.base import Data
 from edgevlm.data.synthetic import make_up
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.errors import CalibrationError, InstructionError
 from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
@@ -43,7 +43,7 @@ def test_every_range_holds_what_the_runtime_itself_computes(bundle: Bundle, data
     peaks: dict[tuple[str, str], float] = {}
 
     class Peeking:
-        def __init__(self, inner: Backend, stage: str) -> None:
+        def __init__(self, inner: Engine, stage: str) -> None:
             self.inner, self.stage = inner, stage
             self.inputs, self.outputs = inner.inputs, inner.outputs
 
@@ -57,10 +57,10 @@ def test_every_range_holds_what_the_runtime_itself_computes(bundle: Bundle, data
         def close(self) -> None:
             self.inner.close()
 
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return Peeking(open_backend(opened, stage, options), stage)  # type: ignore[return-value]
+    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        return Peeking(open_engine(opened, stage, options), stage)  # type: ignore[return-value]
 
-    with Policy(bundle, RuntimeOptions(), backends=factory) as policy:
+    with Policy(bundle, RuntimeOptions(), engines=factory) as policy:
         for episode in data.calibration:
             session = policy.session()
             for observation in episode.observations():

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgevlm_calibration.observers import BINS, OBSERVERS, Magnitudes, minmax, mse
+from edgevlm_calibration.observers import BINS, OBSERVERS, HistogramObserver, minmax, mse
 
 pieces = st.lists(
     st.lists(st.floats(-1e6, 1e6, width=32, allow_nan=False), min_size=1, max_size=20), min_size=1, max_size=8
 )
 
 
-def _seen(*parts: NDArray[np.float32]) -> Magnitudes:
-    seen = Magnitudes()
+def _seen(*parts: NDArray[np.float32]) -> HistogramObserver:
+    seen = HistogramObserver()
     for part in parts:
         seen.add(part)
     return seen

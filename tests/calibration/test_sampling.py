@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgevlm.errors import CalibrationError
-from edgevlm_calibration.sampling import split, spread
+from edgevlm_calibration.sampling import evenly_spaced, split
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ def test_one_episode_cannot_be_split() -> None:
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(1, 400))
 def test_as_many_steps_as_asked_for_are_spread_over_the_episodes(lengths: list[int], samples: int) -> None:
-    steps = spread(lengths, samples)
+    steps = evenly_spaced(lengths, samples)
     assert len(steps) == len(lengths)
     assert sum(map(len, steps)) == min(samples, sum(lengths))
     assert all(0 <= step < length for chosen, length in zip(steps, lengths, strict=True) for step in chosen)
 
 
 def test_steps_are_evenly_apart() -> None:
-    assert spread([10, 10], 4) == ((0, 6), (3, 9))
+    assert evenly_spaced([10, 10], 4) == ((0, 6), (3, 9))

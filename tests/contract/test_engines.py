@@ -1,4 +1,4 @@
-"""What every backend promises (`edgevlm.engines.base.Backend`), run over every engine that is installed.
+"""What every engine promises (`edgevlm.engines.base.Engine`), run over every engine that is installed.
 
 A new engine joins by its row in `edgevlm.engines.ENGINES`; it is judged by these claims and no others.
 """
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from support import tiny
 
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import ENGINES, Backend, open_backend
-from edgevlm.errors import BackendError
+from edgevlm.engines import ENGINES, Engine, open_engine
+from edgevlm.errors import EngineError
 from edgevlm.options import RuntimeOptions
 
 INSTALLED = [engine for engine, (module, _) in ENGINES.items() if find_spec(module) is not None]
-Open = Callable[..., Backend]
+Open = Callable[..., Engine]
 
 
 @pytest.fixture(params=INSTALLED)
@@ -47,16 +47,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_stage(engine: str, root: Path) -> Iterator[Open]:
-    opened: list[Backend] = []
+    opened: list[Engine] = []
 
-    def open_it(stage: str, bundle: Bundle | None = None, **options: Any) -> Backend:
+    def open_it(stage: str, bundle: Bundle | None = None, **options: Any) -> Engine:
         chosen = RuntimeOptions(**{"engine": engine, "intra_threads": 1, **options})
-        opened.append(open_backend(bundle or open_bundle(root), stage, chosen))
+        opened.append(open_engine(bundle or open_bundle(root), stage, chosen))
         return opened[-1]
 
     yield open_it
-    for backend in opened:
-        backend.close()
+    for engine in opened:
+        engine.close()
 
 
 def pixels(seed: int = 0) -> NDArray[np.float32]:
@@ -207,7 +207,7 @@ def test_inputs_are_read_during_the_call_only_and_never_written(open_stage: Open
 )
 def test_refuses_inputs_that_do_not_fit_and_goes_on(open_stage: Open, inputs: dict[str, Any]) -> None:
     vision = open_stage("vision")
-    with pytest.raises(BackendError, match="stage 'vision'"):
+    with pytest.raises(EngineError, match="stage 'vision'"):
         vision.run(inputs)
     assert np.isfinite(vision.run({"pixels": pixels()})["features"]).all()
 
@@ -221,7 +221,7 @@ def test_refuses_a_corrupt_file_naming_stage_and_file(open_stage: Open, tmp_path
     bundle = open_bundle(tiny.mono(tmp_path / "bundle"))
     (bundle.root / "stages" / "vision.onnx").write_bytes(content)  # since it was opened, which refuses such files, too
     with pytest.raises(
-        BackendError, match=r"stage 'vision' of .*vision\.onnx.*; (export the bundle again|do not use it)"
+        EngineError, match=r"stage 'vision' of .*vision\.onnx.*; (export the bundle again|do not use it)"
     ):
         open_stage("vision", bundle)
 
@@ -229,7 +229,7 @@ def test_refuses_a_corrupt_file_naming_stage_and_file(open_stage: Open, tmp_path
 def test_refuses_a_file_that_vanished_after_the_bundle_was_opened(open_stage: Open, tmp_path: Path) -> None:
     bundle = open_bundle(tiny.mono(tmp_path / "bundle"))
     (bundle.root / "stages" / "vision.onnx").unlink()
-    with pytest.raises(BackendError, match="stage 'vision'"):
+    with pytest.raises(EngineError, match="stage 'vision'"):
         open_stage("vision", bundle)
 
 
@@ -237,17 +237,17 @@ def test_refuses_a_file_that_vanished_after_the_bundle_was_opened(open_stage: Op
 def test_refuses_a_file_with_other_ports_than_the_manifest(open_stage: Open, tmp_path: Path, side: str) -> None:
     place = tiny.mono(tmp_path / "bundle")
     tiny.rewrite(place, lambda data: data["stages"]["vision"][side][0].update(name="other"))
-    with pytest.raises(BackendError, match=rf"stage 'vision'.*expected {side} \['other'\].*the file has"):
+    with pytest.raises(EngineError, match=rf"stage 'vision'.*expected {side} \['other'\].*the file has"):
         open_stage("vision", open_bundle(place))
 
 
 def test_refuses_a_file_whose_ports_have_another_shape_or_type(open_stage: Open, tmp_path: Path) -> None:
     place = tiny.mono(tmp_path / "bundle")
     tiny.rewrite(place, lambda data: data["stages"]["vision"]["outputs"][0].update(shape=[1, 4, 4, 5]))
-    with pytest.raises(BackendError, match=r"stage 'vision'.*'features'.*\(1, 4, 4, 5\).*\(1, 4, 4, 4\)"):
+    with pytest.raises(EngineError, match=r"stage 'vision'.*'features'.*\(1, 4, 4, 5\).*\(1, 4, 4, 4\)"):
         open_stage("vision", open_bundle(place))
     tiny.rewrite(place, lambda data: data["stages"]["text"]["inputs"][0].update(dtype="float32"))
-    with pytest.raises(BackendError, match=r"stage 'text'.*'ids'.*float32.*int64"):
+    with pytest.raises(EngineError, match=r"stage 'text'.*'ids'.*float32.*int64"):
         open_stage("text", open_bundle(place))
 
 
@@ -310,12 +310,12 @@ def test_after_close_it_says_so_and_may_be_closed_again(open_stage: Open) -> Non
     vision = open_stage("vision")
     vision.close()
     vision.close()
-    with pytest.raises(BackendError, match=r"stage 'vision'.*it was closed; load the bundle again"):
+    with pytest.raises(EngineError, match=r"stage 'vision'.*it was closed; load the bundle again"):
         vision.run({"pixels": pixels()})
 
 
 def test_affinity_needs_a_processor_for_every_thread(open_stage: Open) -> None:
-    with pytest.raises(BackendError, match="affinity"):
+    with pytest.raises(EngineError, match="affinity"):
         open_stage("vision", affinity=(0, 1), intra_threads=1)
     pinned = open_stage("vision", affinity=(0,), intra_threads=1)
     assert np.isfinite(pinned.run({"pixels": pixels()})["features"]).all()
@@ -329,7 +329,7 @@ def test_a_run_that_takes_longer_than_it_may_is_ended_and_says_what_to_raise(ope
     stage = open_stage("busy", run_limit_s=0.001)
     features = {"features_in": np.ones((1, 4), np.float32)}
     begin = time.monotonic()
-    with pytest.raises(BackendError, match="raise run_limit_s"):
+    with pytest.raises(EngineError, match="raise run_limit_s"):
         for _ in range(1000):  # the thread that ends a run looks four times a second
             stage.run(features)
             assert time.monotonic() - begin < 30

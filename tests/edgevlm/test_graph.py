@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgevlm.errors import BackendError, NonFiniteError
+from edgevlm.errors import EngineError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value, all_finite
 
 
 class Adder:
-    """A backend in NumPy: `sum` is a weighted sum of its inputs, each with a weight of its own."""
+    """An engine in NumPy: `sum` is a weighted sum of its inputs, each with a weight of its own."""
 
     def __init__(self, *inputs: str, weight: float = 1.0) -> None:
         self.inputs, self.outputs = inputs, ("sum",)
@@ -28,7 +28,7 @@ class Adder:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self.fails:
-            raise BackendError("the engine failed")
+            raise EngineError("the engine failed")
         self.runs += 1
         total = sum(inputs[name] * (self.weight + place) for place, name in enumerate(self.inputs))
         return {"sum": np.asarray(total)}
@@ -71,11 +71,11 @@ def test_a_value_whose_maker_failed_can_be_asked_again() -> None:
     def make() -> NDArray[np.float32]:
         tries.append(1)
         if len(tries) == 1:
-            raise BackendError("not this time")
+            raise EngineError("not this time")
         return array(3.0)
 
     value = Value("v", make)
-    with pytest.raises(BackendError):
+    with pytest.raises(EngineError):
         _ = value.array
     assert value.array.tolist() == [3.0]
 
@@ -151,7 +151,7 @@ def test_a_failed_run_is_not_kept_and_not_counted() -> None:
     engine = Adder("x")
     graph, memory = Graph({"a": engine}, Clock()), Memory({})
     engine.fails = True
-    with pytest.raises(BackendError):
+    with pytest.raises(EngineError):
         graph.run("a", {"x": Value(1, array(1.0))}, memory)
     assert memory.runs == {}
     engine.fails = False
@@ -228,7 +228,7 @@ def test_a_stage_with_state_is_run_every_time_and_nothing_is_kept() -> None:
     graph.run("step", {"frame": Value("a frame", array(3.0))}, memory)
     assert adder.runs == 3
     adder.fails = True
-    with pytest.raises(BackendError):
+    with pytest.raises(EngineError):
         graph.run_state("step", {"frame": array(3.0)}, memory)
     assert memory.runs == {"step": 3}
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from support import tiny
 
 import edgevlm
-from edgevlm.errors import BackendError, BundleError, TamperedError
+from edgevlm.errors import BundleError, EngineError, TamperedError
 from edgevlm.options import RuntimeOptions
 
 
@@ -40,7 +40,7 @@ def test_a_form_that_the_bundle_lacks_is_named(tmp_path: Path) -> None:
     root = tiny.mono(tmp_path / "bundle")
     tiny.rewrite(root, lambda data: data["stages"]["pool"]["forms"].pop("tensorrt"))
     edgevlm.load(root, RuntimeOptions(form="cpu")).close()
-    with pytest.raises(BackendError, match=r"stage 'pool'.*expected the form 'tensorrt'.*\['cpu'\]"):
+    with pytest.raises(EngineError, match=r"stage 'pool'.*expected the form 'tensorrt'.*\['cpu'\]"):
         edgevlm.load(root, RuntimeOptions(form="tensorrt"))
 
 

@@ -20,11 +20,11 @@ from edgevlm.errors import ContractError, FidelityError
 from edgevlm_calibration.progress import silent
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
-from edgevlm_export.fidelity.policy import OriginalJudge
+from edgevlm_export.fidelity.policy import CheckpointReference
 from edgevlm_export.fidelity.verify import _Run
 from edgevlm_export.models.act import BLOCKS, Backbone
 from edgevlm_export.quantization.forms import outputs, quantized_stage
-from edgevlm_export.recipes import Course, ExportOptions, PolicyCourse, open_course
+from edgevlm_export.recipes import ExportOptions, PolicyRecipe, Recipe, open_recipe
 from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
 from edgevlm_export.report import ExportReport
 from edgevlm_export.stage_graph import Stage
@@ -92,24 +92,24 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def course(files: Path) -> Course:
+def recipe(files: Path) -> Recipe:
     return opened(files, "policy")
 
 
-def opened(files: Path, name: str) -> PolicyCourse:
+def opened(files: Path, name: str) -> PolicyRecipe:
     options = ExportOptions(precision="int8", calibration=files / "log.mcap", topics=None, texts=None, samples=256)
-    course = open_course(prepare(files / name, robot=files / "robot.yaml"), options)
-    assert isinstance(course, PolicyCourse)
-    return course
+    recipe = open_recipe(prepare(files / name, robot=files / "robot.yaml"), options)
+    assert isinstance(recipe, PolicyRecipe)
+    return recipe
 
 
 @pytest.fixture(scope="module")
-def int8(course: Course, files: Path, remembered_trace: Callable[[Stage], onnx.ModelProto]) -> Bundle:
+def int8(recipe: Recipe, files: Path, remembered_trace: Callable[[Stage], onnx.ModelProto]) -> Bundle:
     """As `export` makes it, before its judge has spoken."""
-    job = Job(course, files / "int8", silent)
+    job = Job(recipe, files / "int8", silent)
     job.work.mkdir()
-    traced = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
-    models = course.before_int8(traced, job.fp32_beside, silent)
+    traced = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
+    models = recipe.pre_quantize(traced, job.fp32_reference, silent)
     return job.write("int8", models, job.table(models))
 
 
@@ -126,23 +126,23 @@ def test_both_stages_compute_in_int8(int8: Bundle) -> None:
     assert int8.manifest.tokenizer is None and int8.manifest.calibration is not None
 
 
-def test_another_picture_moves_the_actions_by_far_more_than_int8_does(int8: Bundle, course: Course) -> None:
-    assert isinstance(course, PolicyCourse)
-    run_ = _Run(int8, OriginalJudge(course.graph), course.data.held_out)
-    assert run_.play(("cpu",), silent) == STEPS * len(course.data.held_out)
+def test_another_picture_moves_the_actions_by_far_more_than_int8_does(int8: Bundle, recipe: Recipe) -> None:
+    assert isinstance(recipe, PolicyRecipe)
+    run_ = _Run(int8, CheckpointReference(recipe.graph), recipe.data.held_out)
+    assert run_.play(("cpu",), silent) == STEPS * len(recipe.data.held_out)
     controls = {control.control: control for control in run_.controls("cpu")}
     assert set(controls) == {"other-picture", "shuffled-features"}, "other words cannot move a policy without words"
     assert controls["other-picture"].passed
     assert 0 < controls["other-picture"].error < 0.05, "of a spread of 1, in the model's own units"
 
 
-def test_the_judge_refuses_int8_that_costs_more_than_it_may(int8: Bundle, course: Course) -> None:
+def test_the_judge_refuses_int8_that_costs_more_than_it_may(int8: Bundle, recipe: Recipe) -> None:
     """Each stage keeps its cosine; the chunk is off by 0.027 all the same, and shuffled features move it by 0.065.
 
     Of a spread of 1; the judge asks for five times. Another picture moves the chunk by 0.19.
     """
     with pytest.raises(FidelityError, match="negative control 'shuffled-features'"):
-        course.judge(int8, silent)
+        recipe.judge(int8, silent)
 
 
 def test_it_also_refuses_the_one_stage_that_is_left_in_int8(files: Path, traced: Callable[..., ExportReport]) -> None:
@@ -183,14 +183,14 @@ def test_large_channels_break_plain_int8_and_the_manifest_says_what_became_of_it
     stages = proven(files, "outliers", traced).manifest.stages
     assert {name: stage.precision for name, stage in stages.items()} == {"vision": "fp32", "head": "int8"}
     assert "worst cosine" in stages["vision"].reason
-    course = opened(files, "outliers")
-    models = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
-    job = Job(course, files / "plain", silent)
+    recipe = opened(files, "outliers")
+    models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
+    job = Job(recipe, files / "plain", silent)
     job.work.mkdir()
-    course.before_int8(models, job.fp32_beside, silent)
+    recipe.pre_quantize(models, job.fp32_reference, silent)
     table = job.table(models)
-    plain = quantized_stage(course.graph.stage("vision"), models["vision"], table).model
-    assert min(worst_cosine(models["vision"], plain, course.feeds["vision"]).values()) < COSINE
+    plain = quantized_stage(recipe.graph.stage("vision"), models["vision"], table).model
+    assert min(worst_cosine(models["vision"], plain, recipe.feeds["vision"]).values()) < COSINE
 
 
 def test_the_large_channels_change_nothing_in_floats(

@@ -14,7 +14,7 @@ from support import lerobot_policies as policies
 
 import edgevlm
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.manifest.contract import Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
@@ -101,7 +101,7 @@ def test_a_wrong_input_moves_the_chunk(
 class _Shifted:
     """A vision stage whose features lie one cell to the side."""
 
-    def __init__(self, inner: Backend) -> None:
+    def __init__(self, inner: Engine) -> None:
         self._inner = inner
         self.inputs, self.outputs = inner.inputs, inner.outputs
 
@@ -113,12 +113,12 @@ class _Shifted:
 
 
 def test_features_in_the_wrong_place_move_the_chunk(bundles: dict[str, Path]) -> None:
-    def shifted(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        inner = open_backend(bundle, stage, options)
+    def shifted(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        inner = open_engine(bundle, stage, options)
         return _Shifted(inner) if stage == "vision" else inner
 
     kept = policies.answers("act")
-    with Policy(open_bundle(bundles["act"]), OPTIONS, backends=shifted) as policy:
+    with Policy(open_bundle(bundles["act"]), OPTIONS, engines=shifted) as policy:
         chunk = policy.act(policies.observation(policy.contract, kept, 0))
     assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
 

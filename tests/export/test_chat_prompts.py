@@ -19,7 +19,7 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 from edgevlm.errors import CheckpointError, FamilyError, InstructionError, PromptError
 from edgevlm.manifest.text import QuestionSpec
 from edgevlm.preprocess import PicturePreprocessor
-from edgevlm.text import PromptWriter, QuestionWriter, Speech, Turn
+from edgevlm.text import PromptWriter, QuestionWriter, StreamingDetokenizer, Turn
 from edgevlm_export.families.common.prompts import Words, read_words
 from edgevlm_export.families.common.upstream import load_tokenizer, tokenizer_json
 
@@ -180,7 +180,7 @@ def test_answers_become_the_text_that_upstream_makes_of_them(clean: bool, tmp_pa
         assert writer.decode(said) == want
         after = writer.answering("dog . key")
         assert "dog. key" + after(said) == upstream.decode([*writer.ids("dog . key"), *said], skip_special_tokens=True)
-        speech = Speech(writer.decode, ())
+        speech = StreamingDetokenizer(writer.decode, ())
         pieces = [*(speech.add(token) for token in said), speech.finish()]
         assert "".join(pieces) == want or "n't" in want  # a `do n` that is out is not taken back
     own = upstream.convert_tokens_to_ids(["dog", "'", "s"])

@@ -14,7 +14,7 @@ from edgevlm.bundle import open_bundle
 from edgevlm.data.pictures import open_pictures
 from edgevlm_calibration.chat import CHAT_PROBE
 from edgevlm_calibration.pictures import record
-from edgevlm_export.recipes import chat as course_module
+from edgevlm_export.recipes import chat as recipe_module
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]
@@ -43,7 +43,7 @@ def check_stages(report: ExportReport) -> None:
             assert stage.quantized_nodes > 10 and not stage.reason
         else:
             found = re.search(r"worst cosine (0\.\d+) over \d+ runs", stage.reason)
-            assert found and float(found[1]) < course_module.COSINE and stage.precision == "fp32"
+            assert found and float(found[1]) < recipe_module.COSINE and stage.precision == "fp32"
     for row in report.fidelity["stages"]:
         assert row["cosine_mean"] > 0.99, row
 

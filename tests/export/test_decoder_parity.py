@@ -16,7 +16,7 @@ from transformers.image_utils import load_image
 import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.data.pictures import Photo
-from edgevlm.manifest.drivers import CachedArgs
+from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm_calibration.chat import Question, Talk
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build
@@ -71,7 +71,7 @@ def test_the_answer_is_word_by_word_upstreams(
         for path, (said, _) in zip(paths, answers, strict=True):
             got = chat.ask(path, TEXT, max_new_tokens=SAID)
             assert got.token_ids == tuple(
-                token for token in said if token not in chat.bundle.manifest.loop(CachedArgs).stop_ids
+                token for token in said if token not in chat.bundle.manifest.loop(KVDecoderSpec).stop_ids
             )
 
 
@@ -103,7 +103,7 @@ def test_a_wrong_input_moves_the_logits_by_a_hundred_tolerances(
 ) -> None:
     wrong, engines = CONTROLS[control], Engines()
     engines.twist = wrong.inputs
-    with Talk(open_bundle(chat_fp32[0]), backends=engines.open) as talk:
+    with Talk(open_bundle(chat_fp32[0]), engines=engines.open) as talk:
         asked: list[Question] = [talk.question(photo(path), TEXT) for path in paths]
         for i, (said, want) in enumerate(answers):
             _, got = talk.answer(wrong.question(asked, i), len(said), said)
@@ -121,7 +121,7 @@ def test_a_picture_without_words_is_captioned_as_upstream_does_by_itself(
             said, want = judge.caption(path, SAID)
             _, got = talk.answer(talk.question(photo(path), ""), len(said), said)
             assert got.shape == want.shape and gap(got, want) < TOLERANCE
-            stops = bundle.manifest.loop(CachedArgs).stop_ids
+            stops = bundle.manifest.loop(KVDecoderSpec).stop_ids
             answer = chat.ask(path, max_new_tokens=SAID)
             assert answer.token_ids == tuple(token for token in said if token not in stops)
             captions.add(said)

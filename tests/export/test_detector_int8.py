@@ -19,8 +19,8 @@ from edgevlm_export.families import prepare
 from edgevlm_export.fidelity import detector as detection
 from edgevlm_export.fidelity.detector import overlaps
 from edgevlm_export.fidelity.verify import verify
-from edgevlm_export.recipes import ExportOptions, open_course
-from edgevlm_export.recipes import detector as course_module
+from edgevlm_export.recipes import ExportOptions, open_recipe
+from edgevlm_export.recipes import detector as recipe_module
 from edgevlm_export.recipes.int8_cost import COSINE
 from edgevlm_export.report import ExportReport
 
@@ -74,14 +74,14 @@ def test_int8_runs_and_is_smaller(int8: Exported, owl_fp32: Exported, photos: Pa
 def test_boxes_that_would_move_keep_the_stage_in_floats(
     limit: str, owl_source: Path, photos: Path, remembered_trace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(course_module, limit, 0.9999)
+    monkeypatch.setattr(recipe_module, limit, 0.9999)
     asked = ExportOptions(precision="int8", calibration=photos, topics=None, texts=None, samples=256)
-    course = open_course(prepare(owl_source), asked)
-    job = Job(course, tmp_path, silent)
-    models = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
-    even = course.before_int8(models, job.fp32_beside, silent)
+    recipe = open_recipe(prepare(owl_source), asked)
+    job = Job(recipe, tmp_path, silent)
+    models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
+    even = recipe.pre_quantize(models, job.fp32_reference, silent)
     table = job.table(even)
-    made = {stage.name: course.int8(stage, even[stage.name], table) for stage in course.graph.stages}
+    made = {stage.name: recipe.int8(stage, even[stage.name], table) for stage in recipe.graph.stages}
     assert made["text"].precision == "int8" and made["vision"].precision == "fp32"
     told = r"mean overlap \(IoU\) 0\.[89]\d+ and 0\.[67]\d+ at the 5th percentile over 16 runs.*0\.9999.* are asked for"
     assert re.search(told, made["vision"].reason)

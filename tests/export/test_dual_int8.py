@@ -16,8 +16,8 @@ from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.errors import CalibrationError, FidelityError
 from edgevlm_calibration.progress import Progress
 from edgevlm_export.exporter import export
-from edgevlm_export.recipes import RetrieverCourse
-from edgevlm_export.recipes import int8_cost as course_module
+from edgevlm_export.recipes import RetrieverRecipe
+from edgevlm_export.recipes import int8_cost as recipe_module
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]
@@ -40,7 +40,7 @@ def check_stages(report: ExportReport) -> None:
             assert stage.quantized_nodes > 10 and not stage.reason
         else:
             found = re.search(r"worst cosine (0\.\d+) over 16 runs of the calibration part", stage.reason)
-            assert found and float(found[1]) < course_module.COSINE and stage.precision == "fp32"
+            assert found and float(found[1]) < recipe_module.COSINE and stage.precision == "fp32"
     for row in report.fidelity["stages"]:
         assert row["cosine_mean"] > 0.99, row
 
@@ -92,15 +92,15 @@ def test_what_is_no_folder_of_pictures_is_refused(
 def test_while_the_judge_refuses_the_stage_that_keeps_least_goes_back_to_fp32(
     hub_source: Path, photos: Path, traced: Callable[..., ExportReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, seen = RetrieverCourse.judge, []
+    judge, seen = RetrieverRecipe.judge, []
 
-    def strict(course: RetrieverCourse, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+    def strict(recipe: RetrieverRecipe, bundle: Bundle, progress: Progress) -> dict[str, Any]:
         seen.append({name: stage.precision for name, stage in bundle.manifest.stages.items()})
         if len(seen) == 1:
             raise FidelityError("not good enough")
-        return judge(course, bundle, progress)
+        return judge(recipe, bundle, progress)
 
-    monkeypatch.setattr(RetrieverCourse, "judge", strict)
+    monkeypatch.setattr(RetrieverRecipe, "judge", strict)
     report = traced(hub_source, tmp_path / "bundle", precision="int8", calibration=photos)
     small = [name for name, precision in seen[0].items() if precision == "int8"]
     assert len(small) == 2 and len(seen) == 2

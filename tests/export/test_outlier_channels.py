@@ -19,11 +19,11 @@ from edgevlm_calibration.progress import silent
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
 from edgevlm_export.quantization.forms import outputs, quantized_stage
-from edgevlm_export.quantization.passes.channel_max import peaks
-from edgevlm_export.quantization.passes.smooth import equalize, evened
-from edgevlm_export.recipes import ExportOptions, open_course
+from edgevlm_export.quantization.passes.channel_max import channel_max
+from edgevlm_export.quantization.passes.smooth import smooth, smoothed
+from edgevlm_export.recipes import ExportOptions, open_recipe
 from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
-from edgevlm_export.recipes.pictures import PictureCourse
+from edgevlm_export.recipes.pictures import PictureRecipe
 
 # family -> (its small checkpoint, what enlarges channels of it, stage -> how many norms it enlarges there)
 FAMILIES: dict[str, tuple[Any, Callable[[Any], None], dict[str, int]]] = {
@@ -44,7 +44,7 @@ FAMILIES: dict[str, tuple[Any, Callable[[Any], None], dict[str, int]]] = {
     "paligemma2": (chats.paligemma2, chats.outliers, {"vision": 6, "decoder": 6}),
 }
 
-Course = PictureCourse[Any]
+Course = PictureRecipe[Any]
 Models = dict[str, onnx.ModelProto]
 
 
@@ -54,47 +54,47 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def course(name: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
+def recipe(name: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
     make, enlarge, _ = FAMILIES[name]
     work = tmp_path_factory.mktemp("outliers")
     source = make(work / "checkpoint", edit=enlarge)
     data = pairs.regions_folder(work / "regions") if make is pairs.visual_bert else photos
     asked = ExportOptions(precision="int8", calibration=data, topics=None, texts=None, samples=256)
-    opened = open_course(prepare(source), asked)
-    assert isinstance(opened, PictureCourse)
+    opened = open_recipe(prepare(source), asked)
+    assert isinstance(opened, PictureRecipe)
     return opened
 
 
 @pytest.fixture(scope="module")
-def models(course: Course, remembered_trace: Callable[..., Any]) -> Models:
-    return {stage.name: remembered_trace(stage) for stage in course.graph.stages}
+def models(recipe: Course, remembered_trace: Callable[..., Any]) -> Models:
+    return {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
 
 
-def test_they_break_plain_int8_and_not_ours(course: Course, models: Models, name: str, tmp_path: Path) -> None:
-    job = Job(course, tmp_path, silent)
-    even = course.before_int8(models, job.fp32_beside, silent)
-    with job.fp32_beside(models) as bundle:
-        table = calibrate_pictures(bundle, course.data, course.tour)
+def test_they_break_plain_int8_and_not_ours(recipe: Course, models: Models, name: str, tmp_path: Path) -> None:
+    job = Job(recipe, tmp_path, silent)
+    even = recipe.pre_quantize(models, job.fp32_reference, silent)
+    with job.fp32_reference(models) as bundle:
+        table = calibrate_pictures(bundle, recipe.data, recipe.tour)
     for stage in FAMILIES[name][2]:
-        plain = quantized_stage(course.graph.stage(stage), models[stage], table).model
-        assert min(worst_cosine(models[stage], plain, course.feeds[stage]).values()) < COSINE, stage
+        plain = quantized_stage(recipe.graph.stage(stage), models[stage], table).model
+        assert min(worst_cosine(models[stage], plain, recipe.feeds[stage]).values()) < COSINE, stage
     ours = job.table(even)
-    made = [course.int8(stage, even[stage.name], ours) for stage in course.graph.stages]
+    made = [recipe.int8(stage, even[stage.name], ours) for stage in recipe.graph.stages]
     assert "int8" in {one.precision for one in made}
     assert all(one.precision == "int8" or "worst cosine" in one.reason for one in made)
 
 
 def test_evening_out_changes_nothing_and_removes_them(
-    course: Course, models: Models, name: str, tmp_path: Path
+    recipe: Course, models: Models, name: str, tmp_path: Path
 ) -> None:
-    tour, _ = course.probe
-    with Job(course, tmp_path, silent).fp32_beside(models) as bundle:
-        feeds = record(bundle, course.data, tour, 4)
+    tour, _ = recipe.probe
+    with Job(recipe, tmp_path, silent).fp32_reference(models) as bundle:
+        feeds = record(bundle, recipe.data, tour, 4)
     for stage, norms in FAMILIES[name][2].items():
         model = models[stage]
-        before = peaks(model, evened(model), feeds[stage])
-        even = equalize(model, before)
-        after = peaks(even, evened(even), feeds[stage])
+        before = channel_max(model, smoothed(model), feeds[stage])
+        even = smooth(model, before)
+        after = channel_max(even, smoothed(even), feeds[stage])
         spread = [np.ptp(np.log2(peak)) for peak in before.values()]
         assert set(before) == set(after) and sum(one > 5 for one in spread) == norms
         assert all(np.ptp(np.log2(peak)) < 5 for peak in after.values())

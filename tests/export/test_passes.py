@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevlm.errors import CalibrationError, QuantizationError
-from edgevlm_calibration.quantizable_nodes import targets, tensors
+from edgevlm_calibration.quantizable_nodes import quantizable_nodes, tensors
 from edgevlm_export.quantization.passes.forbidden import check_tensorrt
 from edgevlm_export.quantization.passes.fp16 import fp16
 from edgevlm_export.quantization.passes.u8_activations import u8_activations
@@ -76,7 +76,7 @@ def _run(model: onnx.ModelProto, x: NDArray[np.float32], *, optimize: bool = Fal
 
 
 def _thresholds(model: onnx.ModelProto, value: float = 8.0) -> dict[str, float]:
-    return dict.fromkeys(tensors(targets(model)), value)
+    return dict.fromkeys(tensors(quantizable_nodes(model)), value)
 
 
 def _x(*shape: int, scale: float = 1.0) -> NDArray[np.float32]:

@@ -18,19 +18,19 @@ from edgevlm_calibration.progress import silent
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
 from edgevlm_export.quantization.forms import quantized_stage
-from edgevlm_export.recipes import ExportOptions, PolicyCourse, open_course
+from edgevlm_export.recipes import ExportOptions, PolicyRecipe, open_recipe
 from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
 from edgevlm_export.stage_graph import Stage
 
 Remembered = Callable[[Stage], onnx.ModelProto]
 
 
-def opened(files: Path, name: str, table: Path | None = None) -> PolicyCourse:
+def opened(files: Path, name: str, table: Path | None = None) -> PolicyRecipe:
     data = table or files / "log.mcap"
     options = ExportOptions(precision="int8", calibration=data, topics=None, texts=None, samples=256)
-    course = open_course(prepare(files / name, robot=files / "robot.yaml"), options)
-    assert isinstance(course, PolicyCourse)
-    return course
+    recipe = open_recipe(prepare(files / name, robot=files / "robot.yaml"), options)
+    assert isinstance(recipe, PolicyRecipe)
+    return recipe
 
 
 def test_int8_passes_its_judge_on_held_out_episodes(smolvla_bundle: Callable[[str], Path]) -> None:
@@ -50,15 +50,15 @@ def test_int8_passes_its_judge_on_held_out_episodes(smolvla_bundle: Callable[[st
 def test_large_channels_break_plain_int8_and_not_ours(
     smolvla_files: Path, remembered_trace: Remembered, tmp_path: Path
 ) -> None:
-    course = opened(smolvla_files, "outliers")
-    models = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
-    job = Job(course, tmp_path, silent)
-    even = course.before_int8(models, job.fp32_beside, silent)
-    with job.fp32_beside(models) as bundle:
-        table = calibrate_on(bundle, course.data, samples=48)
-    for stage in course.graph.stages:
+    recipe = opened(smolvla_files, "outliers")
+    models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
+    job = Job(recipe, tmp_path, silent)
+    even = recipe.pre_quantize(models, job.fp32_reference, silent)
+    with job.fp32_reference(models) as bundle:
+        table = calibrate_on(bundle, recipe.data, samples=48)
+    for stage in recipe.graph.stages:
         plain = quantized_stage(stage, models[stage.name], table).model
-        worst = min(worst_cosine(models[stage.name], plain, course.feeds[stage.name]).values())
+        worst = min(worst_cosine(models[stage.name], plain, recipe.feeds[stage.name]).values())
         assert worst < COSINE, stage.name
     ours = job.table(even)
     bundle = job.write("int8", even, ours)
@@ -75,12 +75,12 @@ def test_a_table_made_before_serves_as_well(
     """It belongs to the stages as they are, so no channels are evened out; what int8 costs is measured all the same."""
     table = tmp_path / "table.json"
     calibrate(smolvla_bundle("fp32"), smolvla_files / "log.mcap").save(table)
-    course = opened(smolvla_files, "policy", table)
-    models = {stage.name: remembered_trace(stage) for stage in course.graph.stages}
-    job = Job(course, tmp_path, silent)
-    assert course.before_int8(models, job.fp32_beside, silent) is models
+    recipe = opened(smolvla_files, "policy", table)
+    models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
+    job = Job(recipe, tmp_path, silent)
+    assert recipe.pre_quantize(models, job.fp32_reference, silent) is models
     stages = job.write("int8", models, job.table(models)).manifest.stages
-    assert stages["vision"].precision == "int8" and set(course.feeds) == set(stages)
+    assert stages["vision"].precision == "int8" and set(recipe.feeds) == set(stages)
 
 
 def test_the_verbs_of_the_command_line_take_it(smolvla_files: Path, smolvla_bundle: Callable[[str], Path]) -> None:

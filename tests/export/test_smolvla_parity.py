@@ -14,7 +14,7 @@ from support import lerobot_policies as policies
 
 import edgevlm
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.manifest.contract import Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
@@ -102,7 +102,7 @@ def test_a_wrong_input_moves_the_chunk(
 class Changed:
     """A stage whose inputs and outputs are changed on their way."""
 
-    def __init__(self, inner: Backend, before: Callable[[Arrays], Arrays], after: Callable[[Arrays], Arrays]) -> None:
+    def __init__(self, inner: Engine, before: Callable[[Arrays], Arrays], after: Callable[[Arrays], Arrays]) -> None:
         self._inner, self._before, self._after = inner, before, after
         self.inputs, self.outputs = inner.inputs, inner.outputs
 
@@ -154,12 +154,12 @@ WRONG: dict[str, tuple[str, Callable[[Arrays], Arrays], Callable[[Arrays], Array
 def test_a_fault_between_the_stages_moves_the_chunk(bundles: dict[str, Path], name: str) -> None:
     wrong, before, after = WRONG[name]
 
-    def changed(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        inner = open_backend(bundle, stage, options)
+    def changed(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        inner = open_engine(bundle, stage, options)
         return Changed(inner, before, after) if stage == wrong else inner
 
     kept = policies.answers("smolvla")
-    with Policy(open_bundle(bundles["smolvla"]), OPTIONS, backends=changed) as policy:
+    with Policy(open_bundle(bundles["smolvla"]), OPTIONS, engines=changed) as policy:
         chunk = policy.act(policies.observation(policy.contract, kept, 0))
     assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
 

@@ -56,7 +56,7 @@ def refused(folder: Path, error: type[EdgevlmError], message: str) -> None:
 
 def agrees(folder: Path) -> None:
     """On pictures that the export itself does not look at."""
-    graph, processor = build(folder), AutoImageProcessor.from_pretrained(folder, backend="pil")
+    graph, processor = build(folder), AutoImageProcessor.from_pretrained(folder, engine="pil")
     for seed, (height, width) in enumerate(((61, 97), (97, 61), (3, 9), (IMAGE, 2 * IMAGE), (200, 30))):
         image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
         want = processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"]
@@ -150,10 +150,10 @@ def ids(graph: Any, text: str) -> list[int]:
 
 
 def test_a_clip_with_a_vocabulary_and_merges_exports(clip: Path, copy: Path, tmp_path: Path) -> None:
-    backend = json.loads((copy / "tokenizer.json").read_text())
+    engine = json.loads((copy / "tokenizer.json").read_text())
     (copy / "tokenizer.json").unlink()
-    (copy / "vocab.json").write_text(json.dumps(backend["model"]["vocab"]))
-    merges = [" ".join(one) if isinstance(one, list) else one for one in backend["model"]["merges"]]
+    (copy / "vocab.json").write_text(json.dumps(engine["model"]["vocab"]))
+    merges = [" ".join(one) if isinstance(one, list) else one for one in engine["model"]["merges"]]
     (copy / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
     whole, bare = build(clip), build(copy)
     for text in TEXTS:

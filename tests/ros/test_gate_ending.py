@@ -23,7 +23,7 @@ from support.moving_gate import PARAMETERS, VELOCITY, Moving
 
 from edgevlm.gate.gate import GateCommand
 from edgevlm.gate.limits import AxisLimits, GateLimits
-from edgevlm_ros.active_gate import Work
+from edgevlm_ros.active_gate import ActiveGate
 from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.processes import Processes, environment
 
@@ -170,7 +170,7 @@ def test_a_robot_that_does_not_come_to_rest_in_time_gets_the_stop_signal(paced: 
         reset_after_s=1.0,
     )
     node, stop = Wire(), Wire()
-    work = Work(node, "0" * 64, Stuck(), limits, Released())  # type: ignore[arg-type]
+    work = ActiveGate(node, "0" * 64, Stuck(), limits, Released())  # type: ignore[arg-type]
     work.status, work.stop = Wire(), stop  # type: ignore[assignment]
     work.on_timer()
     pacer = Pacer(limits.command_period_s, work.on_timer)

@@ -7,14 +7,14 @@ import pytest
 pytest.importorskip("edgevlm_ros", reason="needs the built workspace: make ros-build")
 
 from edgevlm.manifest.contract import SECOND_NS
-from edgevlm_ros.publisher_conflicts import Rivals
+from edgevlm_ros.publisher_conflicts import PublisherConflicts
 
 TENTH = SECOND_NS // 10
 POLICY, EVIL, AGAIN = {"1": "/policy_node"}, {"2": "/evil"}, {"3": "/policy_node"}
 
 
 def test_two_sessions_that_alternate_are_a_conflict_at_once_and_until_one_is_silent() -> None:
-    rivals = Rivals(quiet_s=1.0)
+    rivals = PublisherConflicts(quiet_s=1.0)
     for i, session in enumerate((7, 7, 9)):
         rivals.heard("action_chunk", session, i * TENTH)
         assert rivals.conflicts(i * TENTH) == {}, "the second session may be a restart"
@@ -27,7 +27,7 @@ def test_two_sessions_that_alternate_are_a_conflict_at_once_and_until_one_is_sil
 
 
 def test_restarts_are_no_conflict_however_often() -> None:
-    rivals = Rivals()
+    rivals = PublisherConflicts()
     for session in range(50):
         for _ in range(3):
             rivals.heard("heartbeat", session, session * SECOND_NS)
@@ -35,7 +35,7 @@ def test_restarts_are_no_conflict_however_often() -> None:
 
 
 def test_a_policy_that_was_killed_and_restarted_is_no_conflict_while_it_stays_in_the_graph() -> None:
-    rivals = Rivals(settle_s=2.5)
+    rivals = PublisherConflicts(settle_s=2.5)
     now_ns = 0
     for session in range(20):
         here, ghost = {f"p{session}": "/policy_node"}, {f"p{session - 1}": "/policy_node"}
@@ -48,7 +48,7 @@ def test_a_policy_that_was_killed_and_restarted_is_no_conflict_while_it_stays_in
 
 
 def test_the_graph_counts_only_when_it_has_settled() -> None:
-    rivals = Rivals(settle_s=2.5)
+    rivals = PublisherConflicts(settle_s=2.5)
     told = {"hand": "hand has 2 publishers (/evil, /policy_node)"}
     for tenth in range(0, 30):
         rivals.counted({"hand": POLICY | EVIL, "clock": POLICY}, tenth * TENTH)
@@ -60,7 +60,7 @@ def test_the_graph_counts_only_when_it_has_settled() -> None:
 
 
 def test_a_copied_session_is_noticed_as_soon_as_the_graph_shows_its_publisher() -> None:
-    rivals = Rivals()
+    rivals = PublisherConflicts()
     rivals.counted({"action_chunk": POLICY}, 0)
     rivals.heard("action_chunk", 7, 0)
     rivals.counted({"action_chunk": POLICY | EVIL}, TENTH)
@@ -70,7 +70,7 @@ def test_a_copied_session_is_noticed_as_soon_as_the_graph_shows_its_publisher() 
 
 
 def test_a_session_whose_publisher_has_gone_is_a_copy_until_another_one_begins() -> None:
-    rivals = Rivals(quiet_s=1.0)
+    rivals = PublisherConflicts(quiet_s=1.0)
     rivals.counted({"heartbeat": POLICY}, 0)
     rivals.heard("heartbeat", 7, 0)
     rivals.counted({"heartbeat": EVIL}, SECOND_NS)

@@ -33,7 +33,7 @@ from edgevlm_ros import repeats
 from edgevlm_ros.command_messages import Setpoint, setpoints
 from edgevlm_ros.messages import STATUS_NUMBERS, status_message, status_numbers, status_says
 from edgevlm_ros.qos import RELIABLE, advertise, listen
-from edgevlm_ros.serialized_cache import OFTEN, STAMP, Repeats, patch
+from edgevlm_ros.serialized_cache import OFTEN, STAMP, SerializedCache, patch
 from edgevlm_ros.stamps import seconds, to_ns
 
 BYTES = {"uint8": 1, "int32": 4, "uint32": 4, "uint64": 8, "double": 8}
@@ -217,7 +217,7 @@ def jaw(opening: float) -> JointState:
 
 def play(wire: Wire, openings: list[float]) -> list[str]:
     """Send these, a second apart; in which form each went out."""
-    sender: Repeats[float] = Repeats(wire, STAMP, jaw)  # type: ignore[arg-type]
+    sender: SerializedCache[float] = SerializedCache(wire, STAMP, jaw)  # type: ignore[arg-type]
     for second, opening in enumerate(openings):
         sender.publish(opening, opening, (second, 7))
         sender.prepare()
@@ -259,7 +259,9 @@ def test_over_dds_bytes_arrive_as_objects_do(node: Any, values: tuple[float, ...
     end = time.monotonic() + 10
     while not publisher.get_subscription_count() and time.monotonic() < end:
         time.sleep(0.01)
-    sender: Repeats[GateCommand] = Repeats(publisher, STATUS_NUMBERS, lambda command: status_message(command, sent))
+    sender: SerializedCache[GateCommand] = SerializedCache(
+        publisher, STATUS_NUMBERS, lambda command: status_message(command, sent)
+    )
     said = []
     for number in range(2 * OFTEN):
         command = GateCommand(number, number * 10**9 + 3, number * 10**9 + 5, "hold", values, "state_stale", 1)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import open_bundle
-from edgevlm.engines import open_backend
+from edgevlm.engines import open_engine
 from edgevlm.manifest.contract import SECOND_NS, Observation, WindowSpec
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
@@ -26,7 +26,7 @@ class Batch:
         bundle = open_bundle(root)
         self._manifest, contract = bundle.manifest, bundle.manifest.contract
         self.contract = contract
-        self._stages = {name: open_backend(bundle, name, RuntimeOptions()) for name in self._manifest.stages}
+        self._stages = {name: open_engine(bundle, name, RuntimeOptions()) for name in self._manifest.stages}
         self._preprocess = {c.name: Preprocessor(c, self._manifest.preprocess[c.name]) for c in contract.cameras}
         self._tokenizer = Tokenizer(bundle.path(self._manifest.tokenizer), contract.instruction)
 

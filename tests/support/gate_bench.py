@@ -8,7 +8,7 @@ import numpy as np
 from support import gate_judge
 from support.gate_judge import S
 
-from edgevlm.gate.chunking import Newest
+from edgevlm.gate.chunking import LatestChunk
 from edgevlm.gate.gate import Gate, GateCommand
 from edgevlm.gate.limits import GateLimits
 from edgevlm.manifest.contract import ActionChunk, ActionGroup, Contract, Stamped, StateField
@@ -43,7 +43,7 @@ class Bench:
         self.contract = hand() if contract is None else contract
         axis = {"action": "x", "state": "at", "position": (-0.5, 0.5), "velocity": 0.4, "acceleration": 2.0}
         limits = {**LIMITS, "axes": ({**axis, "tracking": 0.1, **more.pop("axis", {})},), **more}
-        self.gate = Gate(self.contract, GateLimits(**limits), Newest())
+        self.gate = Gate(self.contract, GateLimits(**limits), LatestChunk())
         self.ros_ns, self.steady_ns, self.at, self.sequence = 1000 * S, 3 * S, 0.0, 0
         self.sees = self.beats = True
         self.sent: list[GateCommand] = []

@@ -16,17 +16,17 @@ from support import gate_judge
 from support.gate_judge import PERIOD_S, VALID_S, Judge, Rule, S, Turning
 from support.rotations import FORMS, Form, matrix, vector_of
 
-from edgevlm.gate.chunking import Ensembled, Executor, HandedOver, Newest, Receding
+from edgevlm.gate.chunking import ConsumptionIndexed, Executor, LatestChunk, RecedingHorizon, TemporalEnsemble
 from edgevlm.gate.clock import TimeSource
 from edgevlm.gate.gate import Gate, GateCommand
 from edgevlm.gate.limits import FALLBACKS, GateLimits
 from edgevlm.manifest.contract import ActionGroup, Contract, Stamped, StateField
 
 EXECUTORS: tuple[Callable[[], Executor], ...] = (
-    Newest,
-    lambda: Ensembled(0.1),
-    lambda: Receding(Ensembled(0.5), 2),
-    HandedOver,
+    LatestChunk,
+    lambda: TemporalEnsemble(0.1),
+    lambda: RecedingHorizon(TemporalEnsemble(0.5), 2),
+    ConsumptionIndexed,
 )
 WRIST = ("wrist", "m", 3.0, 9.0, 0.5)  # a joint without ends: its name, its state field, and its limits
 PERIOD_NS = round(PERIOD_S * S)

@@ -224,7 +224,7 @@ def _attention(layer: int) -> list[NodeProto]:
 
 
 def chat_decoder(name: str = "chat_decoder", told: str = "", length: int | str = 4) -> None:
-    """A decoder of two layers, as `CachedArgs` describes it; what it says depends on places, masks and the past.
+    """A decoder of two layers, as `KVDecoderSpec` describes it; what it says depends on places, masks and the past.
 
     And, where it is `told` something (1, length, CHAT_WIDTH), on that, whose order it does not see.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from support import talker, tiny
 
 from edgevlm.bundle import open_bundle
-from edgevlm.drivers import DecoderDriver, Feature, Prompt
+from edgevlm.drivers import DecoderDriver, ImageToken, Prompt
 from edgevlm.graph import Value
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Chat
@@ -22,20 +22,20 @@ class Opened:
 
     def __init__(self, root: Path) -> None:
         self.engines = tiny.Counted()
-        self.chat = Chat(open_bundle(root), OPTIONS, backends=self.engines)
+        self.chat = Chat(open_bundle(root), OPTIONS, engines=self.engines)
 
 
 def by_hand(chat: Chat, image: Any, text: str, count: int, whole: bool = False) -> list[int]:
     """Greedy tokens from the driver alone: all read anew for every token, but what sees itself `whole`."""
     prepared = chat.prepare(image, text)
-    driver: DecoderDriver = chat._speaker.driver
+    driver: DecoderDriver = chat._generator.driver
     features = iter(
-        Feature((picture, tile), place)
+        ImageToken((picture, tile), place)
         for picture, pixels in enumerate(prepared.pixels)
         for tile in range(len(pixels))
         for place in range(talker.FEATURES)
     )
-    row: list[int | Feature] = [next(features) if token == talker.IMAGE else token for token in prepared.ids]
+    row: list[int | ImageToken] = [next(features) if token == talker.IMAGE else token for token in prepared.ids]
     tiles = {
         (picture, tile): Value(("by hand", picture, tile), pixels[tile : tile + 1])
         for picture, pixels in enumerate(prepared.pixels)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import DIGEST, MANIFEST, Bundle, new_directory, write_manifest
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.manifest.contract import (
     ActionChunk,
     ActionGroup,
@@ -292,19 +292,19 @@ def observation(contract: Contract, index: int, command: str = COMMANDS[0], stam
 
 
 class Counted:
-    """A `BackendFactory` around the real engines: counts the runs, and fails or blocks where a test says so."""
+    """A `EngineFactory` around the real engines: counts the runs, and fails or blocks where a test says so."""
 
     def __init__(self) -> None:
         self.runs: dict[str, int] = {}
         self.closed: list[str] = []
         self.before_run: Callable[[str], None] = lambda stage: None
 
-    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return _CountedBackend(self, stage, open_backend(bundle, stage, options))
+    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        return _CountedEngine(self, stage, open_engine(bundle, stage, options))
 
 
-class _CountedBackend:
-    def __init__(self, owner: Counted, stage: str, engine: Backend) -> None:
+class _CountedEngine:
+    def __init__(self, owner: Counted, stage: str, engine: Engine) -> None:
         self._owner, self._stage, self._engine = owner, stage, engine
         self.inputs, self.outputs = engine.inputs, engine.outputs
 

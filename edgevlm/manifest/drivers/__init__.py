@@ -11,7 +11,7 @@ from edgevlm.manifest.drivers.decoder import DecoderArgs, DecoderSpec, check_dec
 from edgevlm.manifest.drivers.denoise import DenoiseArgs, DenoiseSpec
 from edgevlm.manifest.drivers.dual import DualArgs, DualSpec
 from edgevlm.manifest.drivers.fuse import FuseArgs, FuseSpec
-from edgevlm.manifest.drivers.kv_decoder import KEYS, PAST, QUERY, CachedArgs, CacheSpec
+from edgevlm.manifest.drivers.kv_decoder import KEYS, PAST, QUERY, CacheSpec, KVDecoderSpec
 from edgevlm.manifest.drivers.regions import RegionsArgs, RegionsSpec
 from edgevlm.manifest.drivers.seq2seq import Seq2SeqArgs, Seq2SeqSpec, check_question, check_seq2seq
 
@@ -20,7 +20,6 @@ __all__ = [
     "PAST",
     "QUERY",
     "CacheSpec",
-    "CachedArgs",
     "CrossArgs",
     "CrossSpec",
     "DecoderArgs",
@@ -32,6 +31,7 @@ __all__ = [
     "DualSpec",
     "FuseArgs",
     "FuseSpec",
+    "KVDecoderSpec",
     "RegionsArgs",
     "RegionsSpec",
     "Seq2SeqArgs",

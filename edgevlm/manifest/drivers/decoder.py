@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 from edgevlm.manifest.contract import Spec
-from edgevlm.manifest.drivers.kv_decoder import CachedArgs, check_cached, vision_shape
+from edgevlm.manifest.drivers.kv_decoder import KVDecoderSpec, check_kv_decoder, vision_shape
 from edgevlm.manifest.stages import StageSpec
 
 
-class DecoderArgs(CachedArgs):
+class DecoderArgs(KVDecoderSpec):
     """A picture's features among the vectors of words, and a decoder that says the next word. Since 1.2.
 
     Attributes:
@@ -50,4 +50,4 @@ def check_decoder(stages: Mapping[str, StageSpec], args: DecoderArgs) -> None:
         ValueError: naming the stage and what does not fit.
     """
     _, width = vision_shape(stages[args.vision], args.vision)
-    check_cached(stages, args, width)
+    check_kv_decoder(stages, args, width)

@@ -41,7 +41,7 @@ class CacheSpec(Spec):
         return self
 
 
-class CachedArgs(Spec):
+class KVDecoderSpec(Spec):
     """A stage `decoder` that says the next token, and what surrounds it.
 
     With Q new tokens and P slots of the past, that stage has the inputs embeds (1, Q, H), positions (1, Q), one mask
@@ -74,8 +74,10 @@ class CachedArgs(Spec):
         return min(self.chunk, self.cache.slots)
 
 
-def check_cached(stages: Mapping[str, StageSpec], args: CachedArgs, width: int, more: Wanted | None = None) -> None:
-    """Whether the stage `decoder` is what `CachedArgs` says.
+def check_kv_decoder(
+    stages: Mapping[str, StageSpec], args: KVDecoderSpec, width: int, more: Wanted | None = None
+) -> None:
+    """Whether the stage `decoder` is what `KVDecoderSpec` says.
 
     Args:
         width: H, of the vectors it reads.
@@ -136,7 +138,7 @@ def check_side(stage: str, ports: Sequence[Port], wanted: Wanted) -> None:
             )
 
 
-def _check_ranges(args: CachedArgs, stage: StageSpec) -> None:
+def _check_ranges(args: KVDecoderSpec, stage: StageSpec) -> None:
     query, past, keys = (stage.dynamic[symbol] for symbol in (QUERY, PAST, KEYS))
     if keys != (query[0] + past[0], query[1] + past[1], query[2] + past[2]):
         raise ValueError(

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgevlm.manifest.contract import Spec
-from edgevlm.manifest.drivers.kv_decoder import CachedArgs, Wanted, check_cached
+from edgevlm.manifest.drivers.kv_decoder import KVDecoderSpec, Wanted, check_kv_decoder
 from edgevlm.manifest.stages import PortKind, StageSpec
 
 LOOKED_AT: tuple[PortKind, ...] = ("features", "cross_key", "cross_value")  # kinds of what is made once for a question
 
 
-class Seq2SeqArgs(CachedArgs):
+class Seq2SeqArgs(KVDecoderSpec):
     """A picture, and a question about it or the beginning of an answer -> the answer. Since 1.3.
 
     What the decoder looks at besides its own tokens is made once for each picture and question, and is handed on by
@@ -65,7 +65,7 @@ def check_seq2seq(stages: Mapping[str, StageSpec], args: Seq2SeqArgs) -> None:
         others = [port.kind for port in stages[args.encoder].inputs if port.kind not in LOOKED_AT]
         if others != ["ids"]:
             raise ValueError(f"stage {args.encoder!r}: expected ids and what {args.vision!r} makes, got {others}")
-    check_cached(stages, args, embeds[0], _handed_on(stages, args.encoder or args.vision, args.decoder))
+    check_kv_decoder(stages, args, embeds[0], _handed_on(stages, args.encoder or args.vision, args.decoder))
     if len(args.begin) >= args.cache.slots:
         raise ValueError(f"begin: expected fewer tokens than the {args.cache.slots} slots, got {len(args.begin)}")
 

@@ -88,7 +88,7 @@ def _graph(checkpoint: Path, words: Words, cache: CacheSpec) -> ChatGraph:
             words=words,
             inputs=inputs,
             windows={FULL: None},
-            speaker=model.language_model,
+            generator=model.language_model,
         ),
     )
 

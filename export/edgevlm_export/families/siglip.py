@@ -107,10 +107,10 @@ def _tokenizer(checkpoint: Path, upstream: Any) -> tuple[Path | str, int]:
     if not isinstance(upstream, require("transformers", extra="export").SiglipTokenizer):
         if not upstream.init_kwargs.get("do_lower_case") or upstream("A").input_ids == upstream("a").input_ids:
             return bundle_tokenizer(checkpoint, upstream)
-        backend = backend_of(checkpoint, upstream)
-        own = [] if backend.normalizer is None else [backend.normalizer]
-        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
-        return backend.to_str(), max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        engine = backend_of(checkpoint, upstream)
+        own = [] if engine.normalizer is None else [engine.normalizer]
+        engine.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+        return engine.to_str(), max(engine.get_vocab(with_added_tokens=True).values()) + 1
     made = canonical_tokenizer(checkpoint / PIECES, upstream.eos_token, lower=upstream.do_lower_case)
     return made.to_str(), made.get_vocab_size()
 

@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData, make_up_pictures, open_pictures
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.schema import Form
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.processor import open_prompter
+from edgevlm.tasks.processor import open_processor
 from edgevlm_calibration.chat import Question, Talk, words
 from edgevlm_calibration.pictures import questions
 from edgevlm_calibration.progress import Progress, silent
-from edgevlm_export.fidelity.comparison import OPTIONS, Judge, OfBundle, OfCheckpoint, is_exact, open_source
+from edgevlm_export.fidelity.comparison import OPTIONS, OfBundle, OfCheckpoint, Reference, is_exact, open_source
 from edgevlm_export.fidelity.controls import ControlFigures, check_controls, control_figures
 from edgevlm_export.fidelity.corruptions import CONTROLS, OTHER_PICTURE, Ports, Twist
 from edgevlm_export.fidelity.form_equivalence import FORMS, Latest, bit_options, differing_forms, keeping, same_bits
 from edgevlm_export.fidelity.metrics import StageMeter, cosine, judged_on, rows
-from edgevlm_export.fidelity.probe import Arrays, Tap
+from edgevlm_export.fidelity.probe import Arrays, Probe
 from edgevlm_export.stage_graph import Logits, Said, TalkGraph
 
 PROMPTS = 4  # compared, each with a picture of its own
@@ -45,7 +45,7 @@ COSINE_LIMIT = 0.95  # of the worst logits of a bundle in another precision
 Asked = tuple[Photo, str]
 
 
-class Talker(Judge, Protocol):
+class Talker(Reference, Protocol):
     """Who says what the right answer is."""
 
     def answer(self, question: Question, asked: Asked) -> tuple[Said, Logits]:
@@ -81,7 +81,7 @@ def compare_chat(bundle: Bundle, judge: Talker, data: PictureData, progress: Pro
     large = sum(entry.bytes for entry in bundle.manifest.files.values()) > LARGE_BYTES
     options = OPTIONS.model_copy(update={"intra_threads": 0}) if large else OPTIONS
     chosen = questions(data.held_out, data.held_out_texts, FEW_PROMPTS if large else PROMPTS)
-    needs_text = open_prompter(bundle).words.needs_text
+    needs_text = open_processor(bundle).words.needs_text
     asked = [(photo, words(needs_text, place, text)) for place, (photo, text) in enumerate(chosen)]
     forms = differing_forms(bundle)
     stages, compared = [], []
@@ -161,14 +161,14 @@ class Engines:
         self.judge, self.meter = judge, StageMeter()
         self.twist: Twist | None = None
 
-    def open(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        """A BackendFactory."""
+    def open(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        """A EngineFactory."""
         ports: dict[str, list[str]] = {}
         for port in bundle.manifest.stages[stage].inputs:
             ports.setdefault(port.kind, []).append(port.name)
-        inner = open_backend(bundle, stage, options)
+        inner = open_engine(bundle, stage, options)
         # A prompt's runs and a new word now and then: PyTorch is slow.
-        told = Tap(inner, stage, self.meter, self._expected, lambda run: run % SAID < COMPARED)
+        told = Probe(inner, stage, self.meter, self._expected, lambda run: run % SAID < COMPARED)
         return _Twisted(told, ports, self) if "positions" in ports else told
 
     def _expected(self, stage: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
@@ -178,7 +178,7 @@ class Engines:
 class _Twisted:
     """A decoder that is given wrong inputs as long as its owner has them."""
 
-    def __init__(self, inner: Backend, ports: Ports, owner: Engines) -> None:
+    def __init__(self, inner: Engine, ports: Ports, owner: Engines) -> None:
         self._inner, self._ports, self._owner = inner, ports, owner
         self.inputs, self.outputs = inner.inputs, inner.outputs
 

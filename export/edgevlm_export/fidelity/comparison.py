@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from edgevlm.bundle import MANIFEST, Bundle, open_bundle
-from edgevlm.engines import BackendFactory, open_backend
+from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.schema import Task
 from edgevlm.options import RuntimeOptions
@@ -24,7 +24,7 @@ from edgevlm_export.families import build
 from edgevlm_export.fidelity.controls import ControlFigures
 from edgevlm_export.fidelity.form_equivalence import compare_forms, differing_forms
 from edgevlm_export.fidelity.metrics import StageMeter, rows
-from edgevlm_export.fidelity.probe import Arrays, tapped
+from edgevlm_export.fidelity.probe import Arrays, probed
 from edgevlm_export.stage_graph import StageGraph, stage_outputs
 
 OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
@@ -34,7 +34,7 @@ Said = TypeVar("Said")
 Graph = TypeVar("Graph", bound=StageGraph)
 
 
-class Judge(Protocol):
+class Reference(Protocol):
     """Who says what the right answer is."""
 
     @property
@@ -90,7 +90,7 @@ class Comparison(Generic[Model, Said]):
     """
 
     name: str
-    open: Callable[[Bundle, RuntimeOptions, BackendFactory], AbstractContextManager[Model]]
+    open: Callable[[Bundle, RuntimeOptions, EngineFactory], AbstractContextManager[Model]]
     ask: Callable[[Model], Said]
     figures: Callable[[Said], dict[str, Any]]
     controls: Callable[[Model, Said], tuple[ControlFigures, ...]]
@@ -99,7 +99,7 @@ class Comparison(Generic[Model, Said]):
 
 def compare(
     bundle: Bundle,
-    judge: Judge,
+    judge: Reference,
     comparison: Comparison[Model, Said],
     data: Mapping[str, Any],
     progress: Progress,
@@ -115,12 +115,12 @@ def compare(
     for done, form in enumerate(forms):
         progress("verify", done, len(forms))
         meter, options = StageMeter(), OPTIONS.model_copy(update={"form": form})
-        with comparison.open(bundle, options, tapped(meter, judge.stage)) as model:
+        with comparison.open(bundle, options, probed(meter, judge.stage)) as model:
             said = comparison.ask(model)
         stages += rows(meter.figures(form))
         compared.append({"form": form, **comparison.figures(said)})
         if not controls:
-            with comparison.open(bundle, options, open_backend) as model:
+            with comparison.open(bundle, options, open_engine) as model:
                 controls = comparison.controls(model, said)
     progress("verify", len(forms), len(forms))
     figures = {
@@ -135,7 +135,7 @@ def compare(
     return figures, controls
 
 
-def is_exact(bundle: Bundle, judge: Judge) -> bool:
+def is_exact(bundle: Bundle, judge: Reference) -> bool:
     """Whether the two may differ by rounding alone."""
     return bundle.manifest.precision == "fp32" and judge.kind == "checkpoint"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.base import Episode
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.contract import Contract, Observation, Stamped
 from edgevlm.options import RuntimeOptions
@@ -101,10 +101,10 @@ def twists(contract: Contract) -> Mapping[str, Twist]:
     return {name: twist for name, twist in TWISTS.items() if contract.instruction or twist is not other_instruction}
 
 
-class ShufflingBackend:
+class ShufflingEngine:
     """An image stage whose feature maps have their places in the picture shuffled, always in the same way."""
 
-    def __init__(self, inner: Backend) -> None:
+    def __init__(self, inner: Engine) -> None:
         self._inner = inner
         self.inputs, self.outputs = inner.inputs, inner.outputs
 
@@ -115,10 +115,10 @@ class ShufflingBackend:
         self._inner.close()
 
 
-def open_shuffled(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-    """A BackendFactory whose image stages put out shuffled features."""
-    inner = open_backend(bundle, stage, options)
-    return ShufflingBackend(inner) if stage in bundle.manifest.policy().args.vision.values() else inner
+def open_shuffled(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+    """A EngineFactory whose image stages put out shuffled features."""
+    inner = open_engine(bundle, stage, options)
+    return ShufflingEngine(inner) if stage in bundle.manifest.policy().args.vision.values() else inner
 
 
 def _shuffled(value: NDArray[Any]) -> NDArray[Any]:

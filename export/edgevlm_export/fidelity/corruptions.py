@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers import Feature
+from edgevlm.drivers import ImageToken
 from edgevlm.graph import Value
 from edgevlm_calibration.chat import Question
 
@@ -24,7 +24,7 @@ Twist = Callable[[Arrays, Ports], Arrays]
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Corruption:
     """One control: another question, or a decoder that gets other inputs."""
 
     question: Callable[[Sequence[Question], int], Question] = lambda asked, at: asked[at]
@@ -46,15 +46,15 @@ def shuffled_features(asked: Sequence[Question], at: int) -> Question:
     picture itself that are put into another order.
     """
     prompt = asked[at].prompt
-    places = [one.place for one in prompt.symbols if isinstance(one, Feature)]
+    places = [one.place for one in prompt.cache_keys if isinstance(one, ImageToken)]
     if not places:
         tiles = {name: Value(("shuffled", name), _shuffled(value.array)) for name, value in prompt.tiles.items()}
         return replace(asked[at], prompt=replace(prompt, tiles=tiles))
     order = np.random.default_rng(SHUFFLE_SEED).permutation(max(places) + 1)
     symbols = tuple(
-        Feature(one.tile, int(order[one.place])) if isinstance(one, Feature) else one for one in prompt.symbols
+        ImageToken(one.tile, int(order[one.place])) if isinstance(one, ImageToken) else one for one in prompt.cache_keys
     )
-    return replace(asked[at], prompt=replace(prompt, symbols=symbols))
+    return replace(asked[at], prompt=replace(prompt, cache_keys=symbols))
 
 
 def _shuffled(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -100,9 +100,9 @@ def masked(arrays: Arrays, ports: Ports) -> Arrays:
 
 
 # Name in the record -> what is wrong.
-CONTROLS: Mapping[str, Wrong] = {
-    OTHER_PICTURE: Wrong(question=other_picture),
-    "shuffled-features": Wrong(question=shuffled_features),
-    "shifted-positions": Wrong(inputs=shifted),
-    "wrong-mask": Wrong(inputs=masked),
+CONTROLS: Mapping[str, Corruption] = {
+    OTHER_PICTURE: Corruption(question=other_picture),
+    "shuffled-features": Corruption(question=shuffled_features),
+    "shifted-positions": Corruption(inputs=shifted),
+    "wrong-mask": Corruption(inputs=masked),
 }

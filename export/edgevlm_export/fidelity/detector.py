@@ -26,9 +26,9 @@ from edgevlm_calibration.progress import Progress, silent
 from edgevlm_export.fidelity.comparison import (
     OPTIONS,
     Comparison,
-    Judge,
     OfBundle,
     OfCheckpoint,
+    Reference,
     compare,
     is_exact,
     open_source,
@@ -36,7 +36,7 @@ from edgevlm_export.fidelity.comparison import (
 from edgevlm_export.fidelity.controls import ControlFigures, check_controls, control_figures
 from edgevlm_export.fidelity.metrics import centred_cosine, check_alike, cosine, judged_on
 from edgevlm_export.fidelity.retriever import shuffle_patches
-from edgevlm_export.stage_graph import DetectorGraph, Looks
+from edgevlm_export.stage_graph import DetectorGraph, VisionCall
 
 PICTURES = 24  # compared at most
 FP32_LIMIT = 1e-4  # largest error of an fp32 bundle's logits and objectness, relative to the largest one, and of boxes
@@ -48,10 +48,10 @@ COSINE_LIMIT = 0.98
 IOU_LIMIT, IOU_WORST_LIMIT = 0.75, 0.5
 
 Images = Sequence[NDArray[np.uint8]]
-Pictures = list[Looks]  # one for each picture
+Pictures = list[VisionCall]  # one for each picture
 
 
-class DetectorJudge(Judge, Protocol):
+class DetectorReference(Reference, Protocol):
     """Who says what the right answer is."""
 
     def answer(self, images: Images, texts: Sequence[str]) -> Pictures: ...
@@ -87,12 +87,12 @@ def ask(detector: Detector, images: Images, texts: Sequence[str]) -> Pictures:
         across, down = (max(height, width),) * 2 if frame == "square" else (width, height)
         low, high = np.split(regions.boxes / np.array([across, down, across, down], np.float32), 2, axis=1)
         boxes = np.concatenate([(low + high) / 2, high - low], axis=1)
-        found.append(Looks(regions.logits, boxes, regions.objectness))
+        found.append(VisionCall(regions.logits, boxes, regions.objectness))
     return found
 
 
 def compare_detector(
-    bundle: Bundle, judge: DetectorJudge, data: PictureData, progress: Progress = silent
+    bundle: Bundle, judge: DetectorReference, data: PictureData, progress: Progress = silent
 ) -> dict[str, Any]:
     """The figures of an opened bundle on the held-out pictures and texts.
 
@@ -124,7 +124,7 @@ def verify_detector(bundle: Bundle, against: Path, data: Path | None, progress: 
         FidelityError: as `compare_detector`.
     """
     source = open_source(against, DetectorGraph, "detector")
-    judge: DetectorJudge = BundleDetector(source) if isinstance(source, Bundle) else OriginalDetector(source)
+    judge: DetectorReference = BundleDetector(source) if isinstance(source, Bundle) else OriginalDetector(source)
     return compare_detector(bundle, judge, make_up_pictures() if data is None else open_pictures(data), progress)
 
 
@@ -204,7 +204,7 @@ def _controls(
 
 
 def _accept(
-    bundle: Bundle, judge: DetectorJudge, compared: Sequence[dict[str, Any]], controls: tuple[ControlFigures, ...]
+    bundle: Bundle, judge: DetectorReference, compared: Sequence[dict[str, Any]], controls: tuple[ControlFigures, ...]
 ) -> None:
     exact = is_exact(bundle, judge)
     for row in compared:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.base import Episode
-from edgevlm.engines import Backend, BackendFactory, open_backend
+from edgevlm.engines import Engine, EngineFactory, open_engine
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.schema import Form
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.policy import Policy
 from edgevlm_calibration.calibrate import play
 from edgevlm_calibration.progress import Progress
-from edgevlm_calibration.sampling import spread
+from edgevlm_calibration.sampling import evenly_spaced
 
 STEPS = 12
 FORMS: tuple[Form, Form] = ("tensorrt", "cpu")
@@ -28,7 +28,7 @@ Model = TypeVar("Model")
 
 
 class _Keeping:
-    def __init__(self, inner: Backend, stage: str, latest: Latest) -> None:
+    def __init__(self, inner: Engine, stage: str, latest: Latest) -> None:
         self._inner, self._stage, self._latest = inner, stage, latest
         self.inputs, self.outputs = inner.inputs, inner.outputs
 
@@ -48,11 +48,11 @@ def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress
         FidelityError: an output differs, naming stage, output and by how much.
     """
     latest: dict[Form, Latest] = {form: {} for form in FORMS}
-    wanted = spread([episode.length for episode in episodes], STEPS)
+    wanted = evenly_spaced([episode.length for episode in episodes], STEPS)
     total, done, outputs = sum(map(len, wanted)), 0, 0
     with ExitStack() as opened:
         policies = [
-            opened.enter_context(Policy(bundle, bit_options(form), backends=keeping(latest[form]))) for form in FORMS
+            opened.enter_context(Policy(bundle, bit_options(form), engines=keeping(latest[form]))) for form in FORMS
         ]
         for episode, steps in zip(episodes, wanted, strict=True):
             sessions = [policy.session() for policy in policies]
@@ -66,7 +66,7 @@ def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress
 
 def compare_forms(
     bundle: Bundle,
-    open_model: Callable[[Bundle, RuntimeOptions, BackendFactory], AbstractContextManager[Model]],
+    open_model: Callable[[Bundle, RuntimeOptions, EngineFactory], AbstractContextManager[Model]],
     visits: Sequence[Callable[[Model], object]],
 ) -> dict[str, Any]:
     """The same of a model that is asked: each visit is one question to both forms.
@@ -109,10 +109,10 @@ def bit_options(form: Form) -> RuntimeOptions:
     return RuntimeOptions(engine="ort", form=form, intra_threads=1, optimize=False)
 
 
-def keeping(latest: Latest) -> BackendFactory:
+def keeping(latest: Latest) -> EngineFactory:
     """Engines that note their latest outputs in `latest`."""
 
-    def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return _Keeping(open_backend(bundle, stage, options), stage, latest)
+    def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        return _Keeping(open_engine(bundle, stage, options), stage, latest)
 
     return factory

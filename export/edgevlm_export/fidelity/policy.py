@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers.denoise import noise
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.contract import ActionChunk, Contract, Observation, Plan
 from edgevlm.manifest.drivers import DenoiseArgs
@@ -34,7 +34,7 @@ class Decision:
     plan: Plan | None
 
 
-class Judge(Protocol):
+class PolicyReference(Protocol):
     """Shown the same observations as the bundle, in the same order."""
 
     kind: str
@@ -61,7 +61,7 @@ class _Frame:
     pixels: NDArray[np.float32]  # (1, 3, H, W)
 
 
-class OriginalJudge:
+class CheckpointReference:
     """The PyTorch model in one native forward over the window; preprocess, window and tokenizer are the runtime's."""
 
     def __init__(self, graph: PolicyGraph) -> None:
@@ -137,14 +137,12 @@ class OriginalJudge:
         return np.concatenate(frames)
 
 
-class BundleJudge:
+class BundleReference:
     """Another bundle of the same contract, through the runtime."""
 
     def __init__(self, bundle: Bundle, options: RuntimeOptions) -> None:
         self.kind, self.sha256, self.contract = "bundle", bundle.sha256, bundle.manifest.policy().contract
-        self._engines: dict[str, Backend] = {
-            name: open_backend(bundle, name, options) for name in bundle.manifest.stages
-        }
+        self._engines: dict[str, Engine] = {name: open_engine(bundle, name, options) for name in bundle.manifest.stages}
         self._policy = Policy(bundle, options)
         self._session = self._policy.session()
 

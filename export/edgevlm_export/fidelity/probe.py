@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
-from edgevlm.engines import Backend, BackendFactory, open_backend
+from edgevlm.engines import Engine, EngineFactory, open_engine
 from edgevlm.options import RuntimeOptions
 from edgevlm_export.fidelity.metrics import StageMeter
 
@@ -17,12 +17,12 @@ Arrays = dict[str, NDArray[Any]]
 Expect = Callable[[str, Mapping[str, NDArray[Any]]], Arrays | None]
 
 
-class Tap:
+class Probe:
     """An engine that tells a meter what it put out and what it should have, in those runs that are `wanted`."""
 
     def __init__(
         self,
-        inner: Backend,
+        inner: Engine,
         stage: str,
         meter: StageMeter,
         expect: Expect,
@@ -47,10 +47,10 @@ class Tap:
         self._inner.close()
 
 
-def tapped(meter: StageMeter, expect: Expect, wanted: Callable[[int], bool] = lambda _: True) -> BackendFactory:
-    """Engines that are compared; see `Tap`."""
+def probed(meter: StageMeter, expect: Expect, wanted: Callable[[int], bool] = lambda _: True) -> EngineFactory:
+    """Engines that are compared; see `Probe`."""
 
-    def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        return Tap(open_backend(bundle, stage, options), stage, meter, expect, wanted)
+    def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        return Probe(open_engine(bundle, stage, options), stage, meter, expect, wanted)
 
     return factory

@@ -25,9 +25,9 @@ from edgevlm_calibration.retriever import RETRIEVER
 from edgevlm_export.fidelity.comparison import (
     OPTIONS,
     Comparison,
-    Judge,
     OfBundle,
     OfCheckpoint,
+    Reference,
     compare,
     is_exact,
     open_source,
@@ -45,7 +45,7 @@ GRID = 6  # a picture's patches are shuffled on this grid
 Images = Sequence[NDArray[np.uint8]]
 
 
-class RetrieverJudge(Judge, Protocol):
+class RetrieverReference(Reference, Protocol):
     """Who says what the right answer is."""
 
     def answer(self, images: Images, texts: Sequence[str]) -> Answer: ...
@@ -83,7 +83,7 @@ def ask(retriever: Retriever, images: Images, texts: Sequence[str]) -> Answer:
 
 
 def compare_retriever(
-    bundle: Bundle, judge: RetrieverJudge, data: PictureData, progress: Progress = silent
+    bundle: Bundle, judge: RetrieverReference, data: PictureData, progress: Progress = silent
 ) -> dict[str, Any]:
     """The figures of an opened bundle on the held-out pictures and texts.
 
@@ -115,7 +115,7 @@ def verify_retriever(bundle: Bundle, against: Path, data: Path | None, progress:
         FidelityError: as `compare_retriever`.
     """
     source = open_source(against, RetrieverGraph, "retriever")
-    judge: RetrieverJudge = BundleRetriever(source) if isinstance(source, Bundle) else OriginalRetriever(source)
+    judge: RetrieverReference = BundleRetriever(source) if isinstance(source, Bundle) else OriginalRetriever(source)
     pictures = make_up_pictures() if data is None else open_pictures(data)
     return compare_retriever(bundle, judge, pictures, progress)
 
@@ -192,7 +192,7 @@ def shuffle_patches(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _accept(
-    bundle: Bundle, judge: RetrieverJudge, compared: Sequence[dict[str, Any]], controls: tuple[ControlFigures, ...]
+    bundle: Bundle, judge: RetrieverReference, compared: Sequence[dict[str, Any]], controls: tuple[ControlFigures, ...]
 ) -> None:
     exact = is_exact(bundle, judge)
     for row in compared:

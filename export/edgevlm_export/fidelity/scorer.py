@@ -26,9 +26,9 @@ from edgevlm_calibration.scorer import SCORER
 from edgevlm_export.fidelity.comparison import (
     OPTIONS,
     Comparison,
-    Judge,
     OfBundle,
     OfCheckpoint,
+    Reference,
     compare,
     is_exact,
     open_source,
@@ -47,7 +47,7 @@ Pair = tuple[NDArray[np.float32], str]  # features (R, V) and what is asked abou
 Logits = NDArray[np.float32]  # (P, C)
 
 
-class ScorerJudge(Judge, Protocol):
+class ScorerReference(Reference, Protocol):
     """Who says what the right answer is."""
 
     labels: tuple[str, ...]
@@ -86,7 +86,7 @@ def ask(scorer: Scorer, pairs: Sequence[Pair]) -> Logits:
 
 
 def compare_scorer(
-    bundle: Bundle, judge: ScorerJudge, data: PictureData, progress: Progress = silent
+    bundle: Bundle, judge: ScorerReference, data: PictureData, progress: Progress = silent
 ) -> dict[str, Any]:
     """The figures of an opened bundle on the held-out features and texts.
 
@@ -124,7 +124,7 @@ def verify_scorer(bundle: Bundle, against: Path, data: Path | None, progress: Pr
         FidelityError: as `compare_scorer`.
     """
     source = open_source(against, ScorerGraph, "scorer")
-    judge: ScorerJudge = BundleScorer(source) if isinstance(source, Bundle) else OriginalScorer(source)
+    judge: ScorerReference = BundleScorer(source) if isinstance(source, Bundle) else OriginalScorer(source)
     with Scorer(bundle, OPTIONS) as scorer:
         limits = scorer.limits
     regions = make_up_regions(limits[2]) if data is None else open_regions(data, limits)
@@ -163,7 +163,7 @@ def _controls(scorer: Scorer, pairs: Sequence[Pair], got: Logits, want: Logits) 
 
 
 def _accept(
-    bundle: Bundle, judge: ScorerJudge, compared: Sequence[dict[str, Any]], controls: tuple[ControlFigures, ...]
+    bundle: Bundle, judge: ScorerReference, compared: Sequence[dict[str, Any]], controls: tuple[ControlFigures, ...]
 ) -> None:
     exact = is_exact(bundle, judge)
     for row in compared:

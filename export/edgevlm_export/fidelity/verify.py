@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgevlm.bundle import MANIFEST, Bundle, file_sha256, open_bundle
 from edgevlm.data.base import Data, Episode
 from edgevlm.data.synthetic import make_up
-from edgevlm.engines import BackendFactory
+from edgevlm.engines import EngineFactory
 from edgevlm.errors import ContractError, FidelityError
 from edgevlm.manifest.contract import Observation
 from edgevlm.manifest.schema import Form
@@ -27,15 +27,15 @@ from edgevlm.rosmsg.state import Stamps
 from edgevlm.tasks.policy import Policy, Session
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.recordings import open_log, open_whole_log
-from edgevlm_calibration.sampling import spread
+from edgevlm_calibration.sampling import evenly_spaced
 from edgevlm_export.families import build
 from edgevlm_export.fidelity.chat import verify_chat
 from edgevlm_export.fidelity.controls import ControlFigures, control_figures, open_shuffled, twists
 from edgevlm_export.fidelity.detector import verify_detector
 from edgevlm_export.fidelity.form_equivalence import check_bits, differing_forms
 from edgevlm_export.fidelity.metrics import ActionMeter, StageMeter, rows
-from edgevlm_export.fidelity.policy import BundleJudge, Decision, Judge, OriginalJudge, decision
-from edgevlm_export.fidelity.probe import tapped
+from edgevlm_export.fidelity.policy import BundleReference, CheckpointReference, Decision, PolicyReference, decision
+from edgevlm_export.fidelity.probe import probed
 from edgevlm_export.fidelity.retriever import verify_retriever
 from edgevlm_export.fidelity.scorer import verify_scorer
 from edgevlm_export.hub import resolve
@@ -78,11 +78,11 @@ def verify(  # noqa: PLR0913  # the options of the command line's verb
         return verify_detector(opened, against, data, progress)
     if opened.manifest.task == "chat":
         return verify_chat(opened, against, data, progress)
-    judge: Judge
+    judge: PolicyReference
     if (against / MANIFEST).is_file():
-        judge = BundleJudge(open_bundle(against), OPTIONS)
+        judge = BundleReference(open_bundle(against), OPTIONS)
     else:
-        judge = OriginalJudge(_policy(against, robot))
+        judge = CheckpointReference(_policy(against, robot))
     return compare(opened, judge, _data(opened, data, topics, stamps), progress)
 
 
@@ -102,7 +102,7 @@ def _data(bundle: Bundle, data: Path | None, topics: Path | None, stamps: Stamps
     return (open_log if calibrated_on_it else open_whole_log)(data, contract, topics, stamps)
 
 
-def compare(bundle: Bundle, judge: Judge, data: Data, progress: Progress = silent) -> dict[str, Any]:
+def compare(bundle: Bundle, judge: PolicyReference, data: Data, progress: Progress = silent) -> dict[str, Any]:
     """The figures of an opened bundle on the held-out episodes of `data`; raises as `verify` does."""
     if judge.contract != bundle.manifest.policy().contract:
         raise ContractError(
@@ -174,11 +174,11 @@ def _accept(run: _Run, form: Form, controls: tuple[ControlFigures, ...], data: D
 class _Run:
     """One bundle beside its judge, over episodes."""
 
-    def __init__(self, bundle: Bundle, judge: Judge, episodes: tuple[Episode, ...]) -> None:
+    def __init__(self, bundle: Bundle, judge: PolicyReference, episodes: tuple[Episode, ...]) -> None:
         self.bundle, self.judge, self._episodes = bundle, judge, episodes
         self.stages: dict[Form, StageMeter] = {}
         self.actions: dict[Form, ActionMeter] = {}
-        self._wanted = spread([episode.length for episode in episodes], STEPS)
+        self._wanted = evenly_spaced([episode.length for episode in episodes], STEPS)
         self._judged: dict[tuple[int, int], Decision] = {}
 
     def play(self, forms: tuple[Form, ...], progress: Progress) -> int:
@@ -187,7 +187,7 @@ class _Run:
         policies: dict[Form, Policy] = {}
         for form in forms:
             self.stages[form], self.actions[form] = StageMeter(), ActionMeter(self.judge.contract)
-            policies[form] = Policy(self.bundle, OPTIONS.model_copy(update={"form": form}), backends=self._tapped(form))
+            policies[form] = Policy(self.bundle, OPTIONS.model_copy(update={"form": form}), engines=self._tapped(form))
         for episode, wanted in zip(self._episodes, self._wanted, strict=True):
             self.judge.reset()
             sessions = {form: policy.session() for form, policy in policies.items()}
@@ -218,7 +218,7 @@ class _Run:
                 if all(one is not None for one in twisted):
                     moved = self._moved(policy, [one for one in twisted if one is not None])
                     found.append(control_figures(name, moved, error))
-        with Policy(self.bundle, options, backends=open_shuffled) as policy:
+        with Policy(self.bundle, options, engines=open_shuffled) as policy:
             moved = self._moved(policy, [episode.observations() for episode in self._episodes])
             found.append(control_figures("shuffled-features", moved, error))
         return tuple(found)
@@ -234,8 +234,8 @@ class _Run:
                     _push(session, observation)
         return meter.normalized()
 
-    def _tapped(self, form: Form) -> BackendFactory:
-        return tapped(self.stages[form], self.judge.stage, lambda run: run < STAGE_RUNS or run % STAGE_EVERY == 0)
+    def _tapped(self, form: Form) -> EngineFactory:
+        return probed(self.stages[form], self.judge.stage, lambda run: run < STAGE_RUNS or run % STAGE_EVERY == 0)
 
 
 def _upto(wanted: tuple[int, ...], observations: Iterator[Observation]) -> Iterator[tuple[int, Observation]]:

@@ -24,7 +24,7 @@ from edgevlm_export.stage_graph import PolicyGraph, Stage
 
 
 @dataclass(frozen=True)
-class Made:
+class StageArtifact:
     """A stage as it goes into the bundle: file name -> graph, form -> file name.
 
     Attributes:
@@ -39,7 +39,7 @@ class Made:
     kept: float | None = None
 
 
-def float_stage(stage: Stage, model: onnx.ModelProto, precision: Precision, reason: str = "") -> Made:
+def float_stage(stage: Stage, model: onnx.ModelProto, precision: Precision, reason: str = "") -> StageArtifact:
     """fp32 or fp16: one file for both forms.
 
     Raises:
@@ -51,10 +51,10 @@ def float_stage(stage: Stage, model: onnx.ModelProto, precision: Precision, reas
     check_tensorrt(stage.name, model)
     file = f"{stage.name}.onnx"
     why = reason or (stage.reason if kept != precision else "")
-    return Made({file: model}, {"cpu": file, "tensorrt": file}, "fp32" if kept == "fp32" else "fp16", why)
+    return StageArtifact({file: model}, {"cpu": file, "tensorrt": file}, "fp32" if kept == "fp32" else "fp16", why)
 
 
-def policy_int8_stage(graph: PolicyGraph, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+def policy_int8_stage(graph: PolicyGraph, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
     """int8 in both forms, or fp32 with a measured reason where int8 gains nothing. Raises as `int8_stage` does."""
     if stage.precision != "int8":
         return float_stage(stage, model, stage.precision, stage.reason)
@@ -77,7 +77,7 @@ def quantized_stage(stage: Stage, model: onnx.ModelProto, table: Table) -> Quant
     return quantized
 
 
-def int8_stage(stage: Stage, quantized: Quantized) -> Made:
+def int8_stage(stage: Stage, quantized: Quantized) -> StageArtifact:
     """An int8 graph as the two forms of a bundle.
 
     Raises:
@@ -86,7 +86,7 @@ def int8_stage(stage: Stage, quantized: Quantized) -> Made:
     check_tensorrt(stage.name, quantized.model)
     files = {f"{stage.name}.tensorrt.onnx": quantized.model, f"{stage.name}.cpu.onnx": u8_activations(quantized.model)}
     forms: dict[Form, str] = {"tensorrt": f"{stage.name}.tensorrt.onnx", "cpu": f"{stage.name}.cpu.onnx"}
-    return Made(files, forms, "int8", quantized_nodes=quantized.nodes)
+    return StageArtifact(files, forms, "int8", quantized_nodes=quantized.nodes)
 
 
 def _text_reason(graph: PolicyGraph, stage: Stage, model: onnx.ModelProto, quantized: Quantized, table: Table) -> str:

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from edgevlm.errors import CalibrationError, QuantizationError
 from edgevlm_calibration.onnx_models import check_model
-from edgevlm_calibration.quantizable_nodes import Target, targets, tensors
+from edgevlm_calibration.quantizable_nodes import QuantizableNode, quantizable_nodes, tensors
 
 INT8_MAX = 127
 
@@ -43,7 +43,7 @@ def quantize(
         CalibrationError: a tensor to be quantized has no threshold: the table is of another model.
         QuantizationError: there is nothing to quantize.
     """
-    found = targets(model, exclude)
+    found = quantizable_nodes(model, exclude)
     if not found:
         ops = sorted({node.op_type for node in model.graph.node})
         raise QuantizationError(
@@ -91,13 +91,13 @@ class _Writer:
                 _rename(node.input, name, target)
         self._after[source] = _pair(name, source, target, (scale, zero))
 
-    def weight(self, target: Target) -> None:
+    def weight(self, target: QuantizableNode) -> None:
         if target.weight not in self._done:
             self._done[target.weight] = self._quantized_weight(target)
         node = next(node for node in self._graph.node if node.name == target.node)
         node.input[1] = self._done[target.weight]
 
-    def _quantized_weight(self, target: Target) -> str:
+    def _quantized_weight(self, target: QuantizableNode) -> str:
         name = target.weight
         values, scales = quantize_weight(numpy_helper.to_array(self._weights[name]), target.axis)
         self._constant(f"{name}.int8", values)

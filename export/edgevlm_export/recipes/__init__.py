@@ -7,43 +7,43 @@ from typing import Any
 
 from edgevlm.manifest.schema import Task
 from edgevlm_export.prepared import Prepared
-from edgevlm_export.recipes.base import Beside, Course, ExportOptions, Models
-from edgevlm_export.recipes.chat import ChatCourse
-from edgevlm_export.recipes.detector import DetectorCourse
-from edgevlm_export.recipes.pictures import PictureCourse
-from edgevlm_export.recipes.policy import PolicyCourse
-from edgevlm_export.recipes.retriever import RetrieverCourse
-from edgevlm_export.recipes.scorer import ScorerCourse
+from edgevlm_export.recipes.base import BundleOf, ExportOptions, Models, Recipe
+from edgevlm_export.recipes.chat import ChatRecipe
+from edgevlm_export.recipes.detector import DetectorRecipe
+from edgevlm_export.recipes.pictures import PictureRecipe
+from edgevlm_export.recipes.policy import PolicyRecipe
+from edgevlm_export.recipes.retriever import RetrieverRecipe
+from edgevlm_export.recipes.scorer import ScorerRecipe
 
 __all__ = [
-    "Beside",
-    "ChatCourse",
-    "Course",
-    "DetectorCourse",
+    "BundleOf",
+    "ChatRecipe",
+    "DetectorRecipe",
     "ExportOptions",
     "Models",
-    "PolicyCourse",
-    "RetrieverCourse",
-    "ScorerCourse",
-    "open_course",
+    "PolicyRecipe",
+    "Recipe",
+    "RetrieverRecipe",
+    "ScorerRecipe",
+    "open_recipe",
 ]
 
 
-COURSES: Mapping[Task, type[PolicyCourse] | type[PictureCourse[Any]]] = {
-    "chat": ChatCourse,
-    "detector": DetectorCourse,
-    "policy": PolicyCourse,
-    "retriever": RetrieverCourse,
-    "scorer": ScorerCourse,
+RECIPES: Mapping[Task, type[PolicyRecipe] | type[PictureRecipe[Any]]] = {
+    "chat": ChatRecipe,
+    "detector": DetectorRecipe,
+    "policy": PolicyRecipe,
+    "retriever": RetrieverRecipe,
+    "scorer": ScorerRecipe,
 }
 
 
-def open_course(prepared: Prepared, options: ExportOptions) -> Course:
+def open_recipe(prepared: Prepared, options: ExportOptions) -> Recipe:
     """The course of a checkpoint's task: its data opened and held against the model, then the weights loaded.
 
     Raises:
         LogError, CalibrationError, PictureError, FamilyError: the data, before anything is loaded.
         CheckpointError: the weights.
     """
-    course: Course = COURSES[prepared.task].open(prepared, options)
-    return course
+    recipe: Recipe = RECIPES[prepared.task].open(prepared, options)
+    return recipe

@@ -15,11 +15,11 @@ from edgevlm.manifest.schema import Precision
 from edgevlm.rosmsg.state import Stamps
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.table import Table
-from edgevlm_export.quantization.forms import Made
+from edgevlm_export.quantization.forms import StageArtifact
 from edgevlm_export.stage_graph import Stage, StageGraph
 
 Models = Mapping[str, onnx.ModelProto]
-Beside = Callable[[Models], AbstractContextManager[Bundle]]
+BundleOf = Callable[[Models], AbstractContextManager[Bundle]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ExportOptions:
     samples: int
 
 
-class Course(Protocol):
+class Recipe(Protocol):
     """One export of one task, with its data at hand."""
 
     @property
@@ -49,7 +49,7 @@ class Course(Protocol):
         """What only this task's manifest has."""
         ...
 
-    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
+    def pre_quantize(self, models: Models, fp32: BundleOf, progress: Progress) -> Models:
         """The same functions, in a form that int8 suits better; `fp32` makes a bundle of models to run them with."""
         ...
 
@@ -57,7 +57,7 @@ class Course(Protocol):
         """Ranges of an fp32 bundle, from the calibration part of the data or the table at hand."""
         ...
 
-    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
         """One stage in int8, or in floats with the reason."""
         ...
 

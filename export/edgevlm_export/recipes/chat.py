@@ -8,17 +8,17 @@ from typing import Any
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import PictureData
 from edgevlm_calibration.chat import CHAT, CHAT_PROBE, Talk
-from edgevlm_calibration.pictures import Tour
+from edgevlm_calibration.pictures import CalibrationRun
 from edgevlm_calibration.progress import Progress
 from edgevlm_export.fidelity.chat import OriginalTalker, compare_chat
 from edgevlm_export.recipes.base import ExportOptions
 from edgevlm_export.recipes.fitting import Read, beside_pictures
-from edgevlm_export.recipes.pictures import PictureCourse
+from edgevlm_export.recipes.pictures import PictureRecipe
 from edgevlm_export.stage_graph import ChatGraph, TalkGraph
 
 
-class ChatCourse(PictureCourse[TalkGraph]):
-    """See `Course`."""
+class ChatRecipe(PictureRecipe[TalkGraph]):
+    """See `Recipe`."""
 
     @classmethod
     def reads(cls, data: PictureData, options: ExportOptions) -> Iterable[Read]:
@@ -34,12 +34,12 @@ class ChatCourse(PictureCourse[TalkGraph]):
         return (f"chat template: frozen as without {', '.join(frozen)}; a name with a value is frozen at it",)
 
     @property
-    def tour(self) -> Tour[Talk]:
+    def tour(self) -> CalibrationRun[Talk]:
         """Whole prompts and some words of each answer."""
         return CHAT
 
     @property
-    def probe(self) -> tuple[Tour[Talk], int]:
+    def probe(self) -> tuple[CalibrationRun[Talk], int]:
         """A few prompts: each is a run of the vision stage and several of the decoder."""
         return CHAT_PROBE, 6
 

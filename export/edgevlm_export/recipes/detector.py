@@ -10,28 +10,28 @@ import onnx
 from edgevlm.bundle import Bundle
 from edgevlm.tasks import Detector
 from edgevlm_calibration.detector import DETECTOR
-from edgevlm_calibration.pictures import Tour
+from edgevlm_calibration.pictures import CalibrationRun
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.table import Table
 from edgevlm_export.fidelity.detector import OriginalDetector, compare_detector, overlaps
-from edgevlm_export.quantization.forms import Made, float_stage, outputs_of
-from edgevlm_export.recipes.pictures import PictureCourse
+from edgevlm_export.quantization.forms import StageArtifact, float_stage, outputs_of
+from edgevlm_export.recipes.pictures import PictureRecipe
 from edgevlm_export.stage_graph import DetectorGraph, Stage
 
 # How much an int8 stage's boxes must overlap those of its fp32 form, or it stays fp32: on average, and 19 of 20 boxes.
 IOU, IOU_WORST = 0.85, 0.6
 
 
-class DetectorCourse(PictureCourse[DetectorGraph]):
-    """See `Course`."""
+class DetectorRecipe(PictureRecipe[DetectorGraph]):
+    """See `Recipe`."""
 
     @property
-    def tour(self) -> Tour[Detector]:
+    def tour(self) -> CalibrationRun[Detector]:
         """A picture and a label at a time."""
         return DETECTOR
 
     @property
-    def probe(self) -> tuple[Tour[Detector], int]:
+    def probe(self) -> tuple[CalibrationRun[Detector], int]:
         """So many of these."""
         return DETECTOR, 16
 
@@ -39,7 +39,7 @@ class DetectorCourse(PictureCourse[DetectorGraph]):
         """The rule for labels."""
         return {"text": self.graph.text}
 
-    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
         """int8 where it also keeps the boxes in their places: their cosine hardly sees a small box move."""
         made = super().int8(stage, model, table)
         boxes = [port.name for port in stage.outputs if port.kind == "boxes"]

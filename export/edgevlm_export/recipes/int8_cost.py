@@ -14,9 +14,9 @@ from edgevlm.manifest.schema import PortKind
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.table import Table
 from edgevlm_export.fidelity.metrics import centred_cosine, cosine, without_common
-from edgevlm_export.quantization.forms import Made, float_stage, int8_stage, outputs_of, quantized_stage
-from edgevlm_export.quantization.passes.channel_max import peaks
-from edgevlm_export.quantization.passes.smooth import equalize, evened
+from edgevlm_export.quantization.forms import StageArtifact, float_stage, int8_stage, outputs_of, quantized_stage
+from edgevlm_export.quantization.passes.channel_max import channel_max
+from edgevlm_export.quantization.passes.smooth import smooth, smoothed
 from edgevlm_export.quantization.passes.u8_activations import u8_activations
 from edgevlm_export.recipes.base import Models
 from edgevlm_export.stage_graph import Stage
@@ -35,12 +35,12 @@ def even_channels(models: Models, feeds: Mapping[str, Feeds], progress: Progress
     made = {}
     for done, (name, model) in enumerate(models.items()):
         progress("even channels", done, len(models))
-        made[name] = equalize(model, peaks(model, evened(model), feeds[name]))
+        made[name] = smooth(model, channel_max(model, smoothed(model), feeds[name]))
     progress("even channels", len(models), len(models))
     return made
 
 
-def measured_int8(stage: Stage, model: onnx.ModelProto, table: Table, feeds: Feeds) -> Made:
+def measured_int8(stage: Stage, model: onnx.ModelProto, table: Table, feeds: Feeds) -> StageArtifact:
     """int8 where it keeps all that the stage puts out, else fp32 with what int8 would have cost."""
     if stage.precision != "int8":
         return float_stage(stage, model, stage.precision, stage.reason)

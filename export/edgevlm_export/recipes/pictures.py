@@ -1,4 +1,4 @@
-"""What the courses of models of pictures and words share: the data, evened channels, and what int8 may cost a stage."""
+"""What the recipes of models of pictures and words share: the data, evened channels, and what int8 may cost a stage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import onnx
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import FEWEST, PictureData, make_up_pictures, open_pictures
 from edgevlm.errors import CalibrationError
-from edgevlm_calibration.pictures import Tour, calibrate_pictures, record
+from edgevlm_calibration.pictures import CalibrationRun, calibrate_pictures, record
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.table import Table
 from edgevlm_export.prepared import Prepared
-from edgevlm_export.quantization.forms import Made
-from edgevlm_export.recipes.base import Beside, ExportOptions, Models
+from edgevlm_export.quantization.forms import StageArtifact
+from edgevlm_export.recipes.base import BundleOf, ExportOptions, Models
 from edgevlm_export.recipes.fitting import Read, fitting, texts_alone
 from edgevlm_export.recipes.int8_cost import Feeds, even_channels, measured_int8
 from edgevlm_export.stage_graph import Stage, StageGraph
@@ -26,8 +26,8 @@ Graph = TypeVar("Graph", bound=StageGraph)
 
 
 @dataclass(frozen=True)
-class PictureCourse(ABC, Generic[Graph]):
-    """See `Course`; `feeds` is what the stages were given in fp32, which evening out does not change."""
+class PictureRecipe(ABC, Generic[Graph]):
+    """See `Recipe`; `feeds` is what the stages were given in fp32, which evening out does not change."""
 
     takes: ClassVar[str] = "FOLDER-OF-PICTURES"
 
@@ -36,7 +36,7 @@ class PictureCourse(ABC, Generic[Graph]):
     feeds: dict[str, Feeds] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, prepared: Prepared, options: ExportOptions) -> PictureCourse[Graph]:
+    def open(cls, prepared: Prepared, options: ExportOptions) -> PictureRecipe[Graph]:
         """Raises CalibrationError and FamilyError, before the weights are loaded."""
         if options.topics is not None or options.stamps != "header":
             raise CalibrationError(
@@ -64,12 +64,12 @@ class PictureCourse(ABC, Generic[Graph]):
 
     @property
     @abstractmethod
-    def tour(self) -> Tour[Any]:
+    def tour(self) -> CalibrationRun[Any]:
         """How the model is shown what calibrates it."""
 
     @property
     @abstractmethod
-    def probe(self) -> tuple[Tour[Any], int]:
+    def probe(self) -> tuple[CalibrationRun[Any], int]:
         """The same for what int8 is measured on, and how many visits that takes."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class PictureCourse(ABC, Generic[Graph]):
         """A picture that cannot be read stops the export, so none."""
         return ()
 
-    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
+    def pre_quantize(self, models: Models, fp32: BundleOf, progress: Progress) -> Models:
         """Every stage with the outlier channels of its normalizations evened out."""
         tour, visits = self.probe
         with fp32(models) as bundle:
@@ -96,6 +96,6 @@ class PictureCourse(ABC, Generic[Graph]):
         """Ranges from the calibration pictures and texts."""
         return calibrate_pictures(bundle, self.data, self.tour, progress)
 
-    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
         """int8 where it keeps all that the stage puts out, else fp32 with what int8 would have cost."""
         return measured_int8(stage, model, table, self.feeds[stage.name])

@@ -15,11 +15,11 @@ from edgevlm_calibration.calibrate import calibrate_on, check_samples, record_st
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.recordings import open_log
 from edgevlm_calibration.table import Table, load_table
-from edgevlm_export.fidelity.policy import OriginalJudge
+from edgevlm_export.fidelity.policy import CheckpointReference
 from edgevlm_export.fidelity.verify import compare
 from edgevlm_export.prepared import Prepared
-from edgevlm_export.quantization.forms import Made, policy_int8_stage
-from edgevlm_export.recipes.base import Beside, ExportOptions, Models
+from edgevlm_export.quantization.forms import StageArtifact, policy_int8_stage
+from edgevlm_export.recipes.base import BundleOf, ExportOptions, Models
 from edgevlm_export.recipes.int8_cost import Feeds, even_channels, measured_int8
 from edgevlm_export.stage_graph import PolicyGraph, Stage
 
@@ -28,8 +28,8 @@ PROBE = 8  # steps on which int8 is measured
 
 
 @dataclass(frozen=True)
-class PolicyCourse:
-    """See `Course`.
+class PolicyRecipe:
+    """See `Recipe`.
 
     Attributes:
         given: a table made before by `edgevlm calibrate`, of the stages as they are.
@@ -43,7 +43,7 @@ class PolicyCourse:
     feeds: dict[str, Feeds] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, prepared: Prepared, options: ExportOptions) -> PolicyCourse:
+    def open(cls, prepared: Prepared, options: ExportOptions) -> PolicyRecipe:
         """Raises LogError and CalibrationError, before the weights are loaded."""
         contract, source = prepared.contract, options.calibration
         assert contract is not None
@@ -71,7 +71,7 @@ class PolicyCourse:
         """The contract."""
         return {"contract": self.graph.contract}
 
-    def before_int8(self, models: Models, fp32: Beside, progress: Progress) -> Models:
+    def pre_quantize(self, models: Models, fp32: BundleOf, progress: Progress) -> Models:
         """Evened out; as they are where the adapter chooses (docs/decisions/0009), or a table of them is at hand."""
         if self.graph.own_choice:
             return models
@@ -92,7 +92,7 @@ class PolicyCourse:
             )
         return self.given
 
-    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> Made:
+    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
         """Where it keeps what the stage puts out; by the adapter's choice all but what runs once per instruction."""
         if not self.graph.own_choice:
             return measured_int8(stage, model, table, self.feeds[stage.name])
@@ -100,4 +100,4 @@ class PolicyCourse:
 
     def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:
         """Chunks and plans, in the units of the robot."""
-        return compare(bundle, OriginalJudge(self.graph), self.data, progress)
+        return compare(bundle, CheckpointReference(self.graph), self.data, progress)

@@ -7,24 +7,24 @@ from typing import Any
 from edgevlm.bundle import Bundle
 from edgevlm.manifest.schema import CrossSpec
 from edgevlm.tasks import Retriever
-from edgevlm_calibration.pictures import Tour
+from edgevlm_calibration.pictures import CalibrationRun
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.retriever import MATCHER, RETRIEVER
 from edgevlm_export.fidelity.retriever import OriginalRetriever, compare_retriever
-from edgevlm_export.recipes.pictures import PictureCourse
+from edgevlm_export.recipes.pictures import PictureRecipe
 from edgevlm_export.stage_graph import RetrieverGraph
 
 
-class RetrieverCourse(PictureCourse[RetrieverGraph]):
-    """See `Course`."""
+class RetrieverRecipe(PictureRecipe[RetrieverGraph]):
+    """See `Recipe`."""
 
     @property
-    def tour(self) -> Tour[Retriever]:
+    def tour(self) -> CalibrationRun[Retriever]:
         """Each picture and each text by itself, or in pairs."""
         return MATCHER if isinstance(self.graph.driver, CrossSpec) else RETRIEVER
 
     @property
-    def probe(self) -> tuple[Tour[Retriever], int]:
+    def probe(self) -> tuple[CalibrationRun[Retriever], int]:
         """So many of each."""
         return self.tour, 16
 

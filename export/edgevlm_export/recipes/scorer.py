@@ -8,18 +8,18 @@ from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import PictureData
 from edgevlm.data.regions import make_up_regions, open_regions
 from edgevlm.tasks import Scorer
-from edgevlm_calibration.pictures import Tour
+from edgevlm_calibration.pictures import CalibrationRun
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.scorer import SCORER
 from edgevlm_export.fidelity.scorer import OriginalScorer, compare_scorer
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.recipes.base import ExportOptions
-from edgevlm_export.recipes.pictures import PictureCourse
+from edgevlm_export.recipes.pictures import PictureRecipe
 from edgevlm_export.stage_graph import ScorerGraph
 
 
-class ScorerCourse(PictureCourse[ScorerGraph]):
-    """See `Course`; where other courses have pictures, this one has features of their regions."""
+class ScorerRecipe(PictureRecipe[ScorerGraph]):
+    """See `Recipe`; where other recipes have pictures, this one has features of their regions."""
 
     takes: ClassVar[str] = "FOLDER of .npy files"
 
@@ -32,12 +32,12 @@ class ScorerCourse(PictureCourse[ScorerGraph]):
         return open_regions(options.calibration, prepared.regions, options.texts, options.samples)
 
     @property
-    def tour(self) -> Tour[Scorer]:
+    def tour(self) -> CalibrationRun[Scorer]:
         """Each text and the features of each picture, in pairs."""
         return SCORER
 
     @property
-    def probe(self) -> tuple[Tour[Scorer], int]:
+    def probe(self) -> tuple[CalibrationRun[Scorer], int]:
         """So many pairs."""
         return SCORER, 16
 

@@ -32,7 +32,7 @@ class _Traced:
     shapes: Mapping[str, torch.Size]
 
 
-def join(stage: Stage, chain: Chain) -> onnx.ModelProto:
+def stitch(stage: Stage, chain: Chain) -> onnx.ModelProto:
     """The graph of `chain`, with the ports of `stage`.
 
     Raises:

@@ -14,7 +14,7 @@ import torch
 from edgevlm.errors import FamilyError
 from edgevlm_export.stage_graph import Stage
 from edgevlm_export.tracing.repeated_layers import Chain
-from edgevlm_export.tracing.stitch import OPSET, join
+from edgevlm_export.tracing.stitch import OPSET, stitch
 from edgevlm_export.tracing.strip import strip
 
 TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
@@ -28,7 +28,7 @@ def trace(stage: Stage) -> onnx.ModelProto:
     """
     try:
         with _quiet(), torch.no_grad():
-            model = join(stage, stage.module) if isinstance(stage.module, Chain) else _trace_whole(stage)
+            model = stitch(stage, stage.module) if isinstance(stage.module, Chain) else _trace_whole(stage)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise FamilyError(
             f"stage {stage.name!r}: PyTorch cannot trace {type(stage.module).__name__} ({error}); "

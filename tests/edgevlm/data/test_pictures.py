@@ -10,7 +10,7 @@ import pytest
 from support.picture_files import jpeg, png, scene
 
 from edgevlm.data import LogWriter, read_log
-from edgevlm.data.stream import Seen, Told, open_stream
+from edgevlm.data.stream import FrameEvent, InstructionEvent, open_stream
 from edgevlm.errors import ContractError, EdgevlmError, LogError
 from edgevlm.manifest.contract import Contract
 from edgevlm.rosmsg.camera import CameraMessage
@@ -103,7 +103,7 @@ def test_a_few_bad_pictures_are_left_out_and_more_refused_by_both_readers(
     assert sum(len(episode) for episode in recording.episodes) == 40 - count
     assert len(list(recording.observations(recording.episodes[0]))) == 40 - count
     stream = open_stream(path, contract)
-    assert sum(isinstance(event, Seen) and event.camera == "left" for event in stream) == 40 - count
+    assert sum(isinstance(event, FrameEvent) and event.camera == "left" for event in stream) == 40 - count
     for warnings in (recording.warnings, stream.warnings):
         assert any(f"{count} of 40 damaged picture(s) left out" in warning for warning in warnings)
 
@@ -119,7 +119,11 @@ def test_an_instruction_that_cannot_be_decoded_ends_the_one_before(tmp_path: Pat
     recording = read_log(path, contract)
     assert [(one.instruction, len(one)) for one in recording.episodes] == [("go", 10), ("go", 20)]
     assert any("ends the instruction" in warning for warning in recording.warnings)
-    assert [event.text for event in open_stream(path, contract) if isinstance(event, Told)] == ["go", None, "go"]
+    assert [event.text for event in open_stream(path, contract) if isinstance(event, InstructionEvent)] == [
+        "go",
+        None,
+        "go",
+    ]
 
 
 def test_an_empty_compressed_channel_is_not_preferred_to_a_full_raw_one(tmp_path: Path, contract: Contract) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edgevlm.data import LogWriter
 from edgevlm.data.container import Container
-from edgevlm.data.stream import Event, Felt, Seen, Stream, Told, open_stream
+from edgevlm.data.stream import Event, FrameEvent, InstructionEvent, StateEvent, Stream, open_stream
 from edgevlm.errors import LogError, ShapeError
 from edgevlm.manifest.contract import Contract
 
@@ -20,7 +20,7 @@ SECOND_NS = 1_000_000_000
 
 
 def told(stream: Stream) -> list[str | None]:
-    return [event.text for event in stream if isinstance(event, Told)]
+    return [event.text for event in stream if isinstance(event, InstructionEvent)]
 
 
 def write(path: Path, frames: int = 3, *, stamp_ns: Callable[[int], int] = lambda log_ns: log_ns) -> Path:
@@ -56,7 +56,7 @@ def test_the_state_is_whole_and_stamped_with_its_oldest_field(tmp_path: Path, co
             log.joints("/joint_states", at * SECOND_NS, joints)
         log.image("/left/image_raw", SECOND_NS, np.zeros((6, 8, 3), np.uint8), encoding="rgb8")
         log.image("/right/image_raw", SECOND_NS, np.zeros((4, 4), np.uint8), encoding="mono8")
-    felt = [event for event in open_stream(path, contract) if isinstance(event, Felt)]
+    felt = [event for event in open_stream(path, contract) if isinstance(event, StateEvent)]
     # At 3 the oldest field is still the one of 1: the vector of that stamp is known already.
     assert [(event.state.value.tolist(), event.state.stamp_ns // SECOND_NS) for event in felt] == [
         ([1.0, 2.0], 1),
@@ -74,9 +74,9 @@ def test_states_that_are_not_finite_are_left_out_and_told(tmp_path: Path, contra
         for topic, shape, encoding in (("/left", (6, 8, 3), "rgb8"), ("/right", (4, 4), "mono8")):
             log.image(f"{topic}/image_raw", SECOND_NS, np.zeros(shape, np.uint8), encoding=encoding)
     stream = open_stream(other, contract)
-    assert sum(isinstance(event, Felt) for event in stream) == 1
+    assert sum(isinstance(event, StateEvent) for event in stream) == 1
     assert "NaN" in stream.warnings[0]
-    assert sum(isinstance(event, Felt) for event in open_stream(path, contract)) == 3
+    assert sum(isinstance(event, StateEvent) for event in open_stream(path, contract)) == 3
 
 
 def test_stamps_of_a_simulated_clock_are_the_time_and_stamps_of_zero_are_the_log_times(
@@ -90,7 +90,7 @@ def test_stamps_of_a_simulated_clock_are_the_time_and_stamps_of_zero_are_the_log
     assert simulated.stamps_are_time and "another clock" in simulated.warnings[0]
     unset = open_stream(write(tmp_path / "zero.mcap", stamp_ns=lambda log_ns: 0), contract)
     assert not unset.stamps_are_time and sum("header stamp is 0" in warning for warning in unset.warnings) == 2
-    frames = [event for event in unset if isinstance(event, Seen)]
+    frames = [event for event in unset if isinstance(event, FrameEvent)]
     assert all(event.frame.stamp_ns == event.log_ns for event in frames)
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_picture_is_left_out_and_one_of_another_size_refused(tmp_path:
         log.compressed_image("/left/image_raw/compressed", SECOND_NS + 1, jpeg)
         log.image("/right/image_raw", SECOND_NS, np.zeros((4, 4), np.uint8), encoding="mono8")
     stream = open_stream(path, contract)
-    assert [event.camera for event in stream if isinstance(event, Seen)] == ["right", "left"]
+    assert [event.camera for event in stream if isinstance(event, FrameEvent)] == ["right", "left"]
     assert "1 of 2 damaged picture(s) left out" in stream.warnings[-1]
     wrong = tmp_path / "wrong.mcap"
     with LogWriter(wrong) as log:

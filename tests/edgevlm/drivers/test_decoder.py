@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from support import talker, tiny
 
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.drivers import DecoderDriver, Feature, KeyValues, Prompt
+from edgevlm.drivers import DecoderDriver, ImageToken, KVCache, Prompt
 from edgevlm.drivers.kv_cache import HIDDEN
-from edgevlm.errors import BackendError, BundleError, NonFiniteError
+from edgevlm.errors import BundleError, EngineError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.options import RuntimeOptions
 
 OPTIONS = RuntimeOptions(intra_threads=1)
 CLOSE = {"rtol": 0.0, "atol": 2e-4}  # of logits that spread over more than 10: sums in another order, nothing else
-Symbols = Sequence[int | Feature]
+Symbols = Sequence[int | ImageToken]
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Rig:
     driver: DecoderDriver
     engines: tiny.Counted
     graph: Graph
-    cache: KeyValues
+    cache: KVCache
     memory: Memory
 
     def read(self, symbols: Symbols) -> tuple[NDArray[np.float32], int]:
@@ -57,13 +57,15 @@ def pixels(seed: int) -> NDArray[np.float32]:
 
 
 def prompt(symbols: Symbols) -> Prompt:
-    tiles = {symbol.tile: Value(symbol.tile, pixels(symbol.tile)) for symbol in symbols if isinstance(symbol, Feature)}
+    tiles = {
+        symbol.tile: Value(symbol.tile, pixels(symbol.tile)) for symbol in symbols if isinstance(symbol, ImageToken)
+    }
     return Prompt(tuple(symbols), tiles)
 
 
-def seen(seed: int) -> list[Feature]:
+def seen(seed: int) -> list[ImageToken]:
     """The symbols of one picture."""
-    return [Feature(seed, place) for place in range(talker.FEATURES)]
+    return [ImageToken(seed, place) for place in range(talker.FEATURES)]
 
 
 def definition(count: int, window: int | None, whole: int) -> NDArray[np.float32]:
@@ -84,7 +86,7 @@ def alone(bundle: Bundle, graph: Graph, symbols: Symbols, whole: int = 0) -> NDA
     table = np.load(bundle.path(args.embeddings))
     rows = []
     for symbol in symbols:
-        if isinstance(symbol, Feature):
+        if isinstance(symbol, ImageToken):
             features = graph.run_state("vision", {"pixels": pixels(symbol.tile)}, unkept)["features"]
             rows.append(features[0, symbol.place])
         else:
@@ -146,7 +148,7 @@ def whole_of(way: str, count: int) -> int:
 @pytest.mark.parametrize("way", WAYS)
 @given(row=rows, said=st.lists(tokens, max_size=12))
 def test_a_prompt_in_chunks_and_then_words_one_by_one_are_one_run(
-    open_rig: Callable[..., Rig], way: str, row: list[int | Feature], said: list[int]
+    open_rig: Callable[..., Rig], way: str, row: list[int | ImageToken], said: list[int]
 ) -> None:
     rig = open_rig(**WAYS[way])
     logits, reused = rig.read(row)
@@ -195,7 +197,7 @@ def test_the_same_prompt_again_runs_its_last_token_alone(open_rig: Callable[...,
 def test_what_it_says_depends_on_every_place_the_window_and_the_picture(open_rig: Callable[..., Rig]) -> None:
     """The controls of the tests above: were one of these ignored, they could not fail."""
     rig = open_rig()
-    row: list[int | Feature] = [*seen(1000), *range(20)]
+    row: list[int | ImageToken] = [*seen(1000), *range(20)]
     usual = rig.judge(row)
     spread = float(usual.max() - usual.min())
     changed = {
@@ -216,7 +218,7 @@ def test_what_it_says_depends_on_every_place_the_window_and_the_picture(open_rig
 
 def test_masks_of_a_window_count_the_token_itself(open_rig: Callable[..., Rig]) -> None:
     """With a window of 1 layer 1 reads nothing but the token itself; a word before the last one cannot reach it."""
-    cache = KeyValues(open_rig().bundle.manifest.chat().args.cache)
+    cache = KVCache(open_rig().bundle.manifest.chat().args.cache)
     cache.append(range(3), [np.zeros((1, 3, talker.HEADS, talker.SIZE), np.float32)] * 4)
     mask = cache.mask(2, 1)
     assert mask.shape == (1, 1, 2, talker.STEP + 2)
@@ -225,7 +227,7 @@ def test_masks_of_a_window_count_the_token_itself(open_rig: Callable[..., Rig]) 
 
 
 def test_forgetting_leaves_no_trace_and_touches_nothing_else(open_rig: Callable[..., Rig]) -> None:
-    cache = KeyValues(open_rig().bundle.manifest.chat().args.cache)
+    cache = KVCache(open_rig().bundle.manifest.chat().args.cache)
     cache.append(range(20), [np.ones((1, 20, talker.HEADS, talker.SIZE), np.float32)] * 4)
     cache.cut(3)  # what was cut off is still there to be zeroed
     beyond = [buffer[:, 20:] for buffer in cache._buffers]
@@ -258,10 +260,10 @@ def test_a_run_that_failed_leaves_what_was_read_before(open_rig: Callable[..., R
         nonlocal runs
         runs += 1
         if way == "whole prompt" or runs == 3:
-            raise BackendError("the engine is out of memory")
+            raise EngineError("the engine is out of memory")
 
     rig.engines.before_run = fail
-    with pytest.raises(BackendError, match="out of memory"):
+    with pytest.raises(EngineError, match="out of memory"):
         rig.read(row)
     rig.engines.before_run = lambda stage: None
     # Two chunks of 8 after the 20 (a prompt's last token is only ever new), or nothing of a prompt read whole.
@@ -287,7 +289,7 @@ def test_an_output_that_is_not_finite_is_refused_and_not_kept(open_rig: Callable
 
 def test_a_picture_that_overflows_is_refused(open_rig: Callable[..., Rig]) -> None:
     rig = open_rig()
-    symbols = (Feature("broken", 0), 1)
+    symbols = (ImageToken("broken", 0), 1)
     broken = Prompt(symbols, {"broken": Value("broken", np.full((1, 3, 8, 8), np.nan, np.float32))})
     with pytest.raises(NonFiniteError, match=r"stage 'vision'.*'pixels'"):
         rig.driver.read(broken, rig.cache, rig.memory)

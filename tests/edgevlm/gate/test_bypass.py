@@ -11,7 +11,7 @@ from support.gate_bench import LIMITS, MS, TICK_NS, hand
 from support.gate_judge import S
 
 from edgevlm.gate.bypass import Bypass
-from edgevlm.gate.chunking import Executor, HandedOver, Newest, Receding
+from edgevlm.gate.chunking import ConsumptionIndexed, Executor, LatestChunk, RecedingHorizon
 from edgevlm.gate.gate import Commander, Gate
 from edgevlm.gate.limits import GateLimits
 from edgevlm.manifest.contract import Contract, Stamped
@@ -21,7 +21,7 @@ START_NS = 1000 * S
 
 def make(kind: Any = Bypass, contract: Contract | None = None, executor: Executor | None = None) -> Commander:
     axis = {"action": "x", "state": "at", "position": (-0.5, 0.5), "velocity": 0.4, "acceleration": 2.0, "tracking": 1}
-    made: Commander = kind(contract or hand(), GateLimits(**{**LIMITS, "axes": (axis,)}), executor or Newest())
+    made: Commander = kind(contract or hand(), GateLimits(**{**LIMITS, "axes": (axis,)}), executor or LatestChunk())
     return made
 
 
@@ -76,7 +76,7 @@ def test_a_position_relative_to_the_observation_is_added_to_the_state() -> None:
 
 
 def test_the_executor_is_told_what_came_and_a_clock_that_restarts_harms_nothing() -> None:
-    executor = Receding(Newest(), 2)
+    executor = RecedingHorizon(LatestChunk(), 2)
     bypass = make(executor=executor)
     assert executor.wants_chunk(START_NS)
     bypass.heartbeat(START_NS, 0, START_NS)
@@ -89,7 +89,7 @@ def test_the_executor_is_told_what_came_and_a_clock_that_restarts_harms_nothing(
 
 
 def test_a_chunk_that_nobody_announced_is_sent_all_the_same() -> None:
-    bypass = make(executor=HandedOver())
+    bypass = make(executor=ConsumptionIndexed())
     assert bypass.feed(rows(0.1), START_NS, 0) is None
     assert bypass.counts["chunk.unannounced"] == 1
     assert bypass.command(START_NS, 0).values is not None

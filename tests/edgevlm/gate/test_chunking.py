@@ -13,17 +13,25 @@ from support.rotations import FORMS, Form, angle_between, matrix, quaternion_of
 
 from edgevlm.errors import SessionError, StampError
 from edgevlm.gate.averaging import Geometry
-from edgevlm.gate.chunking import Command, Ensembled, Executor, HandedOver, Newest, NoCommand, Receding
+from edgevlm.gate.chunking import (
+    Command,
+    ConsumptionIndexed,
+    Executor,
+    LatestChunk,
+    NoCommand,
+    RecedingHorizon,
+    TemporalEnsemble,
+)
 from edgevlm.gate.rotation import numbers
 from edgevlm.manifest.contract import ActionChunk
 
 STEP_NS = 10_000_000
 CORES: dict[str, Callable[[], Executor]] = {
-    "newest": Newest,
-    "ensembled": lambda: Ensembled(0.1),
-    "handed_over": HandedOver,
-    "receding_newest": lambda: Receding(Newest(), 2),
-    "receding_handed_over": lambda: Receding(HandedOver(), 3),
+    "newest": LatestChunk,
+    "ensembled": lambda: TemporalEnsemble(0.1),
+    "handed_over": ConsumptionIndexed,
+    "receding_newest": lambda: RecedingHorizon(LatestChunk(), 2),
+    "receding_handed_over": lambda: RecedingHorizon(ConsumptionIndexed(), 3),
 }
 
 
@@ -112,7 +120,7 @@ def test_a_command_is_a_copy(make: Callable[[], Executor]) -> None:
 
 
 def test_rows_go_by_the_nearest_stamp() -> None:
-    executor = Newest()
+    executor = LatestChunk()
     executor.offer(chunk(0), 0)
     stamps = [0, STEP_NS // 2 - 1, STEP_NS // 2, STEP_NS + 3_000_000, 2 * STEP_NS - 3_000_000]
     rows = [outcome.row for stamp in stamps if isinstance(outcome := executor.command(stamp), Command)]
@@ -120,14 +128,14 @@ def test_rows_go_by_the_nearest_stamp() -> None:
 
 
 def test_a_chunk_of_the_future_waits() -> None:
-    executor = Newest()
+    executor = LatestChunk()
     executor.offer(chunk(10 * STEP_NS), 0)
     assert executor.command(0) == NoCommand("early", 0)
     assert isinstance(executor.command(10 * STEP_NS), Command)
 
 
 def test_an_overtaken_chunk_does_not_replace_a_newer_one() -> None:
-    executor = Newest()
+    executor = LatestChunk()
     assert executor.offer(chunk(2 * STEP_NS, first=2), 3 * STEP_NS)
     assert not executor.offer(chunk(0), 3 * STEP_NS)
     outcome = executor.command(3 * STEP_NS)
@@ -136,7 +144,7 @@ def test_an_overtaken_chunk_does_not_replace_a_newer_one() -> None:
 
 
 def test_receding_asks_after_execute_steps_and_goes_on_until_it_is_answered() -> None:
-    executor = Receding(Newest(), 3)
+    executor = RecedingHorizon(LatestChunk(), 3)
     executor.offer(chunk(0), 0)
     assert [executor.wants_chunk(i * STEP_NS) for i in range(5)] == [False, False, False, True, True]
     outcome = executor.command(4 * STEP_NS)
@@ -149,18 +157,18 @@ def test_receding_asks_after_execute_steps_and_goes_on_until_it_is_answered() ->
 @pytest.mark.parametrize("steps", [0, -1])
 def test_receding_needs_a_step(steps: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Receding(Newest(), steps)
+        RecedingHorizon(LatestChunk(), steps)
 
 
 @pytest.mark.parametrize("decay", [-0.1, float("nan"), float("inf")])
 def test_ensembling_refuses_a_decay_that_is_none(decay: float) -> None:
     with pytest.raises(ValueError, match="decay"):
-        Ensembled(decay)
+        TemporalEnsemble(decay)
 
 
 def test_ensembling_weighs_the_oldest_most() -> None:
     """ACT's algorithm 2 by hand: weights exp(-m i), i = 0 the oldest."""
-    executor = Ensembled(0.5)
+    executor = TemporalEnsemble(0.5)
     for i in range(3):
         executor.offer(chunk(i * STEP_NS, first=10.0 * i), i * STEP_NS)
     outcome = executor.command(2 * STEP_NS)
@@ -172,7 +180,7 @@ def test_ensembling_weighs_the_oldest_most() -> None:
 
 
 def test_ensembling_leaves_out_what_expired() -> None:
-    executor = Ensembled(0.0)
+    executor = TemporalEnsemble(0.0)
     executor.offer(chunk(0, valid_rows=1), 0)
     executor.offer(chunk(STEP_NS, first=50.0), STEP_NS)
     both, alone = executor.command(STEP_NS), executor.command(2 * STEP_NS)
@@ -181,7 +189,7 @@ def test_ensembling_leaves_out_what_expired() -> None:
 
 
 def test_a_hand_over_skips_what_was_consumed_and_no_more() -> None:
-    executor = HandedOver()
+    executor = ConsumptionIndexed()
     feed(executor, chunk(0), 0)
     for i in range(2):
         executor.command(i * STEP_NS)
@@ -194,7 +202,7 @@ def test_a_hand_over_skips_what_was_consumed_and_no_more() -> None:
 
 
 def test_a_hand_over_does_not_count_the_first_inference() -> None:
-    executor = HandedOver()
+    executor = ConsumptionIndexed()
     executor.observed(0, 0)
     assert reasons([executor.command(i * STEP_NS) for i in range(4)]) == ["no_chunk"] * 4
     executor.offer(chunk(0, valid_rows=50), 4 * STEP_NS)
@@ -204,11 +212,11 @@ def test_a_hand_over_does_not_count_the_first_inference() -> None:
 
 def test_a_hand_over_needs_the_observation_announced() -> None:
     with pytest.raises(SessionError, match="call observed"):
-        HandedOver().offer(chunk(0), 0)
+        ConsumptionIndexed().offer(chunk(0), 0)
 
 
 def test_the_leftover_is_never_padded() -> None:
-    executor = HandedOver()
+    executor = ConsumptionIndexed()
     assert executor.leftover(0) is None
     feed(executor, chunk(0, rows=4), 0)
     lengths = []
@@ -281,7 +289,7 @@ def test_every_command_lies_among_the_rows_of_live_chunks(
         assert outcome.values[0] == pytest.approx(-outcome.values[1])
 
 
-@pytest.mark.parametrize("make", [Newest, HandedOver])
+@pytest.mark.parametrize("make", [LatestChunk, ConsumptionIndexed])
 @given(ticks=TICKS, rows=st.integers(1, 8), valid_rows=st.integers(0, 12))
 def test_every_command_of_a_single_chunk_is_exactly_the_row_it_names(
     make: Callable[[], Executor], ticks: list[Tick], rows: int, valid_rows: int
@@ -302,7 +310,7 @@ def test_every_command_of_a_single_chunk_is_exactly_the_row_it_names(
 @given(ticks=TICKS, rows=st.integers(1, 8))
 def test_a_hand_over_never_repeats_or_skips_a_row(ticks: list[Tick], rows: int) -> None:
     """Each chunk counts on from what was consumed when it was asked for: the commands must be 0, 1, 2, ..."""
-    executor = HandedOver()
+    executor = ConsumptionIndexed()
     _, outcomes = drive(executor, ticks, rows, 10_000, lambda: float(executor.consumed))
     values = [float(outcome.values[0]) for outcome in outcomes if isinstance(outcome, Command)]
     assert values == [float(i) for i in range(len(values))]
@@ -312,7 +320,7 @@ def test_a_hand_over_never_repeats_or_skips_a_row(ticks: list[Tick], rows: int) 
 def test_ensembled_equals_the_weighted_mean_of_its_rows(ticks: list[Tick]) -> None:
     counter = iter(range(1000, 100_000, 100))
     decay, seen = 0.2, []
-    executor = Ensembled(decay)
+    executor = TemporalEnsemble(decay)
     now_ns = 0
     for tick in ticks:
         now_ns += tick.gap_ns
@@ -350,7 +358,7 @@ def test_orientations_are_averaged_as_rotations(
     form: Form, vectors: list[tuple[float, ...]], base: tuple[float, ...], flips: int
 ) -> None:
     """Against the rotation nearest to the weighted sum of matrices; numbers a whole turn apart are no difference."""
-    executor = Receding(Ensembled(0.3), 4)
+    executor = RecedingHorizon(TemporalEnsemble(0.3), 4)
     executor.set_geometry(Geometry(((form, tuple(range(4 if form == "quaternion_xyzw" else 3))),), ()))
     around, summed = matrix("rotation_vector", base), np.zeros((3, 3))
     for k, vector in enumerate(vectors):
@@ -368,7 +376,7 @@ def test_orientations_are_averaged_as_rotations(
 
 
 def test_q_and_minus_q_do_not_turn_the_hand() -> None:
-    executor = Ensembled()
+    executor = TemporalEnsemble()
     executor.set_geometry(Geometry((("quaternion_xyzw", (0, 1, 2, 3)),), ()))
     q = [0.0, 0.0, np.sin(0.05), np.cos(0.05)]
     executor.offer(turning_chunk(0, q), 10)
@@ -379,7 +387,7 @@ def test_q_and_minus_q_do_not_turn_the_hand() -> None:
 
 
 def test_a_joint_without_ends_is_averaged_the_shorter_way() -> None:
-    executor = Ensembled(0.0)
+    executor = TemporalEnsemble(0.0)
     executor.set_geometry(Geometry((), ((0, 2 * np.pi),)))
     executor.offer(turning_chunk(0, [3.1, 3.1]), 10)
     executor.offer(turning_chunk(1, [-3.1, -3.1]), 10)

@@ -14,7 +14,7 @@ from support.gate_bench import LIMITS, MS, Bench, bench_limits, hand
 from support.gate_judge import STEP_S, S
 
 from edgevlm.errors import ContractError
-from edgevlm.gate.chunking import HandedOver, Newest
+from edgevlm.gate.chunking import ConsumptionIndexed, LatestChunk
 from edgevlm.gate.gate import Gate
 from edgevlm.gate.limits import GateLimits
 from edgevlm.manifest.contract import Stamped
@@ -43,7 +43,7 @@ def test_in_lock_step_a_delta_arrives_as_the_model_put_it_out() -> None:
 
 def test_in_lock_step_positions_pass_bit_for_bit() -> None:
     bench = Bench(hand("joint_position", "none", 1.0), axis={"acceleration": 1e6, "velocity": 100.0, "tracking": 2.0})
-    bench.gate = Gate(bench.contract, bench_limits(bench, STEP_S), Newest())
+    bench.gate = Gate(bench.contract, bench_limits(bench, STEP_S), LatestChunk())
     rows = np.random.default_rng(3).uniform(-0.5, 0.5, (8, 2)).astype(np.float32)
     bench.ros_ns += round(STEP_S * S)
     bench.state()
@@ -155,7 +155,7 @@ def test_no_command_is_valid_for_longer_than_its_own_time() -> None:
 
 def test_a_chunk_that_nobody_announced_is_refused_where_consumption_counts() -> None:
     bench = Bench()
-    bench.gate = Gate(bench.contract, bench_limits(bench, STEP_S), HandedOver())
+    bench.gate = Gate(bench.contract, bench_limits(bench, STEP_S), ConsumptionIndexed())
     bench.tick()
     assert bench.chunk(0.01) == "unannounced"
     bench.gate.heartbeat(bench.ros_ns, bench.steady_ns, observing_ns=bench.ros_ns)
@@ -172,7 +172,7 @@ def test_a_flood_of_chunks_is_survived() -> None:
 
 def test_refuses_limits_that_do_not_fit() -> None:
     with pytest.raises(ContractError, match="'x' has no limits"):
-        Gate(hand(), GateLimits(**{**LIMITS, "axes": ()}), Newest())
+        Gate(hand(), GateLimits(**{**LIMITS, "axes": ()}), LatestChunk())
 
 
 @given(

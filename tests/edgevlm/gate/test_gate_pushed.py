@@ -18,7 +18,7 @@ from support import gate_judge
 from support.gate_judge import Judge, Rule, S
 
 from edgevlm.errors import ContractError
-from edgevlm.gate.chunking import Newest
+from edgevlm.gate.chunking import LatestChunk
 from edgevlm.gate.gate import Gate, GateCommand
 from edgevlm.gate.limits import GateLimits
 from edgevlm.manifest.contract import Contract, Stamped, StateField
@@ -41,7 +41,7 @@ class Robot:
         axis |= {"acceleration": ACCELERATION, "tracking": TRACKING, "continuous": bool(period), **more.pop("axis", {})}
         limits = {**gate_judge.limits(), "axes": (axis,), "recover_after_s": 0.1, **more}
         self.contract = contract or joint()
-        self.gate = Gate(self.contract, GateLimits(**limits), Newest())
+        self.gate = Gate(self.contract, GateLimits(**limits), LatestChunk())
         low, high = axis["position"] or (-math.inf, math.inf)
         rule = Rule("position", low, high, VELOCITY, ACCELERATION, axis["tracking"], 0, period)
         self.judge = Judge((rule,))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from support import gate_judge
 from support.gate_judge import Judge, S
 
-from edgevlm.gate.chunking import Ensembled, Executor, HandedOver, Newest, Receding
+from edgevlm.gate.chunking import ConsumptionIndexed, Executor, LatestChunk, RecedingHorizon, TemporalEnsemble
 from edgevlm.gate.gate import Gate, GateCommand
 from edgevlm.gate.limits import GateLimits
 from edgevlm.manifest.contract import Stamped
@@ -27,10 +27,10 @@ from edgevlm.manifest.contract import Stamped
 CHUNKS = int(os.environ.get("EDGEVLM_GATE_CHUNKS", "100000"))
 BLOCK = 5000  # chunks of one robot; then another one with other luck
 EXECUTORS: dict[str, Callable[[], Executor]] = {
-    "newest": Newest,
-    "ensembled": lambda: Ensembled(0.1),
-    "handed_over": HandedOver,
-    "receding": lambda: Receding(Newest(), 4),
+    "newest": LatestChunk,
+    "ensembled": lambda: TemporalEnsemble(0.1),
+    "handed_over": ConsumptionIndexed,
+    "receding": lambda: RecedingHorizon(LatestChunk(), 4),
 }
 GAPS_NS = np.array([0, 1, 15, 20, 20, 20, 20, 20, 25, 60, 70, 71, 400], np.int64) * 1_000_000
 
@@ -152,7 +152,7 @@ def test_no_command_breaks_a_limit(name: str) -> None:
 def test_no_fallback_mode_breaks_a_limit(mode: str, recover_after_s: float, steps: list[Any]) -> None:
     """Every fallback, with causes that come and go every few commands."""
     causes = ("chunk_spent", "chunk_missing", "chunk_expired", "state_stale", "heartbeat_missing", "tracking")
-    bench = Bench(Newest(), fallbacks=dict.fromkeys(causes, mode), recover_after_s=recover_after_s)
+    bench = Bench(LatestChunk(), fallbacks=dict.fromkeys(causes, mode), recover_after_s=recover_after_s)
     for level, rows, signs, bits, gaps_ms in steps:
         if level:
             row = level * (signs // 3 ** np.arange(5) % 3 - 1.0)
@@ -168,7 +168,7 @@ def test_no_fallback_mode_breaks_a_limit(mode: str, recover_after_s: float, step
 
 def test_the_judge_finds_what_a_gate_would_let_through() -> None:
     """Control: the same chunks sent as they are, without a gate, break a limit at once."""
-    bench = Bench(Newest())
+    bench = Bench(LatestChunk())
     bench.judge.state([0.0] * 4)
     row = np.array([0.05, 0.0, 0.0, 0.0, 0.0])
     bench.judge.chunk(gate_judge.chunk(np.tile(row, (8, 1)), bench.ros_ns, 1))
@@ -181,7 +181,7 @@ def test_the_judge_finds_what_a_gate_would_let_through() -> None:
 @pytest.mark.parametrize("factor", [1.5, np.nan])
 def test_the_judge_finds_one_wrong_number(column: int, factor: float) -> None:
     """Control: a run at full speed, in which one column of one late command is changed."""
-    bench = Bench(Newest())
+    bench = Bench(LatestChunk())
     bench.gate.heartbeat(bench.ros_ns, bench.steady_ns)
     for _ in range(15):
         bench.state(bench.robot)

@@ -13,7 +13,7 @@ from support import gate_judge
 from support.gate_judge import S
 from support.rotations import FORMS, Form, matrix, rotation_between, wire_quaternion
 
-from edgevlm.gate.chunking import Newest
+from edgevlm.gate.chunking import LatestChunk
 from edgevlm.gate.clock import even
 from edgevlm.gate.gate import Gate
 from edgevlm.gate.limits import GateLimits, OrientationLimits
@@ -120,7 +120,7 @@ def test_the_gate_keeps_an_orientation_within_its_limits_in_every_form(form: For
     contract = gate_judge.contract((group,), tuple(StateField(name=f"m{name}", unit="1") for name in names))
     orientation = {**LIMITS.model_dump(), "actions": names, "state": tuple(f"m{name}" for name in names)}
     limits = {**gate_judge.limits(), "axes": (), "orientations": (orientation,), "command_period_s": 0.02}
-    gate = Gate(contract, GateLimits(**limits), Newest())
+    gate = Gate(contract, GateLimits(**limits), LatestChunk())
     random = np.random.default_rng(5)
     measured = np.array(numbers(form, exponential((0.3, -0.2, 0.1)), SAME), np.float32)
     ros_ns, before, rate, followed = 50 * S, matrix(form, measured.tolist()), np.zeros(3), 0
@@ -161,7 +161,7 @@ def test_refuses_quaternions_that_are_none() -> None:
         tuple(StateField(name=name, unit="1") for name in LIMITS.state),
     )
     limits = GateLimits(**{**gate_judge.limits(), "axes": (), "orientations": (LIMITS.model_dump(),)})
-    gate = Gate(contract, limits, Newest())
+    gate = Gate(contract, limits, LatestChunk())
     refusal = gate.feed(gate_judge.chunk(np.zeros((3, 4)), S, 1, LIMITS.actions), S, S)
     assert refusal is not None
     assert refusal.reason == "rotation"

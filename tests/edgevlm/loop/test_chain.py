@@ -9,7 +9,7 @@ from support import tiny
 from support.tiny import COMMANDS, START_NS
 
 from edgevlm.bundle import open_bundle
-from edgevlm.gate.chunking import Command, Newest, Receding
+from edgevlm.gate.chunking import Command, LatestChunk, RecedingHorizon
 from edgevlm.gate.gate import Gate
 from edgevlm.gate.limits import AxisLimits, GateLimits
 from edgevlm.loop.mailbox import Mailbox
@@ -53,8 +53,8 @@ def limits() -> GateLimits:
 
 def test_in_lock_step_the_chain_commands_what_the_policy_says(tmp_path: Path) -> None:
     with Policy(open_bundle(tiny.mono(tmp_path / "mono")), RuntimeOptions(intra_threads=1)) as policy:
-        session, executor = policy.session(), Receding(Newest(), STEPS_PER_FRAME)
-        gate = Gate(policy.contract, limits(), Receding(Newest(), STEPS_PER_FRAME))
+        session, executor = policy.session(), RecedingHorizon(LatestChunk(), STEPS_PER_FRAME)
+        gate = Gate(policy.contract, limits(), RecedingHorizon(LatestChunk(), STEPS_PER_FRAME))
         matcher = Matcher(["front"], MATCH, needs_state=True)
         inbox: Mailbox[Matched] = Mailbox(merge)
         outcomes: list[Outcome] = []

@@ -13,7 +13,7 @@ from support import tiny
 from edgevlm import load
 from edgevlm.data import LogWriter, read_log
 from edgevlm.data.container import Container
-from edgevlm.data.stream import Event, Felt, Seen, Told, open_stream
+from edgevlm.data.stream import Event, FrameEvent, InstructionEvent, StateEvent, open_stream
 from edgevlm.errors import ContractError, InstructionError
 from edgevlm.loop.matching import Frame
 from edgevlm.loop.worker import Acted, Failed
@@ -80,12 +80,12 @@ def picture(number: int = 0) -> NDArray[np.uint8]:
     return tiny.image(CONTRACT.cameras[0], number)
 
 
-def frame(at_ms: int, stamp_ms: int | None = None) -> Seen:
-    return Seen(at_ms * MS, "front", Stamped(picture(), (at_ms if stamp_ms is None else stamp_ms) * MS))
+def frame(at_ms: int, stamp_ms: int | None = None) -> FrameEvent:
+    return FrameEvent(at_ms * MS, "front", Stamped(picture(), (at_ms if stamp_ms is None else stamp_ms) * MS))
 
 
-def state(at_ms: int) -> Felt:
-    return Felt(at_ms * MS, Stamped(np.full(3, at_ms, np.float32), at_ms * MS))
+def state(at_ms: int) -> StateEvent:
+    return StateEvent(at_ms * MS, Stamped(np.full(3, at_ms, np.float32), at_ms * MS))
 
 
 def run(model: Model, events: list[Event], pace: AsFastAsPossible | RealTime | None = None) -> list[Turn]:
@@ -129,7 +129,9 @@ def test_a_recording_gives_the_chunks_that_its_observations_give(tmp_path: Path)
 
 def test_frames_before_the_first_instruction_are_seen_but_not_acted_on() -> None:
     model = Model()
-    turns = run(model, [state(0), frame(0), state(100), frame(100), Told(150 * MS, "go"), state(200), frame(200)])
+    turns = run(
+        model, [state(0), frame(0), state(100), frame(100), InstructionEvent(150 * MS, "go"), state(200), frame(200)]
+    )
     assert stamps(model) == [200] and model.pushed == [0, 100 * MS]
     assert len(turns) == 1
 
@@ -138,7 +140,7 @@ def test_an_empty_instruction_or_a_loss_makes_it_idle_until_the_next() -> None:
     model = Model()
     events: list[Event] = []
     for number, text in enumerate(("go", " ", "go on", None, "on")):
-        events += [Told(number * 100 * MS, text), state(number * 100), frame(number * 100)]
+        events += [InstructionEvent(number * 100 * MS, text), state(number * 100), frame(number * 100)]
     run(model, events)
     assert [(observation.instruction, stamp) for observation, stamp in zip(model.seen, stamps(model), strict=True)] == [
         ("go", 0),
@@ -149,14 +151,20 @@ def test_an_empty_instruction_or_a_loss_makes_it_idle_until_the_next() -> None:
 
 def test_a_frame_waits_for_the_state_of_its_time_and_takes_the_newest_before_it() -> None:
     model = Model()
-    turns = run(model, [Told(0, "go"), state(80), frame(95, 90), state(120), state(140)])
+    turns = run(model, [InstructionEvent(0, "go"), state(80), frame(95, 90), state(120), state(140)])
     assert [observation.state.stamp_ns for observation in model.seen if observation.state] == [80 * MS]
     (turn,) = turns
     assert turn.outcome.times.started_ros_ns == turn.outcome.times.ended_ros_ns == 120 * MS  # when it was certain
 
 
 def test_without_waiting_it_takes_the_newest_state_that_had_come_as_a_node_does() -> None:
-    events: list[Event] = [Told(0, "go"), state(80), frame(100), Felt(101 * MS, state(100).state), state(120)]
+    events: list[Event] = [
+        InstructionEvent(0, "go"),
+        state(80),
+        frame(100),
+        StateEvent(101 * MS, state(100).state),
+        state(120),
+    ]
     taken = {}
     for wait in (True, False):
         model = Model()
@@ -171,7 +179,7 @@ def test_without_waiting_it_takes_the_newest_state_that_had_come_as_a_node_does(
 
 def test_the_last_frame_is_acted_on_when_nothing_comes_after_it() -> None:
     model = Model()
-    run(model, [Told(0, "go"), state(80), frame(100)])
+    run(model, [InstructionEvent(0, "go"), state(80), frame(100)])
     assert stamps(model) == [100]
 
 
@@ -183,7 +191,7 @@ def test_a_step_that_fails_is_told_and_the_next_one_acts() -> None:
         raise InstructionError("no such word")
 
     model.before = fail
-    events: list[Event] = [Told(0, "go"), state(0), frame(0), state(100), frame(100)]
+    events: list[Event] = [InstructionEvent(0, "go"), state(0), frame(0), state(100), frame(100)]
     first, second = run(model, events)
     assert isinstance(first.outcome, Failed) and first.counts["failed"] == 1
     assert isinstance(second.outcome, Acted) and second.counts["acted"] == 1
@@ -203,7 +211,7 @@ class Wall:
 
 def real_time(model: Model, takes_ms: int, frames: int = 10) -> tuple[list[Turn], Wall]:
     wall = Wall()
-    events: list[Event] = [Told(1000 * MS, "go")]
+    events: list[Event] = [InstructionEvent(1000 * MS, "go")]
     for at_ms in range(1000, 1000 + frames * 100, 100):
         events += [state(at_ms), frame(at_ms)]
 
@@ -234,7 +242,7 @@ def test_in_real_time_a_slow_model_drops_what_it_is_too_slow_for_and_counts_it()
 
 def test_models_side_by_side_see_the_same_and_do_not_disturb_each_other() -> None:
     a, b = Model(), Model(off=0.01)
-    events: list[Event] = [Told(0, "go")]
+    events: list[Event] = [InstructionEvent(0, "go")]
     for at_ms in range(0, 500, 100):
         events += [state(at_ms), frame(at_ms)]
     turns = list(Replay(CONTRACT, {"a": a, "b": b}, AsFastAsPossible()).run(events))
@@ -255,7 +263,7 @@ def test_models_side_by_side_see_the_same_and_do_not_disturb_each_other() -> Non
 
 def test_observations_that_only_one_acted_on_are_counted_and_not_compared() -> None:
     model = Model()
-    turns = run(model, [Told(0, "go"), state(0), frame(0), state(100), frame(100)])
+    turns = run(model, [InstructionEvent(0, "go"), state(0), frame(0), state(100), frame(100)])
     comparison = Comparison(CONTRACT)
     assert comparison.add(turns[0]) is None
     assert comparison.add(Turn("b", turns[1].outcome, turns[1].counts)) is None
@@ -266,12 +274,12 @@ def test_observations_that_only_one_acted_on_are_counted_and_not_compared() -> N
 
 def test_a_simulated_clock_that_starts_again_begins_anew() -> None:
     model = Model()
-    events: list[Event] = [Told(0, "go")]
+    events: list[Event] = [InstructionEvent(0, "go")]
     for number in range(6):
         stamp_ms = 50_000 + 100 * number if number < 3 else 100 * (number - 3)
         log_ms = 10_000_000 + 100 * number
         whole = Stamped(np.zeros(3, np.float32), stamp_ms * MS)
-        events += [Seen(log_ms * MS, "front", Stamped(picture(), stamp_ms * MS)), Felt(log_ms * MS, whole)]
+        events += [FrameEvent(log_ms * MS, "front", Stamped(picture(), stamp_ms * MS)), StateEvent(log_ms * MS, whole)]
     replay = Replay(CONTRACT, {"a": model}, AsFastAsPossible(), stamps_are_time=True)
     list(replay.run(events))
     assert stamps(model) == [50_000, 50_100, 50_200, 0, 100, 200]

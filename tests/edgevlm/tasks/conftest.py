@@ -34,7 +34,7 @@ def open_policy(bundles: dict[str, Path]) -> Iterator[Open]:
 
     def open_it(name: str, **more: Any) -> tuple[Policy, tiny.Counted]:
         counted = tiny.Counted()
-        policy = Policy(open_bundle(bundles[name]), RuntimeOptions(intra_threads=1), backends=counted, **more)
+        policy = Policy(open_bundle(bundles[name]), RuntimeOptions(intra_threads=1), engines=counted, **more)
         opened.append(policy)
         return policy, counted
 

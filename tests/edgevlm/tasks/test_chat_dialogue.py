@@ -15,21 +15,21 @@ from support.talking import OPTIONS, Opened, by_hand
 from tokenizers import Tokenizer
 
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import Backend, open_backend
+from edgevlm.engines import Engine, open_engine
 from edgevlm.errors import (
-    BackendError,
+    EngineError,
     PromptError,
     SessionError,
 )
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Answer, Chat
-from edgevlm.tasks.generation_config import drain
+from edgevlm.tasks.generation_config import collect
 
 LONG = 24  # tokens of an answer
 
 
 def fails(stage: str) -> None:
-    raise BackendError("the engine is out of memory")
+    raise EngineError("the engine is out of memory")
 
 
 def test_a_dialogue_is_the_whole_prompt_read_at_once(opened: Callable[..., Opened]) -> None:
@@ -42,10 +42,10 @@ def test_a_dialogue_is_the_whole_prompt_read_at_once(opened: Callable[..., Opene
     assert answers[1].reused_tokens >= answers[0].prompt_tokens
     assert answers[2].reused_tokens >= answers[1].prompt_tokens
     # The same dialogue, read by somebody who has read nothing before.
-    speaker = chat._speaker
-    question = speaker.question(None, "c?", {"max_new_tokens": 3})
-    prompt = speaker.prompt(session.turns[:-1], session._pictures, question)
-    fresh = drain(speaker.speak(prompt, question, speaker.reader()))
+    generator = chat._generator
+    question = generator.question(None, "c?", {"max_new_tokens": 3})
+    prompt = generator.prompt(session.turns[:-1], session._pictures, question)
+    fresh = collect(generator.speak(prompt, question, generator.reader()))
     assert (fresh.token_ids, fresh.reused_tokens) == (answers[2].token_ids, 0)
 
 
@@ -55,13 +55,13 @@ class Saying:
     def __init__(self, words: Sequence[int]) -> None:
         self.words, self.begin = words, 0
 
-    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Backend:
-        engine = open_backend(bundle, stage, options)
+    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
+        engine = open_engine(bundle, stage, options)
         return _Saying(self, engine) if stage == "decoder" else engine
 
 
 class _Saying:
-    def __init__(self, owner: Saying, engine: Backend) -> None:
+    def __init__(self, owner: Saying, engine: Engine) -> None:
         self._owner, self._engine = owner, engine
         self.inputs, self.outputs, self.close = engine.inputs, engine.outputs, engine.close
 
@@ -78,7 +78,7 @@ def test_an_answer_as_models_say_it_is_not_read_again_in_the_next_turn(tmp_path:
     """They say the space before the first word, which templates write as well."""
     words = Tokenizer.from_file(str(tiny.STAGES / "chat_tokenizer.json"))
     engines = Saying(words.encode(" A red cup.", add_special_tokens=False).ids)
-    with Chat(open_bundle(talker.chat(tmp_path / "chat")), OPTIONS, backends=engines) as chat:
+    with Chat(open_bundle(talker.chat(tmp_path / "chat")), OPTIONS, engines=engines) as chat:
         engines.begin = len(chat.prepare(talker.picture(1), "what is it?").ids)
         session = chat.session()
         one = session.ask(talker.picture(1), "what is it?", max_new_tokens=LONG)
@@ -112,7 +112,7 @@ def test_a_question_that_was_not_answered_leaves_no_trace_in_the_dialogue(
         speaking.close()
     elif how == "failed":
         item.engines.before_run = fails
-        with pytest.raises(BackendError):
+        with pytest.raises(EngineError):
             session.ask(talker.picture(1), "b?")
         item.engines.before_run = lambda stage: None
     else:

@@ -29,7 +29,7 @@ def picture(seed: int, height: int = 20, width: int = 30) -> NDArray[np.uint8]:
 def open_cross(root: Path, **more: Any) -> tuple[Retriever, tiny.Counted]:
     counted = tiny.Counted()
     bundle = open_bundle(paired.cross(root / "bundle", **more))
-    return Retriever(bundle, RuntimeOptions(intra_threads=1), backends=counted), counted
+    return Retriever(bundle, RuntimeOptions(intra_threads=1), engines=counted), counted
 
 
 def test_vision_runs_once_for_each_picture_and_the_head_for_each_pair(tmp_path: Path) -> None:

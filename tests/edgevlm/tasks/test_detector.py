@@ -41,7 +41,7 @@ def picture(seed: int, height: int = 20, width: int = 30) -> NDArray[np.uint8]:
 def open_one(root: Path, **more: Any) -> tuple[Detector, tiny.Counted]:
     counted = tiny.Counted()
     bundle = open_bundle(spotter.regions(root / "bundle", **more))
-    return Detector(bundle, RuntimeOptions(intra_threads=1), backends=counted), counted
+    return Detector(bundle, RuntimeOptions(intra_threads=1), engines=counted), counted
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from support.talking import OPTIONS, Opened
 from edgevlm.bundle import open_bundle
 from edgevlm.drivers import Prompt, Seq2SeqDriver
 from edgevlm.drivers import seq2seq as driver_module
-from edgevlm.errors import BackendError, BundleError, InstructionError, NonFiniteError, PromptError, SessionError
+from edgevlm.errors import BundleError, EngineError, InstructionError, NonFiniteError, PromptError, SessionError
 from edgevlm.graph import Value
 from edgevlm.tasks import Chat
 
@@ -74,7 +74,7 @@ def test_two_cameras_in_turn_are_encoded_once_each_and_memory_is_bounded(
 
 
 def test_no_more_is_kept_than_the_manifest_allows_for(opened: Callable[..., Opened], reader: str) -> None:
-    driver = opened(reader).chat._speaker.driver
+    driver = opened(reader).chat._generator.driver
     assert isinstance(driver, Seq2SeqDriver)
     kept = driver.memory()._capacity
     assert kept["vision"] == driver_module.KEPT_BYTES // (4 * 4 * talker.WIDTH)  # float32 of four features
@@ -89,14 +89,14 @@ def test_no_more_is_kept_than_the_manifest_allows_for(opened: Callable[..., Open
 def test_one_run_that_was_not_finite_is_forgotten(stage: str, opened: Callable[..., Opened]) -> None:
     chat = opened("encoder").chat
     want = alone(chat.bundle.root, talker.picture(2), "what?")
-    backend = chat._speaker._graph._backends[stage]
-    whole, left = backend.run, [float("nan"), float("inf")]
+    engine = chat._generator._graph._engines[stage]
+    whole, left = engine.run, [float("nan"), float("inf")]
 
     def run(inputs: Any) -> Any:
         made = whole(inputs)
         return {name: array + np.float32(left[-1]) for name, array in made.items()} if left else made
 
-    backend.run = run  # type: ignore[method-assign]
+    engine.run = run  # type: ignore[method-assign]
     while left:
         with pytest.raises(NonFiniteError, match=f"stage '{stage}'"):
             chat.ask(talker.picture(2), "what?", max_new_tokens=FEW)
@@ -158,10 +158,10 @@ def test_an_engine_that_fails_in_the_middle_leaves_nothing_wrong(
     def before(stage: str) -> None:
         left[0] -= stage == "decoder"
         if stage == "decoder" and left[0] == 0:
-            raise BackendError("the engine failed")
+            raise EngineError("the engine failed")
 
     item.engines.before_run = before
-    with pytest.raises(BackendError):
+    with pytest.raises(EngineError):
         item.chat.ask(talker.picture(1), "what?", max_new_tokens=FEW)
     want = alone(item.chat.bundle.root, talker.picture(1), "what?")
     assert item.chat.ask(talker.picture(1), "what?", max_new_tokens=FEW).token_ids == want
@@ -242,7 +242,7 @@ def test_a_manifest_that_some_questions_would_break_is_refused(edit: Any, messag
 
 def test_a_driver_that_read_another_question_says_what_a_new_one_says(opened: Callable[..., Opened]) -> None:
     chat = opened("encoder", begin=BEGIN).chat
-    driver = chat._speaker.driver
+    driver = chat._generator.driver
     prepared = chat.prepare(talker.picture(1), "what?")
     pixels = {"one": Value("one", prepared.pixels[0])}
     cache, memory = driver.cache(), driver.memory()

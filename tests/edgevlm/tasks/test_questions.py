@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
-from edgevlm.drivers import KeyValues, Prompt, Seq2SeqDriver
+from edgevlm.drivers import KVCache, Prompt, Seq2SeqDriver
 from edgevlm.errors import (
     BundleError,
     ContractError,
@@ -49,7 +49,7 @@ def opened(tmp_path: Path) -> Callable[..., Opened]:
 
 def anew(chat: Chat, image: Any, text: str, count: int) -> tuple[int, ...]:
     """Greedy tokens by the driver alone: all is read anew, in one row, for every token."""
-    driver, ids = chat._speaker.driver, chat.prepare(image, text).ids
+    driver, ids = chat._generator.driver, chat.prepare(image, text).ids
     (pixels,) = chat.prepare(image, text).pixels
     begin = (talker.BOS,) if chat.needs_text else ids
     said: list[int] = []
@@ -145,12 +145,12 @@ def test_a_picture_whose_features_overflow_is_refused_and_nothing_is_kept_of_it(
 ) -> None:
     chat = opened(reader).chat
     good = chat.ask(talker.picture(1), "what?", max_new_tokens=4)
-    whole = chat._speaker._graph._backends["vision"].run
+    whole = chat._generator._graph._engines["vision"].run
 
     def broken(inputs: Any) -> Any:
         return {name: array * np.float32("inf") for name, array in whole(inputs).items()}
 
-    monkeypatch.setattr(chat._speaker._graph._backends["vision"], "run", broken)
+    monkeypatch.setattr(chat._generator._graph._engines["vision"], "run", broken)
     for _ in range(2):
         with pytest.raises(NonFiniteError, match="stage 'vision'"):
             chat.ask(talker.picture(2), "what?", max_new_tokens=4)
@@ -204,9 +204,9 @@ def test_embeddings_without_the_first_sign_are_refused(tmp_path: Path) -> None:
 
 def test_a_cleared_cache_looks_at_nothing(opened: Callable[..., Opened]) -> None:
     chat = opened("decoder").chat
-    driver = chat._speaker.driver
+    driver = chat._generator.driver
     assert isinstance(driver, Seq2SeqDriver)
-    cache: KeyValues = driver.cache()
+    cache: KVCache = driver.cache()
     prompt = Prompt((talker.BOS,), {"a": Value("a", chat.prepare(talker.picture(1), "").pixels[0])})
     driver.read(prompt, cache, driver.memory())
     assert set(cache.beside.arrays) == {"features"} and cache.length == 1

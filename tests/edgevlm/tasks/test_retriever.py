@@ -37,7 +37,7 @@ def picture(seed: int, height: int = 20, width: int = 30) -> NDArray[np.uint8]:
 def open_dual(root: Path, **more: Any) -> tuple[Retriever, tiny.Counted]:
     counted = tiny.Counted()
     bundle = open_bundle(tiny.dual(root / "bundle", **more))
-    return Retriever(bundle, RuntimeOptions(intra_threads=1), backends=counted), counted
+    return Retriever(bundle, RuntimeOptions(intra_threads=1), engines=counted), counted
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def counted() -> tiny.Counted:
 @pytest.fixture
 def scorer(tmp_path: Path, counted: tiny.Counted) -> Iterator[Scorer]:
     bundle = open_bundle(paired.scorer(tmp_path / "bundle"))
-    with Scorer(bundle, RuntimeOptions(intra_threads=1), backends=counted) as opened:
+    with Scorer(bundle, RuntimeOptions(intra_threads=1), engines=counted) as opened:
         yield opened
 
 
@@ -124,7 +124,7 @@ class _Overflowing:
 def test_a_model_that_overflows_says_so(tmp_path: Path) -> None:
     bundle = open_bundle(paired.scorer(tmp_path / "bundle"))
     with (
-        Scorer(bundle, RuntimeOptions(), backends=lambda *_: _Overflowing()) as scorer,
+        Scorer(bundle, RuntimeOptions(), engines=lambda *_: _Overflowing()) as scorer,
         pytest.raises(NonFiniteError, match=r"stage 'head'.*try an fp32 bundle"),
     ):
         scorer.score(paired.regions(), ASKED)

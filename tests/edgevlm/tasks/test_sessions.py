@@ -15,7 +15,7 @@ from support import tiny
 from support.tiny import COMMANDS, START_NS, Open, observation, same
 
 from edgevlm.bundle import open_bundle
-from edgevlm.errors import BackendError, BundleError, SessionError, WindowNotReadyError
+from edgevlm.errors import BundleError, EngineError, SessionError, WindowNotReadyError
 from edgevlm.manifest.contract import ActionChunk, Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
@@ -138,7 +138,7 @@ def test_a_caller_may_overwrite_its_image_and_state_afterwards(open_policy: Open
         elif way == "failed act" and index % 2:
             for session, given_step in ((reused, mine), (untouched, step)):
                 counted.before_run = fail_at("head")
-                with pytest.raises(BackendError):
+                with pytest.raises(EngineError):
                     session.act(given_step)
                 counted.before_run = lambda stage: None
         else:
@@ -148,7 +148,7 @@ def test_a_caller_may_overwrite_its_image_and_state_afterwards(open_policy: Open
 
 def test_a_caller_may_overwrite_its_images_after_an_act_that_came_to_nothing(tmp_path: Path) -> None:
     counted = tiny.Counted()
-    with Policy(open_bundle(tiny.duo(tmp_path / "b", pad="wait")), RuntimeOptions(), backends=counted) as policy:
+    with Policy(open_bundle(tiny.duo(tmp_path / "b", pad="wait")), RuntimeOptions(), engines=counted) as policy:
         reused, untouched = policy.session(), policy.session()
         buffers = {camera.name: np.empty(camera.shape, np.uint8) for camera in policy.contract.cameras}
         for index in range(5):
@@ -161,7 +161,7 @@ def test_a_caller_may_overwrite_its_images_after_an_act_that_came_to_nothing(tmp
                 counted.before_run = fail_at("vision")
             if index < 2 or index == 3:
                 for session, given_step in ((reused, mine), (untouched, step)):
-                    with pytest.raises((WindowNotReadyError, BackendError)):
+                    with pytest.raises((WindowNotReadyError, EngineError)):
                         session.act(given_step)
             else:
                 assert same(reused.act(mine), untouched.act(step))
@@ -184,7 +184,7 @@ def test_a_stamp_that_comes_again_in_a_new_episode_is_another_frame(open_policy:
 def fail_at(stage: str) -> Callable[[str], None]:
     def fail(running: str) -> None:
         if running == stage:
-            raise BackendError(f"{stage} failed")
+            raise EngineError(f"{stage} failed")
 
     return fail
 
@@ -198,7 +198,7 @@ def test_after_an_engine_failed_the_same_observation_can_be_tried_again(open_pol
         counted.before_run = fail_at(stage)
         fails = stage != "text" or index < 2
         if fails:
-            with pytest.raises(BackendError, match=f"{stage} failed"):
+            with pytest.raises(EngineError, match=f"{stage} failed"):
                 session.act(step)
         counted.before_run = lambda running: None
         got, want = session.act(step), lucky.act(step)
@@ -217,7 +217,7 @@ def test_after_an_engine_failed_the_same_observation_can_be_tried_again(open_pol
 )
 def test_warms_up_whatever_the_window(tmp_path: Path, parts: dict[str, Any]) -> None:
     counted = tiny.Counted()
-    with Policy(open_bundle(tiny.duo(tmp_path / "b", **parts)), RuntimeOptions(), backends=counted) as policy:
+    with Policy(open_bundle(tiny.duo(tmp_path / "b", **parts)), RuntimeOptions(), engines=counted) as policy:
         policy.warm_up(steps=3)
         assert counted.runs == {"vision": 5, "vision_wrist": 5, "pool": 3, "text": 1, "head": 3}
 
@@ -231,7 +231,7 @@ def test_warming_up_leaves_no_trace_in_the_policys_own_session(open_policy: Open
 
 def test_after_close_every_session_says_so(bundles: dict[str, Path]) -> None:
     counted = tiny.Counted()
-    with Policy(open_bundle(bundles["mono"]), RuntimeOptions(), backends=counted) as policy:
+    with Policy(open_bundle(bundles["mono"]), RuntimeOptions(), engines=counted) as policy:
         session = policy.session()
         step = observation(policy.contract, 0)
         session.act(step)
@@ -251,7 +251,7 @@ def test_engines_that_were_opened_are_closed_when_a_later_part_is_refused(tmp_pa
     tiny.rewrite(root, lambda data: data["stages"]["head"]["inputs"][1].update(kind="features"))
     counted = tiny.Counted()
     with pytest.raises(BundleError, match=r"'head'.*inputs made once.*'state'"):
-        Policy(open_bundle(root), RuntimeOptions(), backends=counted)
+        Policy(open_bundle(root), RuntimeOptions(), engines=counted)
     assert sorted(counted.closed) == ["head", "pool", "text", "vision"]
 
 

@@ -14,7 +14,7 @@ from support.tiny import Open
 
 from edgevlm.bundle import open_bundle
 from edgevlm.drivers import FuseDriver
-from edgevlm.engines import open_backend
+from edgevlm.engines import open_engine
 from edgevlm.errors import BundleError, InstructionError
 from edgevlm.graph import Graph
 from edgevlm.loop.instructions import Instructions
@@ -31,7 +31,7 @@ def test_it_acts_as_its_stages_do_run_by_hand(bundles: dict[str, Path], open_pol
     seen = [tiny.observation(policy.contract, index) for index in range(3)]
     chunks = [session.act(one) for one in seen]
     bundle = open_bundle(bundles["silent"])
-    vision, head = (open_backend(bundle, name, OPTIONS) for name in ("vision", "head"))
+    vision, head = (open_engine(bundle, name, OPTIONS) for name in ("vision", "head"))
     maps = [vision.run({"pixels": policy.prepare("front", one.frames["front"].value)[0]})["features"] for one in seen]
     assert seen[2].state is not None
     state = policy.normalize_state(seen[2].state.value)

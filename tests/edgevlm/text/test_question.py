@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from edgevlm.manifest.schema import QuestionSpec
-from edgevlm.text import QuestionWriter, Speech
+from edgevlm.text import QuestionWriter, StreamingDetokenizer
 
 WORDS = ["[UNK]", "[DEC]", "a", "dog", "key", "##board", "##s", "on", "it", "'", "s", ".", "##less"]
 NUMBER = {word: number for number, word in enumerate(WORDS)}
@@ -47,7 +47,7 @@ def test_an_answer_may_go_on_inside_a_word(file: Path) -> None:
 @given(st.sampled_from(BEGUN), st.lists(st.sampled_from(WORDS[1:]), max_size=8))
 def test_the_beginning_and_what_was_streamed_are_the_caption(file: Path, text: str, answer: list[str]) -> None:
     words, ids = writer(file), [NUMBER[word] for word in answer]
-    speech = Speech(words.answering(text), ())
+    speech = StreamingDetokenizer(words.answering(text), ())
     pieces = [*(speech.add(token) for token in ids), speech.finish()]
     begun = words.ids(text)
     assert words.decode(begun) + "".join(pieces) == words.decode((*begun, *ids))

@@ -9,7 +9,7 @@ from support import tiny
 from tokenizers import Tokenizer
 
 from edgevlm.errors import ContractError
-from edgevlm.text import Speech
+from edgevlm.text import StreamingDetokenizer
 
 FAST = Tokenizer.from_file(str(tiny.STAGES / "chat_tokenizer.json"))
 BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -25,8 +25,8 @@ def ids_of(text: str) -> list[int]:
     return ids
 
 
-def say(ids: list[int], *stops: str) -> tuple[list[str], Speech]:
-    speech = Speech(decode, stops)  # type: ignore[arg-type]
+def say(ids: list[int], *stops: str) -> tuple[list[str], StreamingDetokenizer]:
+    speech = StreamingDetokenizer(decode, stops)  # type: ignore[arg-type]
     pieces = []
     for token in ids:
         pieces.append(speech.add(token))
@@ -83,4 +83,4 @@ def test_an_answer_that_is_cut_inside_a_character_says_so() -> None:
 @pytest.mark.parametrize("stops", ["end", ("",), ("a", 3)])
 def test_stops_that_are_none_are_refused(stops: object) -> None:
     with pytest.raises(ContractError, match="stop"):
-        Speech(decode, stops)  # type: ignore[arg-type]
+        StreamingDetokenizer(decode, stops)  # type: ignore[arg-type]

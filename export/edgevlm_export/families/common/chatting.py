@@ -173,7 +173,7 @@ class Parts:
 
     Attributes:
         windows: of each kind of attention, how far it looks back; null for all the way.
-        speaker: the part of the model whose settings say when an answer ends; None for the model itself.
+        generator: the part of the model whose settings say when an answer ends; None for the model itself.
     """
 
     family: str
@@ -185,7 +185,7 @@ class Parts:
     windows: Mapping[str, int | None]
     bidirectional: bool = False
     first_position: int = 0
-    speaker: Any = None
+    generator: Any = None
 
 
 def prepare_chat(words: Words, cache: CacheSpec, load: Callable[[], ChatGraph]) -> Prepared:
@@ -203,7 +203,7 @@ def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
     """
     check_features(checkpoint, parts.words.prompt.picture_tokens, int(parts.vision.outputs[0].shape[1]))
     language = parts.language
-    check_search(checkpoint, parts.model.generation_config)  # the file, also where `speaker` has settings of its own
+    check_search(checkpoint, parts.model.generation_config)  # the file, also where `generator` has settings of its own
     args = DecoderArgs(
         vision="vision",
         decoder="decoder",
@@ -213,7 +213,7 @@ def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
         prefix="bidirectional" if parts.bidirectional else "causal",
         chunk=min(CHUNK, language.cache.slots),
         first_position=parts.first_position,
-        stop_ids=stop_ids(checkpoint, parts.speaker or parts.model),
+        stop_ids=stop_ids(checkpoint, parts.generator or parts.model),
     )
     return ChatGraph(
         family=parts.family,

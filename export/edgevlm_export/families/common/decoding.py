@@ -152,7 +152,7 @@ def cached_stage(
     looked_at: Sequence[Port] = (),
     lengths: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> Stage:
-    """The stage `decoder` of any loop; see `edgevlm.manifest.drivers.CachedArgs` for its ports.
+    """The stage `decoder` of any loop; see `edgevlm.manifest.drivers.KVDecoderSpec` for its ports.
 
     Args:
         looked_at: inputs besides, such as the keys and values of a picture.

@@ -32,7 +32,7 @@ from edgevlm_export.families.common.upstream import (
 )
 from edgevlm_export.families.common.upstream_inputs import check_pictures, check_texts, load_pictures, text_room
 from edgevlm_export.prepared import Prepared
-from edgevlm_export.stage_graph import DetectorGraph, DetectorReference, Looks, Stage, one_thread
+from edgevlm_export.stage_graph import DetectorGraph, DetectorReference, Stage, VisionCall, one_thread
 
 CONFIGS = {"owlvit": "OwlViTConfig", "owlv2": "Owlv2Config"}
 FEWEST, USUAL = 2, 8  # ids of a text; begin and end are always there
@@ -179,12 +179,12 @@ def _check_ends(checkpoint: Path, upstream: Any) -> None:
 def _reference(model: Any, upstream: Any, most: int) -> DetectorReference:
     """`model` on a picture and texts in one native forward, padded as upstream's processor does it."""
 
-    def run(pixels: NDArray[np.float32], texts: Sequence[str]) -> Looks:
+    def run(pixels: NDArray[np.float32], texts: Sequence[str]) -> VisionCall:
         tokens = upstream(list(texts), padding="max_length", max_length=most, return_tensors="pt")
         with one_thread(), torch.no_grad():
             out = model(pixel_values=torch.from_numpy(pixels), **tokens)
         thing = getattr(out, "objectness_logits", None)
-        return Looks(out.logits[0].numpy(), out.pred_boxes[0].numpy(), None if thing is None else thing[0].numpy())
+        return VisionCall(out.logits[0].numpy(), out.pred_boxes[0].numpy(), None if thing is None else thing[0].numpy())
 
     return run
 

@@ -127,8 +127,8 @@ def read_words(checkpoint: Path, processor: str, features: int | None, image_siz
         unless_begins="" if template is None else bos,  # upstream's rule for templates
     )
     _check_text(parts, prompt, image_size)
-    backend = backend_of(checkpoint, parts.tokenizer)
-    ids = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+    engine = backend_of(checkpoint, parts.tokenizer)
+    ids = max(engine.get_vocab(with_added_tokens=True).values()) + 1
     check_texts(checkpoint, tokenizer, parts.tokenizer)
     return Words(prompt, dialogue.frozen if dialogue else (), tokenizer, operations, ids)
 

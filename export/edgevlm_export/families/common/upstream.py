@@ -154,19 +154,19 @@ def bundle_tokenizer(checkpoint: Path, tokenizer: Any) -> tuple[Path | str, int]
     """
     if (checkpoint / TOKENIZER).is_file():
         return tokenizer_file(checkpoint)
-    backend = backend_of(checkpoint, tokenizer)
-    return backend.to_str(), max(backend.get_vocab(with_added_tokens=True).values()) + 1
+    engine = backend_of(checkpoint, tokenizer)
+    return engine.to_str(), max(engine.get_vocab(with_added_tokens=True).values()) + 1
 
 
 def backend_of(checkpoint: Path, tokenizer: Any) -> Any:
     """Upstream's tokenizer as one of the `tokenizers` library. Raises FamilyError where it is none."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    engine = getattr(tokenizer, "backend_tokenizer", None)
+    if engine is None:
         raise FamilyError(
             f"{checkpoint}: the tokenizer {type(tokenizer).__name__}: expected one of the `tokenizers` library, got "
             f"one written in Python; save the checkpoint with its {TOKENIZER}"
         )
-    return backend
+    return engine
 
 
 def tokenizer_json(checkpoint: Path, tokenizer: Any) -> str:

@@ -43,7 +43,7 @@ SAMPLES = (
 
 def load_pictures(checkpoint: Path) -> Any:
     """Upstream's image processor of a checkpoint, of the class that its files name, over Pillow."""
-    return load_part(checkpoint, "AutoImageProcessor", backend="pil")
+    return load_part(checkpoint, "AutoImageProcessor", engine="pil")
 
 
 def read_pictures(checkpoint: Path, side: int) -> tuple[ImageOp, ...]:

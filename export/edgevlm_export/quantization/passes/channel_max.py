@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgevlm_export.quantization.forms import outputs_of
 
 
-def peaks(
+def channel_max(
     model: onnx.ModelProto, tensors: tuple[str, ...], feeds: Sequence[Mapping[str, NDArray[Any]]]
 ) -> dict[str, NDArray[Any]]:
     """tensor -> the largest magnitude of each channel (the last axis) over all feeds."""

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 Readers = dict[str, list[onnx.NodeProto]]
 
 
-def evened(model: onnx.ModelProto) -> tuple[str, ...]:
+def smoothed(model: onnx.ModelProto) -> tuple[str, ...]:
     """The tensors that `equalize` can even out: normalizations read by products with constant matrices alone."""
     readers = _readers(model)
     constants = {item.name: len(item.dims) for item in model.graph.initializer}
@@ -37,7 +37,7 @@ def evened(model: onnx.ModelProto) -> tuple[str, ...]:
     )
 
 
-def equalize(model: onnx.ModelProto, peaks: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+def smooth(model: onnx.ModelProto, peaks: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
     """A copy with every tensor of `peaks` (name -> largest magnitude of each channel) evened out."""
     result = onnx.ModelProto()
     result.CopyFrom(model)

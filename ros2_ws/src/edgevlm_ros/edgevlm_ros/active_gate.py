@@ -22,8 +22,8 @@ from edgevlm_ros.estop_inputs import EstopInputs, publishers
 from edgevlm_ros.gate_report import ChunkPace, Periods, Seldom, count_rows, gate_row, input_row, rival_row
 from edgevlm_ros.lifecycle_node import Report, ShellNode
 from edgevlm_ros.messages import read_chunk, read_heartbeat, status_numbers, status_says
-from edgevlm_ros.publisher_conflicts import Rivals
-from edgevlm_ros.serialized_cache import Repeats
+from edgevlm_ros.publisher_conflicts import PublisherConflicts
+from edgevlm_ros.serialized_cache import SerializedCache
 from edgevlm_ros.stamps import seconds, to_ns
 from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 
@@ -41,7 +41,7 @@ def _rest_s(limits: GateLimits) -> float:
     return min(_LONGEST_REST_S, max(braking, default=0.0) + _MORE_COMMANDS * limits.command_period_s + _MORE_S)
 
 
-class Work:
+class ActiveGate:
     """What runs while the node is active: one gate, fed by callbacks, asked by a timer or by stamps."""
 
     def __init__(
@@ -58,8 +58,8 @@ class Work:
         self.lock = estops.lock  # commands are paced by a thread of their own, buttons are heard by another
         self.state: StateAssembler | None = None
         self.wants_chunk: Callable[[int], bool] | None = None  # of the executor, in lock-step only
-        self.senders: list[tuple[Setpoint, Repeats[GateCommand]]] = []
-        self.status: Repeats[GateCommand]
+        self.senders: list[tuple[Setpoint, SerializedCache[GateCommand]]] = []
+        self.status: SerializedCache[GateCommand]
         self.stop: Publisher
         self.watched: dict[str, str] = {}  # topic -> its full name, with remaps applied
         whole = limits.chunk_deadline == "whole_chunk"
@@ -70,7 +70,7 @@ class Work:
         self._log, self._periods = Seldom(), Periods()
         self.pace = ChunkPace(limits)
         self._refused_here: Counter[str] = Counter()
-        self._rivals, self._conflicts = Rivals(), dict[str, str]()
+        self._rivals, self._conflicts = PublisherConflicts(), dict[str, str]()
         self._early: list[tuple[int, Callable[[int], None]]] = []  # lock-step: what came before the state of its stamp
         self._last: GateCommand | None = None
         self._commanded_steady_ns, self._told_steady_ns = node.steady_ns(), 0

@@ -45,7 +45,7 @@ from edgevlm.gate.bypass import Bypass
 from edgevlm.gate.gate import Gate
 from edgevlm.gate.limits import GateLimits
 from edgevlm.rosmsg.topic_map import TopicMap
-from edgevlm_ros.active_gate import Work
+from edgevlm_ros.active_gate import ActiveGate
 from edgevlm_ros.command_messages import Setpoint, setpoints
 from edgevlm_ros.estop_inputs import EstopInputs
 from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limits, make_executor
@@ -55,7 +55,7 @@ from edgevlm_ros.messages import STATUS_NUMBERS, status_message
 from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise
-from edgevlm_ros.serialized_cache import STAMP, Repeats
+from edgevlm_ros.serialized_cache import STAMP, SerializedCache
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
 
 _LOOK_EVERY_S = 0.5
@@ -73,7 +73,7 @@ class CommandGate(ShellNode):
         self._estops: EstopInputs | None = None
         self._endpoints: list[Publisher | Subscription | Service | Timer] = []  # from configure to cleanup
         self._running: list[Publisher | Subscription | Service | Timer] = []  # from activate to deactivate
-        self._work: Work | None = None
+        self._work: ActiveGate | None = None
         self._pacer: Pacer | None = None
         self._listener: Listener | None = None
         self.settings = Parameters(self, ITEMS, self._check, lambda: self.active)
@@ -119,7 +119,7 @@ class CommandGate(ShellNode):
         sent = setpoints(contract, commander.columns, topics, settings["command_topics"], limits.command_period_s)
         self._estops.activate()
         horizon_s = contract.action.steps * contract.action.step_s
-        self._work = work = Work(self, self._bundle.sha256, commander, limits, self._estops, horizon_s)
+        self._work = work = ActiveGate(self, self._bundle.sha256, commander, limits, self._estops, horizon_s)
         work.state = StateAssembler(contract.state, topics) if contract.state else None
         work.wants_chunk = rows.wants_chunk if settings["lock_step"] else None
         self._advertise(work, sent)
@@ -185,13 +185,15 @@ class CommandGate(ShellNode):
             raise ContractError("; ".join(faults))
         return {topic: next(iter(types)) for topic, types in live.items()}
 
-    def _advertise(self, work: Work, sent: tuple[Setpoint, ...]) -> None:
+    def _advertise(self, work: ActiveGate, sent: tuple[Setpoint, ...]) -> None:
         for setpoint in sent:
             publisher = advertise(self, setpoint.message_type, setpoint.topic, RELIABLE)
-            work.senders.append((setpoint, Repeats(publisher, STAMP, setpoint.message)))
+            work.senders.append((setpoint, SerializedCache(publisher, STAMP, setpoint.message)))
             self._running.append(publisher)
         status = advertise(self, GateStatus, "gate_status", RELIABLE)
-        work.status = Repeats(status, STATUS_NUMBERS, lambda command: status_message(command, work.commander.columns))
+        work.status = SerializedCache(
+            status, STATUS_NUMBERS, lambda command: status_message(command, work.commander.columns)
+        )
         said = advertise(self, String, "gate_limits", LATCHED)
         said.publish(String(data=work.pace.gate.text()))
         self._running += [status, said]
@@ -209,7 +211,7 @@ class CommandGate(ShellNode):
                 "give the user an rtprio limit of as much, or set it to 0"
             )
 
-    def _start_timers(self, work: Work, limits: GateLimits) -> None:
+    def _start_timers(self, work: ActiveGate, limits: GateLimits) -> None:
         self._running.append(self.create_timer(_LOOK_EVERY_S, work.look_around, clock=self.steady))
         if work.wants_chunk is not None:
             return

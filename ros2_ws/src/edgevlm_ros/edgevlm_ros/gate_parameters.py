@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from edgevlm.errors import ContractError
-from edgevlm.gate.chunking import Ensembled, Executor, HandedOver, Newest, Receding
+from edgevlm.gate.chunking import ConsumptionIndexed, Executor, LatestChunk, RecedingHorizon, TemporalEnsemble
 from edgevlm.gate.clock import TimeSource
 from edgevlm.gate.columns import columns, orientations
 from edgevlm.gate.limits import FALLBACKS, AxisLimits, Cause, GateLimits, OrientationLimits
@@ -16,10 +16,10 @@ from edgevlm.manifest.contract import ActionGroup, Contract
 from edgevlm_ros.parameter_items import AUTOSTART, Item, told
 
 _RATE = 1e9
-EXECUTORS: Mapping[str, type[Newest] | type[Ensembled] | type[HandedOver]] = {
-    "newest": Newest,
-    "ensembled": Ensembled,
-    "handed_over": HandedOver,
+EXECUTORS: Mapping[str, type[LatestChunk] | type[TemporalEnsemble] | type[ConsumptionIndexed]] = {
+    "newest": LatestChunk,
+    "ensembled": TemporalEnsemble,
+    "handed_over": ConsumptionIndexed,
 }
 
 ITEMS = (
@@ -129,7 +129,7 @@ def make_executor(name: str, execute_steps: int = 1) -> Executor:
     """
     if name not in EXECUTORS:
         raise ContractError(f"executor: expected one of {', '.join(EXECUTORS)}, got {name!r}")
-    return Receding(EXECUTORS[name](), execute_steps)
+    return RecedingHorizon(EXECUTORS[name](), execute_steps)
 
 
 def _limits(

@@ -29,7 +29,7 @@ _REFUSED_FRAMES = ("damaged", "encoding", "size", "frame_id")
 _REFUSED_STATES = ("not_finite", "fields")
 
 
-class Senses:
+class InputPipeline:
     """From messages to the worker's mailbox.
 
     Args:

@@ -1,4 +1,4 @@
-"""The cameras and the state of a policy, on their way into `Senses`."""
+"""The cameras and the state of a policy, on their way into `InputPipeline`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from rclpy.subscription import Subscription
 
-from edgevlm_ros.input_pipeline import Senses
+from edgevlm_ros.input_pipeline import InputPipeline
 from edgevlm_ros.lifecycle_node import ShellNode
 from edgevlm_ros.listener import Listener
 from edgevlm_ros.qos import SENSOR
@@ -21,7 +21,7 @@ class Inputs:
         lock: whoever touches `senses` from another thread holds it.
     """
 
-    def __init__(self, owner: ShellNode, senses: Senses) -> None:
+    def __init__(self, owner: ShellNode, senses: InputPipeline) -> None:
         self.senses = senses
         self.lock = threading.Lock()
         self._listener = Listener(owner, lambda: self._do(senses.wake), lambda: senses.wake_steady_ns)

@@ -123,9 +123,9 @@ class InstructionServer:
         """The row `instruction`."""
         said = self.instructions
         figures: dict[str, object] = {"text": said.text or "", "source": said.source}
-        for speaker in ("topic", "service"):
+        for generator in ("topic", "service"):
             figures |= {
-                f"{speaker}_{what}": said.counts[f"{speaker}.{what}"] for what in ("taken", "refused", "ignored")
+                f"{generator}_{what}": said.counts[f"{generator}.{what}"] for what in ("taken", "refused", "ignored")
             }
         figures |= {f"goal_{what}": said.counts[f"goal.{what}"] for what in ("taken", "refused", "preempted")}
         figures |= {"last_refusal": self._last_refusal, "incompatible_qos": self._bad_qos}

@@ -87,7 +87,7 @@ class Outputs:
         self._stats.publish(message)
 
 
-class Run:
+class ActivePolicy:
     """One activation's hooks: publishes until it is closed, and remembers the newest outcome."""
 
     def __init__(self, outputs: Outputs, contract: Contract, bundle_sha256: str, clocks: Clocks) -> None:

@@ -45,11 +45,11 @@ from edgevlm.rosmsg.type_names import CAMERA_TYPES
 from edgevlm.tasks.policy import Policy
 from edgevlm_ros.contract_check import check_live
 from edgevlm_ros.graph_discovery import Probe, mismatch
-from edgevlm_ros.input_pipeline import Senses
+from edgevlm_ros.input_pipeline import InputPipeline
 from edgevlm_ros.inputs import Inputs
 from edgevlm_ros.instruction_server import InstructionServer, Rules
 from edgevlm_ros.lifecycle_node import STEP_END_S, Report, ShellNode, run
-from edgevlm_ros.outputs import Newest, Outputs, Run
+from edgevlm_ros.outputs import ActivePolicy, Newest, Outputs
 from edgevlm_ros.pace import read_gate
 from edgevlm_ros.pacing import Pacing
 from edgevlm_ros.parameters import Parameters
@@ -71,7 +71,7 @@ class PolicyNode(ShellNode):
         self._outputs = Outputs(self)
         self._server = InstructionServer(self, self._outputs.instruction, self._newest)
         self._policy: Policy | None = None
-        self._run: Run | None = None
+        self._run: ActivePolicy | None = None
         self._inputs: Inputs | None = None
         self._worker: Worker | None = None
         self._stuck = False
@@ -103,7 +103,7 @@ class PolicyNode(ShellNode):
         live = Probe(self, contract, topics).look(values["check_s"])
         mailbox: Mailbox[Matched] = Mailbox(merge)
         clocks = Clocks(self.now_ns, self.steady_ns)
-        senses = Senses(contract, topics, spec, mailbox, clocks, values["silence_s"])
+        senses = InputPipeline(contract, topics, spec, mailbox, clocks, values["silence_s"])
         self._inputs = inputs = Inputs(self, senses)
         senses.warn = lambda told: self.get_logger().warning(told, throttle_duration_sec=1.0)
         senses.restarted = lambda: self._later(partial(self._server.abort, "the clock began anew"))
@@ -198,7 +198,7 @@ class PolicyNode(ShellNode):
             seen.qos = mismatch(self, seen.name, subscription.qos_profile)
 
     def _start(self, policy: Policy, mailbox: Mailbox[Matched], clocks: Clocks) -> None:
-        self._run = now = Run(self._outputs, policy.contract, policy.bundle.sha256, clocks)
+        self._run = now = ActivePolicy(self._outputs, policy.contract, policy.bundle.sha256, clocks)
         instruction = self._server.instruction
         hooks = Hooks(publish=now.publish, beat=now.beat, instruction=instruction)
         worker = Worker(policy.session(), mailbox, hooks, clocks, poll_s=self._settings["poll_s"])

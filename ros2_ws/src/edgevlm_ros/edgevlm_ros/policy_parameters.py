@@ -17,7 +17,7 @@ ITEMS = (
     *AUTOSTART,
     Item("bundle", "", "directory of the policy's bundle"),
     Item("topics", "", "YAML file that names the topics; empty: <camera>/image_raw[/compressed] and joint_states"),
-    Item("engine", "auto", "which backend runs the stages"),
+    Item("engine", "auto", "which engine runs the stages"),
     Item("intra_threads", 1, "threads inside one operator; 0 leaves it to the engine", 0, 1024),
     Item("match.tolerance_s", 0.0, "between the stamps of one observation's frames; 0: the contract's", 0.0, 10.0),
     Item("match.state_tolerance_s", 0.1, "how much older than the lead camera's frame a state may be", 1e-6, 10.0),

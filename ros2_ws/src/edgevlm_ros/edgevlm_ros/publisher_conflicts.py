@@ -16,7 +16,7 @@ from edgevlm.manifest.contract import SECOND_NS
 Publishers = Mapping[str, str]  # id in the graph -> name of its node
 
 
-class Rivals:
+class PublisherConflicts:
     """No clock and no ROS; time is steady time.
 
     Args:

@@ -105,7 +105,7 @@ def _place(message: Any, path: str, form: Struct, end: int) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-class Repeats(Generic[From]):
+class SerializedCache(Generic[From]):
     """Publishes on one topic. One thread at a time.
 
     Args:
