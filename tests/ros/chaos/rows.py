@@ -193,7 +193,9 @@ def _slow_policy(rig: Rig) -> None:
 def _whole_chunks(rig: Rig) -> None:
     """The policy stays as slow as it is; the gate gets the other of the two values that both sides name."""
     rig.kill("gate")
+    killed_s = time.monotonic()
     rig.start_gate(deadline_ms=SLOW_DEADLINE_MS, chunk_deadline="whole_chunk")
+    rig.wait(lambda: rig.status_s > killed_s, 30)
 
 
 def _usual_pace(rig: Rig) -> None:
