@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgevlm.errors import FamilyError
-from edgevlm.text.confined import Unanswered, run_confined
+from edgevlm.text.confined import MAX_SOURCE, Unanswered, run_confined
 from edgevlm.wording import DialogueSpec
 
 CHILD = "edgevlm_export.families.template_child"
 TIMEOUT_S = 60.0  # the child imports transformers first
-MAX_SOURCE = 1 << 16  # characters of a template
 
 
 class Dialogue(NamedTuple):

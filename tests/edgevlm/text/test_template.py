@@ -19,7 +19,8 @@ from edgevlm.bundle import open_bundle
 from edgevlm.errors import BundleError, DependencyError
 from edgevlm.text import confined, template
 from edgevlm.text.chat_text import Turn, chat_text
-from edgevlm.text.template import MAX_SOURCE, ChatTemplate, cache_directory, prompt_as_data
+from edgevlm.text.confined import MAX_SOURCE
+from edgevlm.text.template import ChatTemplate, cache_directory, prompt_as_data
 from edgevlm.wording import DialogueSpec
 
 VARIABLES = {"bos_token": "<bos>"}
