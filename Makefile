@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench attack chat-gate families floor clean
+.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench attack chat-gate families lerobot floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -117,6 +117,12 @@ chat-gate: setup ## export of a 256 M chat, then one with a stage of over 2 GB (
 
 families: setup ## every family from a small upstream checkpoint: remakes the table of docs/families.md
 	PYTHONPATH=tests $(BIN)/python benchmarks/families.py --json build/families.json --write docs/families.md
+
+.venv-lerobot/.installed: tests/export/lerobot/requirements.txt tests/export/lerobot/install
+	PIP_ARGS='$(PIP_ARGS)' LEROBOT_PYTHON='$(LEROBOT_PYTHON)' tests/export/lerobot/install
+
+lerobot: setup .venv-lerobot/.installed ## LeRobot in an environment of its own (Python 3.12, gigabytes): its chunks against the bundles'
+	PYTHONPATH=tests $(BIN)/python benchmarks/lerobot_parity.py --json build/lerobot.json
 
 floor: setup ## the runtime's tests on the oldest Python and NumPy promised, where that Python is at hand
 	.ci/floor

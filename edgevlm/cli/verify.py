@@ -9,7 +9,7 @@ import typer
 
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.export import print_fidelity
-from edgevlm.cli.output import JsonOption, StampsBy, StampsOption, people, progress, upper, write_json
+from edgevlm.cli.output import JsonOption, StampsBy, people, progress, upper, write_json
 
 
 def command(
@@ -22,7 +22,9 @@ def command(
         Path | None, typer.Option(help="A recording of the robot (MCAP), or a folder of pictures or .npy files.")
     ] = None,
     topics: Annotated[Path | None, typer.Option(help="YAML that maps the recording's topics to the contract.")] = None,
-    stamps: StampsOption = StampsBy.HEADER,
+    stamps: Annotated[
+        StampsBy | None, typer.Option(help="As for export; without it, as the bundle's export read its recording.")
+    ] = None,
     robot: Annotated[Path | None, typer.Option(help="The robot file that the bundle was exported with.")] = None,
     json_target: JsonOption = None,
 ) -> None:
@@ -34,7 +36,13 @@ def command(
     if against is not None:
         with progress(console) as report:
             figures["fidelity"] = upper("verify").verify(
-                bundle, against=against, data=data, topics=topics, stamps=stamps.value, robot=robot, progress=report
+                bundle,
+                against=against,
+                data=data,
+                topics=topics,
+                stamps=stamps and stamps.value,
+                robot=robot,
+                progress=report,
             )
         print_fidelity(console, figures["fidelity"])
     write_json(json_target, figures)

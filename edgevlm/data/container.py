@@ -73,11 +73,13 @@ class Container:
     _size: int = 0
     _unpacked: int = 0  # bytes of all chunks so far, while the file is indexed
     _damaged: int = 0
+    _ended: bool = False  # the data are over, while the file is indexed
 
     def __post_init__(self) -> None:
         self._records = require("mcap.records", extra="bags")
         self._streams = require("mcap.data_stream", extra="bags")
         self._schemas: dict[int, Any] = {}
+        self._declared: dict[int, Any] = {}  # mcap.records.Channel by number
         self._zstandard = zstandard = require("zstandard", extra="bags")
         # what a damaged chunk makes of the decompressors and of the record readers
         foreign = require("mcap.exceptions", extra="bags").McapError
@@ -141,12 +143,12 @@ class Container:
                 f"{self.path}: expected an MCAP file, got {size} bytes that do not start like one; "
                 "record with: ros2 bag record -s mcap"
             )
-        at, ended, indexed = len(_MAGIC), False, False
+        at, indexed = len(_MAGIC), False
         while at + _HEAD.size <= size:
             opcode, length = _HEAD.unpack(stream.read(_HEAD.size))
             if opcode == 0 or at + _HEAD.size + length > size:
                 break
-            ended = ended or opcode == _DATA_END_OP  # what follows repeats schemas and channels
+            self._ended = self._ended or opcode == _DATA_END_OP  # what follows repeats schemas and channels
             indexed = indexed or opcode == _FOOTER_OP
             if opcode in (_SCHEMA_OP, _CHANNEL_OP, _MESSAGE_OP, _CHUNK_OP) and length <= _RECORD_LIMIT:
                 self._take(opcode, stream.read(length), at)
@@ -155,7 +157,7 @@ class Container:
                     self._warn(at, f"{length} bytes, over {_RECORD_LIMIT}")
                 stream.seek(length, os.SEEK_CUR)
             at += _HEAD.size + length
-        if not ended:
+        if not self._ended:
             self.warnings.append(
                 f"{self.path}: the recording is cut at byte {at} of {size}; "
                 f"used the {len(self.refs)} whole messages before it"
@@ -228,13 +230,27 @@ class Container:
             raise LogError(f"{self.path}: over {len(self.refs)} messages in {self._size} bytes; split the recording")
         self.refs.append(MessageRef(channel, log_ns, at, offset, size))
 
+    def _same(self, kind: str, number: int, first: Any, again: Any) -> None:
+        """Refuse a number that is declared again for something else (MCAP specification).
+
+        Behind the data there is only the index, which repeats every declaration: damage in it costs nothing.
+        """
+        if first != again and not self._ended:
+            names = [repr(getattr(each, "topic", "") or each.name)[:80] for each in (first, again)]
+            raise LogError(
+                f"{self.path}: {kind} {number}: expected one declaration, got {' and '.join(names)}, which differ: "
+                "whose messages are whose cannot be told; record again, or join recordings with: mcap merge"
+            )
+
     def _declare(self, opcode: int, content: bytes) -> None:
         stream = self._streams.ReadDataStream(BytesIO(content))
         if opcode == _SCHEMA_OP:
             schema = self._records.Schema.read(stream)
-            self._schemas.setdefault(schema.id, schema)
+            self._same("schema", schema.id, self._schemas.setdefault(schema.id, schema), schema)
             return
         record = self._records.Channel.read(stream)
+        record.metadata = {}  # the QoS, which recorders write anew: no message is read by it
+        self._same("channel", record.id, self._declared.setdefault(record.id, record), record)
         schema = self._schemas.get(record.schema_id)
         channel = Channel(
             topic=record.topic,

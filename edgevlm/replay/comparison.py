@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.gate.averaging import RotationForm
+from edgevlm.gate.averaging import RotationForm, nearest_turn
 from edgevlm.gate.columns import rotations
 from edgevlm.gate.rotation import numbers, quaternion
 from edgevlm.loop.worker import Acted
@@ -84,7 +85,7 @@ class Comparison:
         return self._compare(turn.outcome.observation.instruction, a, b)
 
     def _compare(self, instruction: str, a: ActionChunk, b: ActionChunk) -> Apart:
-        theirs = _in_numbers_near(a.values, b.values, self._rotations)
+        theirs = numbers_near(a.values, b.values, self._rotations)
         errors = np.abs(a.values.astype(np.float64) - theirs)  # (K, A)
         apart = Apart(a.observed_ns, instruction, errors.max(axis=0))
         self.apart.append(apart)
@@ -143,7 +144,7 @@ class Comparison:
         }
 
 
-def _in_numbers_near(
+def numbers_near(
     a: NDArray[np.float32], b: NDArray[np.float32], rotations: Sequence[tuple[RotationForm, tuple[int, ...]]]
 ) -> NDArray[np.float64]:
     """The rows of `b` (K, A), orientations in the numbers nearest to those of `a`: q and -q are no difference."""
@@ -151,9 +152,20 @@ def _in_numbers_near(
     for form, columns in rotations:
         part = list(columns)
         for row, (ours, theirs) in enumerate(zip(a[:, part].tolist(), b[:, part].tolist(), strict=True)):
-            if not any(ours) or not any(theirs):
-                continue  # four zeros are no rotation
-            near, q = quaternion(form, ours), quaternion(form, theirs)
-            if sum(x * y for x, y in zip(near, q, strict=True)) < 0:
-                values[row, part] = numbers(form, q, near)
+            values[row, part] = _same_rotation(form, theirs, ours)
     return values
+
+
+def _same_rotation(form: RotationForm, theirs: Sequence[float], ours: Sequence[float]) -> Sequence[float]:
+    """The rotation `theirs` in the numbers nearest to `ours`; the length of a quaternion stays as it is."""
+    if form == "rpy":
+        roll, pitch, yaw = theirs
+        ways = ((roll, pitch, yaw), (roll + math.pi, math.pi - pitch, yaw + math.pi))
+        turned = [[nearest_turn(x, near, math.tau) for x, near in zip(way, ours, strict=True)] for way in ways]
+        return min(turned, key=lambda way: math.dist(way, ours))
+    if not any(ours) or not any(theirs):
+        return theirs  # four zeros are no rotation, and no turn lies nearest to its own beginning
+    near, q = quaternion(form, ours), quaternion(form, theirs)
+    if sum(x * y for x, y in zip(near, q, strict=True)) >= 0:
+        return theirs
+    return [-x for x in theirs] if form == "quaternion_xyzw" else numbers(form, q, near)

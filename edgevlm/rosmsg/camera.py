@@ -100,18 +100,19 @@ class CameraMessage:
     step: int
     data: memoryview
 
-    @property
-    def depth(self) -> bool:
-        """Whether a compressed message holds depth."""
-        return self.compressed and any(kind in self.encoding for kind in ("compressedDepth", "16UC1", "32FC1"))
-
     def header(self) -> ImageHeader:
         """What the file in a compressed message announces; it is not decoded.
 
+        `format` is judged first: the bytes of a depth topic are no picture, and no transport makes them one.
+
         Raises:
+            LogError: `format` names depth, more than 8 bits, or swapped colours.
             ContractError: no JPEG or PNG, or one that is cut or broken as far as its header tells.
         """
-        return read_header(bytes(self.data), self._what, "set the camera's transport to jpeg or png")
+        if (problem := _named_problem(self.encoding)) is not None:
+            raise LogError(problem)
+        hint = f"its format is {self.encoding!r:.80}: set the camera's transport to jpeg or png"
+        return read_header(bytes(self.data), self._what, hint)
 
     def picture(self, encoding: Encoding, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """The picture in an encoding; without a copy where it has that already.
@@ -149,8 +150,28 @@ def format_problem(form: str, header: ImageHeader | None, wanted: Encoding) -> s
     Args:
         header: of the file; None: only what `format` alone tells.
     """
+    if (problem := _named_problem(form)) is not None or header is None or not header.grey:
+        return problem
+    encoding, _ = _named(form)
+    if encoding.startswith("bayer_"):
+        return f"format {form!r:.80}: expected a picture, got the mosaic of its sensor; debayer before compressing"
+    if wanted != "mono8" and encoding not in ("mono8", "8UC1"):
+        return (
+            f"format {form!r:.80}: expected colours for {wanted}, the file holds grey only; convert to rgb8 or bgr8 "
+            "before compressing, or name the format 'mono8; jpeg compressed mono8' if the camera is grey"
+        )
+    return None
+
+
+def _named(form: str) -> tuple[str, str]:
+    """ENCODING and TARGET of a `format`."""
     encoding, _, rest = (part.strip() for part in form.partition(";"))
-    target = rest.partition("compressed")[2].strip()
+    return encoding, rest.partition("compressed")[2].strip()
+
+
+def _named_problem(form: str) -> str | None:
+    """What `format` alone tells against a picture."""
+    encoding, target = _named(form)
     if any(kind in form for kind in ("compressedDepth", "16UC1", "32FC1")):
         return f"format {form!r:.80} holds depth, and the contract wants a picture; map the colour topic"
     if _MORE_BITS.search(encoding) or _MORE_BITS.search(target):
@@ -159,15 +180,6 @@ def format_problem(form: str, header: ImageHeader | None, wanted: Encoding) -> s
         return (
             f"format {form!r:.80}: readers disagree whether red and blue are swapped in the file; "
             "publish it as 'rgb8; jpeg compressed bgr8', as compressed_image_transport does"
-        )
-    if header is None or not header.grey:
-        return None
-    if encoding.startswith("bayer_"):
-        return f"format {form!r:.80}: expected a picture, got the mosaic of its sensor; debayer before compressing"
-    if wanted != "mono8" and encoding not in ("mono8", "8UC1"):
-        return (
-            f"format {form!r:.80}: expected colours for {wanted}, the file holds grey only; convert to rgb8 or bgr8 "
-            "before compressing, or name the format 'mono8; jpeg compressed mono8' if the camera is grey"
         )
     return None
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from edgevlm.atomic import write_file
 from edgevlm.errors import LogError, OutputError, require
 from edgevlm.manifest.contract import Contract, Spec
 from edgevlm.rosmsg.conventions import CONVENTIONS, check_carried, check_unit
@@ -126,7 +127,7 @@ def load_topics(path: str | os.PathLike[str]) -> TopicMap:
 
 
 def save_topics(topics: TopicMap, path: str | os.PathLike[str]) -> None:
-    """Write a topic map as `load_topics` reads it.
+    """Write a topic map as `load_topics` reads it; a reader has all of it, or what stood there.
 
     Raises:
         OutputError: the file cannot be written.
@@ -134,7 +135,7 @@ def save_topics(topics: TopicMap, path: str | os.PathLike[str]) -> None:
     """
     text = require("yaml", extra="bags").safe_dump(topics.model_dump(exclude_defaults=True), sort_keys=False)
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        write_file(Path(path), text.encode())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); choose another place") from error
 

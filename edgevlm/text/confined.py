@@ -21,6 +21,7 @@ TIMEOUT_S = 20.0  # of steady time, the start of the interpreter included
 CPU_S = 8  # of CPU time, imports included: what an honest template needs is a tenth of it
 MEMORY_MB = 512  # of address space beyond what the child has when it begins
 MAX_REPLY = 1 << 20  # bytes
+MAX_SOURCE = 1 << 16  # characters of a chat template: the longest known are a quarter of it
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")  # a stranger's program learns no more
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from importlib import import_module; "

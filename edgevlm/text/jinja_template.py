@@ -9,7 +9,6 @@ every day.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ Message = Mapping[str, Any]
 
 
 class SandboxedTemplate:
-    """One template. Threads may share it and take turns.
+    """One template, for the one thread of the process that runs it: its budget is counted while it renders.
 
     Raises:
         DependencyError: jinja2 is not installed.
@@ -32,7 +31,7 @@ class SandboxedTemplate:
         for module in ("sandbox", "ext", "nodes", "visitor"):
             require(f"jinja2.{module}", extra="chat")
         self._budget = Budget(len(source))
-        self._variables, self._lock = dict(variables), threading.Lock()
+        self._variables = dict(variables)
         self._render = self._guarded(lambda: open_sandbox(self._jinja, source, self._budget), BundleError)
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -41,12 +40,11 @@ class SandboxedTemplate:
         Raises:
             PromptError: the template refuses the dialogue, or does too much.
         """
-        with self._lock:
-            self._budget.begin()
-            given: dict[str, Any] = {"tools": None, "documents": None, **self._variables, "messages": list(messages)}
-            given["add_generation_prompt"] = True
-            text: str = self._guarded(lambda: self._render(given), PromptError)
-            return text
+        self._budget.begin()
+        given: dict[str, Any] = {"tools": None, "documents": None, **self._variables, "messages": list(messages)}
+        given["add_generation_prompt"] = True
+        text: str = self._guarded(lambda: self._render(given), PromptError)
+        return text
 
     def _guarded(self, work: Callable[[], Any], kind: type[BundleError] | type[PromptError]) -> Any:
         try:

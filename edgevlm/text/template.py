@@ -24,11 +24,10 @@ from edgevlm.bounded import read_bounded
 from edgevlm.bundle import Bundle
 from edgevlm.errors import BundleError, DependencyError
 from edgevlm.manifest.text import DialogueSpec, PromptSpec
-from edgevlm.text.confined import MAX_REPLY, Unanswered, run_confined
+from edgevlm.text.confined import MAX_REPLY, MAX_SOURCE, Unanswered, run_confined
 from edgevlm.text.opened_tokenizer import open_tokenizer
 from edgevlm.text.special_tokens import special_tokens
 
-MAX_SOURCE = 1 << 16  # characters of a template: the longest known are a quarter of it
 CHILD = "edgevlm.text.template_child"
 FORM = 1  # of what is cached; a new one when `derive` changes what it makes of a template
 _NEXT = "do not use this bundle, or export its checkpoint again"

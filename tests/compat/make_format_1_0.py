@@ -14,12 +14,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from edgevlm.contract import Contract, Observation
 from support import tiny
 
 import edgevlm
 from edgevlm.bundle import write_record
-from edgevlm.manifest import FORMAT
+from edgevlm.manifest.contract import Contract, Observation
+from edgevlm.manifest.schema import FORMAT
 
 PLACE = Path(__file__).parent / "format_1_0"
 BUNDLES = {"mono": tiny.mono, "duo": tiny.duo}

@@ -17,7 +17,7 @@ from support import tiny
 
 import edgevlm
 from edgevlm.bundle import write_record
-from edgevlm.manifest import FORMAT
+from edgevlm.manifest.schema import FORMAT
 
 PLACE = Path(__file__).parent / "format_1_1"
 BUNDLES: dict[str, dict[str, Any]] = {"dual": {}, "dual_masked": {"masked": True, "scores": "sigmoid", "bias": -1.5}}

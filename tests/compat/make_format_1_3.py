@@ -21,7 +21,7 @@ from support import asker, denoising, paired, spotter, tiny
 
 import edgevlm
 from edgevlm.bundle import write_record
-from edgevlm.manifest import FORMAT
+from edgevlm.manifest.schema import FORMAT
 
 PLACE = Path(__file__).parent / "format_1_3"
 BUNDLES: dict[str, Callable[[Path], Path]] = {

@@ -16,7 +16,7 @@ from support import talker
 
 import edgevlm
 from edgevlm.bundle import write_record
-from edgevlm.manifest import FORMAT
+from edgevlm.manifest.schema import FORMAT
 
 PLACE = Path(__file__).parent / "format_1_4"
 BUNDLES: dict[str, dict[str, Any]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import zstandard
 from support.recordings import SECOND_NS, Row, read_rows, stamp_of, stamped, write_rows
 from typer.testing import CliRunner
 
+from edgevlm.bundle import write_record
 from edgevlm.cli.app import app
 from edgevlm.errors import EdgevlmError
 from edgevlm.rosmsg.schemas import STRING, definition
@@ -152,6 +155,15 @@ def test_by_log_times_a_wrong_clock_does_no_harm_and_what_is_written_says_so(
     assert result.exit_code == 0, result.output
     by_log = load_table(table)
     assert by_log.stamps == "log" and by_log.to_json()["stamps"] == "log"
+    calibrated = tmp_path / "calibrated"
+    shutil.copytree(fp32[0], calibrated)
+    write_record(calibrated, "calibration", by_log.to_json())
+    figures = tmp_path / "figures.json"
+    verify: list[str | Path] = ["verify", calibrated, "--against", calibrated, "--data", path, "--json", figures]
+    result = CliRunner().invoke(app, [str(each) for each in verify])
+    assert result.exit_code == 0, result.output
+    assert json.loads(figures.read_text())["fidelity"]["data"]["stamps"] == "log"
+    assert "--stamps log" in outcome([*verify, "--stamps", "header"])[1]
     plain = write_rows(tmp_path / "plain.mcap", rows, metadata=True)
     arguments = ["calibrate", str(fp32[0]), "--data", str(plain), "-o", str(table)]
     assert CliRunner().invoke(app, arguments).exit_code == 0

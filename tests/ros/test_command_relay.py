@@ -28,7 +28,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from edgevlm.errors import ContractError
 from edgevlm_ros.processes import Processes, environment
 from edgevlm_ros.qos import LATCHED, RELIABLE
-from edgevlm_ros.relay_messages import KINDS, finite, outgoing
+from edgevlm_ros.relay_messages import ROWS, finite, outgoing
+from edgevlm_ros.relay_parameters import KINDS
 from edgevlm_ros.stamps import to_ns, to_time
 from edgevlm_ros.validity import Validity
 
@@ -74,20 +75,24 @@ def trajectory(*positions: float) -> JointTrajectory:
     return message
 
 
+def test_every_kind_that_has_parameters_has_a_row() -> None:
+    assert tuple(ROWS) == KINDS
+
+
 def test_what_rests_goes_by_the_kind_of_message() -> None:
     moving = TwistStamped(twist=Twist(linear=Vector3(x=1.0), angular=Vector3(z=2.0)))
-    assert KINDS["twist"].rest(moving, {}).twist == Twist()
+    assert ROWS["twist"].rest(moving, {}).twist == Twist()
     speeds = JointState(name=["a", "b"], velocity=[1.0, -1.0])
-    assert list(KINDS["joint_velocity"].rest(speeds, {}).velocity) == [0.0, 0.0]
-    held = KINDS["joint_trajectory"].rest(trajectory(1.0, 2.0), {"a": 0.5, "b": 0.6, "c": 9.0})
+    assert list(ROWS["joint_velocity"].rest(speeds, {}).velocity) == [0.0, 0.0]
+    held = ROWS["joint_trajectory"].rest(trajectory(1.0, 2.0), {"a": 0.5, "b": 0.6, "c": 9.0})
     assert list(held.points[0].positions) == [0.5, 0.6]
     # A joint that is not measured: all are held where they were commanded.
-    assert list(KINDS["joint_trajectory"].rest(trajectory(1.0, 2.0), {"a": 0.5}).points[0].positions) == [1.0, 2.0]
+    assert list(ROWS["joint_trajectory"].rest(trajectory(1.0, 2.0), {"a": 0.5}).points[0].positions) == [1.0, 2.0]
     places = JointState(name=["a"], position=[1.0])
-    assert list(KINDS["joint_position"].rest(places, {"a": 0.25}).position) == [0.25]
+    assert list(ROWS["joint_position"].rest(places, {"a": 0.25}).position) == [0.25]
     pose = PoseStamped()
-    assert KINDS["pose"].rest(pose, {}) is pose
-    assert KINDS["gripper"].rest(places, {"a": 0.25}) is None
+    assert ROWS["pose"].rest(pose, {}) is pose
+    assert ROWS["gripper"].rest(places, {"a": 0.25}) is None
 
 
 def test_numbers_that_are_none_are_seen_in_every_kind() -> None:
@@ -129,7 +134,7 @@ class Controllers:
                 kind, topic, lambda m, topic=topic: self.got[topic].append((time.monotonic(), m)), RELIABLE
             )
         self.senders = {
-            name: self.rig.node.create_publisher(KINDS[name].message_type, f"command/{name}", RELIABLE)
+            name: self.rig.node.create_publisher(ROWS[name].message_type, f"command/{name}", RELIABLE)
             for name in ("joint_trajectory", "twist", "joint_velocity", "gripper")
         }
         self.stop = self.rig.node.create_publisher(Bool, "command/stop", LATCHED)

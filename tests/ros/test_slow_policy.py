@@ -22,6 +22,7 @@ from edgevlm_ros.processes import Processes, environment
 HERE = Path(__file__).parent
 FRONT = tiny.mono_contract().cameras[0]
 DEADLINE_MS, HORIZON_MS = 50.0, 250.0
+CHUNKS = 10
 POLICY = {"autostart": True, "autostart_period_s": 0.1, "diagnostics_period_s": 0.1, "check_s": 1.0, "poll_s": 0.01}
 GATE = {
     **{"autostart": True, "autostart_period_s": 0.1, "diagnostics_period_s": 0.1, "deadline_ms": DEADLINE_MS},
@@ -86,11 +87,11 @@ def scene(domain: int, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
 
 
 def test_both_sides_say_why_nothing_moves_and_what_to_set(scene: Callable[..., Scene]) -> None:
-    slow = scene(0.08)
+    slow = scene(0.08, recover_after_s=0.5)
     waits = slow.log("policy", "waits for an instruction")
     for name in ("/slow/instruction", "/slow/set_instruction", "/slow/execute_instruction"):
         assert name in waits
-    told = slow.log("policy", "the gate never follows this policy")
+    told = slow.log("policy", "this policy is too slow for its gate")
     for part in (
         "a step takes",
         "no chunk comes for 50 ms",
@@ -104,9 +105,22 @@ def test_both_sides_say_why_nothing_moves_and_what_to_set(scene: Callable[..., S
     assert float(row["step_ms_p99"]) > 80
     assert "waits for an instruction: on the topic /slow/instruction" in slow.rig.row("inference")["message"]
     assert slow.rig.say(tiny.COMMANDS[0]).accepted
-    slow.log("gate", "the gate never follows this policy: a step takes")
+    slow.log("gate", "this policy is too slow for its gate: a step takes")
+    wait_until(lambda: len(slow.rig.chunks) >= CHUNKS)
     assert all(status.mode != "follow" for status in slow.statuses)
     assert slow.rig.row("inference")["message"] == "ok"
+
+
+def test_a_gate_that_recovers_at_once_follows_it_for_a_moment_after_each_chunk(scene: Callable[..., Scene]) -> None:
+    """What the text says is as true here: it falls back when no chunk comes for 50 ms."""
+    slow = scene(0.08, recover_after_s=0.0)
+    slow.log("policy", "waits for an instruction")
+    assert slow.rig.say(tiny.COMMANDS[0]).accepted
+    wait_until(lambda: len(slow.rig.chunks) >= CHUNKS)
+    modes = [status.mode for status in slow.statuses]
+    begun = [at for at in range(1, len(modes)) if modes[at - 1] != "follow" == modes[at]]
+    assert len(begun) > CHUNKS / 2
+    slow.log("gate", "this policy is too slow for its gate: a step takes")
 
 
 def test_whole_chunks_make_it_useful_and_a_dead_policy_is_noticed_as_soon(scene: Callable[..., Scene]) -> None:

@@ -63,9 +63,15 @@ def statistics(case: str) -> str:
 
 def robot(case: str = "act") -> dict[str, Any]:
     """A robot file that fits a golden case, with two groups of columns."""
-    features = read(GOLDEN / case / "config.json")["input_features"]
+    return robot_of(GOLDEN / case)
+
+
+def robot_of(policy: Path) -> dict[str, Any]:
+    """A robot file that fits the directory of a policy, with two groups of columns."""
+    config = read(policy / "config.json")
+    features = config["input_features"]
     cameras = [key for key in features if "images" in key and "empty" not in key]
-    words = {"instructions": ["put the red cup on the plate"]} if is_smolvla(case) else {}
+    words = {"instructions": ["put the red cup on the plate"]} if config["type"] == "smolvla" else {}
     return {
         **words,
         "cameras": {

@@ -32,7 +32,7 @@ class Adapter:
 
     Attributes:
         takes: `context`, the tokens a chat shall hold, None for what is usual; `robot`, what a LeRobot policy does not
-            say of the robot, see `families.robot_file`.
+            say of the robot, see `families.common.robot_file`.
     """
 
     name: str

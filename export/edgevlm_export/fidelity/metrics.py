@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from edgevlm.data.pictures import PictureData
 from edgevlm.errors import FidelityError
+from edgevlm.gate.columns import rotations
 from edgevlm.manifest.contract import Contract
+from edgevlm.replay.comparison import numbers_near
 from edgevlm_export.fidelity.policy import Decision
 
 CONSTANT = 1e-6  # of the largest number: what varies by less is constant
@@ -32,7 +34,10 @@ class StageFigures:
 
 @dataclass(frozen=True)
 class ErrorFigures:
-    """Absolute differences of one column, or of all columns of one unit, over every step and row."""
+    """Absolute differences of one column, or of all columns of one unit, over every step and row.
+
+    Orientations are compared as rotations: in whichever of their numbers are nearest, as q and -q are.
+    """
 
     name: str
     unit: str
@@ -79,14 +84,15 @@ class ActionMeter:
     """Collects decisions beside those of the judge."""
 
     def __init__(self, contract: Contract) -> None:
-        self._contract = contract
+        self._contract, self._rotations = contract, rotations(contract)
         self._errors: list[NDArray[np.float64]] = []  # each (K, A)
         self._distances: list[NDArray[np.float64]] = []  # each (P,)
         self._agreed: list[bool] = []
 
     def add(self, got: Decision, want: Decision) -> None:
         """One step."""
-        self._errors.append(np.abs(got.values.astype(np.float64) - want.values))
+        near = numbers_near(want.values, got.values, self._rotations)
+        self._errors.append(np.abs(near - want.values))
         if got.plan is not None and want.plan is not None:
             gap = got.plan.waypoints.astype(np.float64) - want.plan.waypoints
             self._distances.append(np.linalg.norm(gap, axis=-1))

@@ -53,14 +53,15 @@ def verify(  # noqa: PLR0913  # the options of the command line's verb
     against: str | Path,
     data: Path | None = None,
     topics: Path | None = None,
-    stamps: Stamps = "header",
+    stamps: Stamps | None = None,
     robot: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """The figures of `bundle` against a checkpoint or another bundle.
 
     `against` is a directory, or (a text) the id of a model of the Hugging Face hub, as an export takes it; a LeRobot
-    checkpoint needs the robot file that the bundle was made with. Without `data` the episodes are made up from the
+    checkpoint needs the robot file that the bundle was made with. Without `stamps` a recording is read as the bundle's
+    export read its own. Without `data` the episodes are made up from the
     contract, and the figures say so.
 
     Raises:
@@ -93,12 +94,14 @@ def _policy(checkpoint: Path, robot: Path | None) -> PolicyGraph:
     return graph
 
 
-def _data(bundle: Bundle, data: Path | None, topics: Path | None, stamps: Stamps) -> Data:
+def _data(bundle: Bundle, data: Path | None, topics: Path | None, stamps: Stamps | None) -> Data:
     manifest, contract = bundle.manifest, bundle.manifest.policy().contract
     if data is None:
         return make_up(contract, bundle.tokenizer() if manifest.tokenizer is not None else None)
     table = bundle.records().get("calibration", {})
     calibrated_on_it = data.is_file() and table.get("log_sha256") == file_sha256(data)
+    judged = bundle.records().get("fidelity", {}).get("data", {})
+    stamps = stamps or ("log" if "log" in (table.get("stamps"), judged.get("stamps")) else "header")
     return (open_log if calibrated_on_it else open_whole_log)(data, contract, topics, stamps)
 
 

@@ -100,3 +100,42 @@ def test_more_messages_than_a_file_of_its_size_can_have_are_refused(
 def test_thousands_of_damaged_records_make_a_few_warnings(tmp_path: Path) -> None:
     read = Container(write(tmp_path / "m.mcap", *[chunk(b"no frame", "zstd", 8)] * 3000))
     assert len(read.warnings) < 30 and "3000 damaged records in all" in read.warnings[-1]
+
+
+def named(text: str) -> bytes:
+    return struct.pack("<I", len(text)) + text.encode()
+
+
+def schema(name: str = "a/msg/A", number: int = 1) -> bytes:
+    return record(3, struct.pack("<H", number) + named(name) + named("ros2msg") + named("int32 x"))
+
+
+def channel(topic: str = "/a", number: int = 1, schema_number: int = 1, qos: str = "") -> bytes:
+    metadata = named("offered_qos_profiles") + named(qos)
+    content = struct.pack("<HH", number, schema_number) + named(topic) + named("cdr")
+    return record(4, content + struct.pack("<I", len(metadata)) + metadata)
+
+
+def test_a_channel_that_is_declared_again_alike_is_one(tmp_path: Path) -> None:
+    once = schema() + channel() + message(1)
+    again = chunk(once, "", len(once))
+    read = Container(write(tmp_path / "m.mcap", once, again, schema(), channel(qos="depth: 5")))
+    assert read.found == {"/a": "a/msg/A"} and len(read.select("/a")) == 2 and not read.lost
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (channel("/b"), "channel 1: .*'/a' and '/b'"),
+        (schema("b/msg/B", 2) + channel(schema_number=2), "channel 1: expected one declaration"),
+        (schema("b/msg/B"), "schema 1: .*'a/msg/A' and 'b/msg/B'"),
+    ],
+)
+def test_a_number_that_is_declared_for_something_else_is_refused(
+    tmp_path: Path, other: bytes, words: str, chunked: bool
+) -> None:
+    later = other + message(1)
+    later = chunk(later, "", len(later)) if chunked else later
+    with pytest.raises(LogError, match=words):
+        Container(write(tmp_path / "m.mcap", schema(), channel(), message(1), later))

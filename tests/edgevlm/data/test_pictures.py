@@ -57,7 +57,9 @@ def test_a_format_that_fits_is_decoded(form: str, data: bytes, encoding: str) ->
         ("bgr16; jpeg compressed bgr8", COLOUR, "rgb8", "8 bits"),
         ("16UC1; compressedDepth", COLOUR, "rgb8", "depth"),
         ("32FC1; compressedDepth png", COLOUR, "rgb8", "depth"),
-        ("16UC1; png compressed ", DEEP, "mono8", "8 bits"),
+        ("16UC1; png compressed ", DEEP, "mono8", "depth"),
+        ("16UC1; compressedDepth png", bytes(12) + DEEP, "rgb8", "depth"),  # behind a header of its own
+        ("webp", b"RIFF....WEBP", "rgb8", "its format is 'webp'"),
     ],
 )
 def test_a_format_that_means_other_pixels_is_refused(form: str, data: bytes, encoding: str, words: str) -> None:
@@ -65,7 +67,9 @@ def test_a_format_that_means_other_pixels_is_refused(form: str, data: bytes, enc
         message(form, data).picture(encoding)  # type: ignore[arg-type]
 
 
-def record(path: Path, pictures: list[bytes], instructions: dict[int, str | bytes] | None = None) -> Path:
+def record(
+    path: Path, pictures: list[bytes], instructions: dict[int, str | bytes] | None = None, form: str = "jpeg"
+) -> Path:
     """Camera `left` compressed, ten frames a second; instructions by the frame before which they come."""
     told = instructions or {0: "go"}
     with LogWriter(path) as log:
@@ -77,7 +81,7 @@ def record(path: Path, pictures: list[bytes], instructions: dict[int, str | byte
             elif text is not None:
                 log.raw("/instruction", "std_msgs/msg/String", text, stamp_ns - 2)
             log.joints("/joint_states", stamp_ns - 1, {"a": 1.0, "b": 2.0})
-            log.compressed_image("/left/image_raw/compressed", stamp_ns, data)
+            log.compressed_image("/left/image_raw/compressed", stamp_ns, data, form=form)
             log.image("/right/image_raw", stamp_ns, np.zeros((4, 4), np.uint8), encoding="mono8")
     return path
 
@@ -106,6 +110,13 @@ def test_a_few_bad_pictures_are_left_out_and_more_refused_by_both_readers(
     assert sum(isinstance(event, FrameEvent) and event.camera == "left" for event in stream) == 40 - count
     for warnings in (recording.warnings, stream.warnings):
         assert any(f"{count} of 40 damaged picture(s) left out" in warning for warning in warnings)
+
+
+def test_a_recorded_depth_topic_is_refused_as_depth_whatever_its_bytes_are(tmp_path: Path, contract: Contract) -> None:
+    path = record(tmp_path / "log.mcap", [bytes(12) + DEEP] * 10, form="16UC1; compressedDepth png")
+    for read in (lambda: read_log(path, contract), lambda: list(open_stream(path, contract))):
+        with pytest.raises(LogError, match=r"holds depth.*map the colour topic"):
+            read()
 
 
 def test_the_same_instruction_again_does_not_begin_an_episode(tmp_path: Path, contract: Contract) -> None:

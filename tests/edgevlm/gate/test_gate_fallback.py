@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import gate_judge
 from support.gate_bench import MS, TICK_NS, Bench, hand
 from support.gate_judge import S
@@ -326,3 +328,19 @@ def test_a_cause_with_a_lighter_fallback_does_not_soften_that_of_finishing(harm:
     bench.gate.finish()
     assert bench.tick().stop
     assert {command.mode for command in bench.run(60, 0.02)} == {"stop"}  # also once it is over
+
+
+@given(ticks=st.integers(1, 15), late=st.integers(2, 10), recover_ms=st.integers(0, 400))
+def test_a_policy_slower_than_the_deadline_is_followed_for_moments_at_most(
+    ticks: int, late: int, recover_ms: int
+) -> None:
+    """Never where recovering takes longer than the deadline and a command's period: `docs/ros.md`, a slow policy."""
+    deadline_ms = ticks * TICK_NS // MS
+    bench = Bench(deadline_s=deadline_ms / 1e3, recover_after_s=recover_ms / 1e3)
+    followed = []
+    for _ in range(8):  # a chunk, then none for longer than the deadline
+        between = [bench.tick(0.01), *bench.run(ticks + late - 1)]
+        assert between[-1].cause == "chunk_missing"
+        followed.append(sum(command.mode == "follow" for command in between))
+    recovering = max(1, -(-recover_ms * MS // TICK_NS))
+    assert set(followed[1:]) == {max(0, ticks + 2 - recovering)}

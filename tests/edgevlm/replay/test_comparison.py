@@ -44,3 +44,10 @@ def test_another_rotation_is_one() -> None:
 
 def test_what_is_no_rotation_is_compared_as_numbers() -> None:
     assert compare("quaternion_xyzw", (0, 0, 0, 0), (0, 0, 0, -1)).errors.tolist() == [0, 0, 0, 1]
+
+
+def test_angles_on_both_sides_of_a_half_turn_are_near() -> None:
+    errors = compare("rpy", (0.1, 0.2, 3.1), (0.1, 0.2, -3.1)).errors
+    assert errors.tolist() == pytest.approx([0, 0, 2 * math.pi - 6.2], abs=1e-6)
+    other = compare("rpy", (0.1, 0.2, 0.3), (0.1 + math.pi, math.pi - 0.2, 0.3 - math.pi)).errors
+    assert other.tolist() == pytest.approx([0, 0, 0], abs=1e-6)

@@ -20,7 +20,8 @@ from edgevlm.errors import BundleError, DependencyError
 from edgevlm.manifest.text import DialogueSpec
 from edgevlm.text import confined, template
 from edgevlm.text.chat_text import Turn, chat_text
-from edgevlm.text.template import MAX_SOURCE, ChatTemplate, cache_directory, prompt_as_data
+from edgevlm.text.confined import MAX_SOURCE
+from edgevlm.text.template import ChatTemplate, cache_directory, prompt_as_data
 
 VARIABLES = {"bos_token": "<bos>"}
 

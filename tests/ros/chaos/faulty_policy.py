@@ -1,6 +1,8 @@
 """policy_node whose model fails on demand: a wrapper around the real one, and nothing else is changed.
 
-python -m ros.chaos.faulty_policy FILE --ros-args ...      FILE: JSON {"mode": MODE}, read before every step
+python -m ros.chaos.faulty_policy FILE SECONDS --ros-args ...
+    FILE: JSON {"mode": MODE}, read before every step
+    SECONDS: what every step takes more, in whatever mode, also those that the node measures before the first
 
 ok      as it is, within the contract's limits: without a fault no gate has anything to do
 raise   every step raises
@@ -36,8 +38,10 @@ _WILD = 6.0
 class FaultySession:
     """A session that does as the file says."""
 
-    def __init__(self, session: Any, path: Path, limits: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
-        self._session, self._path, self._limits = session, path, limits
+    def __init__(
+        self, session: Any, path: Path, slower_s: float, limits: tuple[NDArray[np.float32], NDArray[np.float32]]
+    ) -> None:
+        self._session, self._path, self._slower_s, self._limits = session, path, slower_s, limits
 
     @property
     def last_times_ns(self) -> Mapping[str, int]:
@@ -52,6 +56,7 @@ class FaultySession:
             raise RuntimeError("the model broke")
         if mode == "slow":
             time.sleep(SLOW_S)
+        time.sleep(self._slower_s)
         chunk: ActionChunk = self._session.act(observation)
         values = np.clip(chunk.values, *self._limits)
         if mode == "wild":
@@ -67,8 +72,11 @@ class FaultySession:
 class FaultyPolicy:
     """A policy whose sessions are faulty."""
 
-    def __init__(self, policy: Any, path: Path) -> None:
-        self._policy, self._path = policy, path
+    def __init__(self, policy: Any, path: Path, slower_s: float) -> None:
+        self._policy, self._path, self._slower_s = policy, path, slower_s
+
+    def step_times_ns(self) -> list[int]:
+        return [taken + round(self._slower_s * 1e9) for taken in self._policy.step_times_ns()]
 
     def session(self) -> FaultySession:
         groups = self._policy.contract.action.groups
@@ -76,7 +84,7 @@ class FaultyPolicy:
             np.array([limit for group in groups for limit in getattr(group, side)], np.float32) * np.float32(0.999)
             for side in ("lower", "upper")
         )
-        return FaultySession(self._policy.session(), self._path, (lower, upper))
+        return FaultySession(self._policy.session(), self._path, self._slower_s, (lower, upper))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)
@@ -84,10 +92,10 @@ class FaultyPolicy:
 
 def main() -> None:
     """Run the node."""
-    path = Path(sys.argv[1])
+    path, slower_s = Path(sys.argv[1]), float(sys.argv[2])
 
     def open_policy(root: str, options: RuntimeOptions) -> Any:
-        return FaultyPolicy(load(root, options), path)
+        return FaultyPolicy(load(root, options), path, slower_s)
 
     run(lambda: PolicyNode(open_policy))
 

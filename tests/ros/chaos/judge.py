@@ -5,9 +5,10 @@ notes of that kind.
 Stamps are data time. Where the clock of a simulation began anew (`clock` lines), a new epoch begins, and nothing of an
 older epoch is good for anything.
 
-A command that moves the robot needs, at its own stamp: a finite chunk that is not used up or over, a measured state
-and a camera frame that are fresh, heartbeats, no emergency stop since the last re-arm, and one sender of chunks.
-Without one of them it may only brake.
+A command that moves the robot needs, at its own stamp: a finite chunk that is not used up or over, chunks that come
+within the deadline, a measured state and a camera frame that are fresh, heartbeats, no emergency stop since the last
+re-arm, and one sender of chunks. Without one of them it may only brake. And a robot without a valid command is at rest,
+as it is measured, whatever its controllers are sent.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 Line = Mapping[str, Any]
 S = 1_000_000_000
+_PACE_CHUNKS = 4
+_MOVING_STATES = 5
 
 KINDS = (
     "not_finite",
@@ -32,6 +36,7 @@ KINDS = (
     "clock",
     "gripper",
     "chunk_age",
+    "slow_policy",
     "state_age",
     "state_not_finite",
     "camera_age",
@@ -41,6 +46,7 @@ KINDS = (
     "late",
     "publishers",
     "rival",
+    "uncommanded",
 )
 
 
@@ -71,6 +77,7 @@ class Rules:
         brake_s: how long braking may last.
         simulated: whether stamps are of a simulator's clock, at whatever pace.
         rivals_s: how long a second publisher may be there unnoticed: a killed one still counts for two seconds.
+        hand, rest_speed: the topic that measures where the robot is, and how fast, in m/s, it still counts as at rest.
     """
 
     topic: str = "command/twist"
@@ -90,6 +97,8 @@ class Rules:
     jitter_s: float = 0.03
     brake_s: float = 0.3
     rivals_s: float = 3.2
+    hand: str = "hand_pose"
+    rest_speed: float = 0.05
     simulated: bool = False
 
 
@@ -130,6 +139,7 @@ def judge(lines: Iterable[Line], rules: Rules) -> list[Violation]:
         found += _grippers(epoch, rules)
         found += _punctual(epoch, rules)
         found += _signed(epoch, rules)
+        found += _uncommanded(epoch, rules)
     found += _standing(ordered, rules)
     return sorted(found, key=lambda violation: violation.at_ns)
 
@@ -245,7 +255,8 @@ class _Case:
         return slower and command["r"] - self._braking_since_ns <= self._rules.brake_s * S
 
     def _lacking(self, command: Line) -> list[tuple[str, str]]:
-        found = [self._chunk(command), self._beat(command), self._camera(command), self._stopped(command)]
+        found = [self._chunk(command), self._pace(command), self._beat(command), self._camera(command)]
+        found.append(self._stopped(command))
         found += [self._state(topic, command) for topic in self._states]
         found.append(self._rivalry(command))
         return [fault for fault in found if fault]
@@ -267,6 +278,15 @@ class _Case:
         good = [c["stamp"] for c in known if c["finite"] and c["stamp"] <= stamp + rules.future_s * S]
         age = f"{(stamp - max(good)) / S:.3f} s old" if good else "none of this time"
         return "chunk_age", f"no chunk is valid; the newest is {age}"
+
+    def _pace(self, command: Line) -> tuple[str, str] | None:
+        """Chunks of which every one comes too late: none is a reason to move."""
+        known = self._until(self._chunks, command["r"])[-_PACE_CHUNKS:]
+        if len(known) < _PACE_CHUNKS:
+            return None
+        least_s = min(b["r"] - a["r"] for a, b in pairwise(known)) / S
+        slow = least_s > self._rules.deadline_s
+        return ("slow_policy", f"the last chunks came {least_s:.3f} s apart or more") if slow else None
 
     def _beat(self, command: Line) -> tuple[str, str] | None:
         known = self._until(self._beats, command["r"] + 0.05 * S)
@@ -385,6 +405,28 @@ def _standing(ordered: Sequence[Line], rules: Rules) -> list[Violation]:
             found.append(Violation("clock", line["r"], told))
             moving = None  # once for each command
     return found
+
+
+def _uncommanded(epoch: _Epoch, rules: Rules) -> list[Violation]:
+    """The robot moves on although the last command is over. A leap is no motion: an episode began elsewhere."""
+    found: list[Violation] = []
+    sent = [line["r"] for line in epoch.of("command") if line["topic"] == rules.topic]
+    states = [line for line in epoch.of("state") if line["topic"] == rules.hand and _finite(line)]
+    for window in zip(*(states[start:] for start in range(_MOVING_STATES)), strict=False):
+        commanded = bisect_right(sent, window[-1]["r"])
+        if not commanded or window[0]["r"] <= sent[commanded - 1] + (rules.valid_s + rules.slack_s) * S:
+            continue
+        least = min(_speed(a, b) for a, b in pairwise(window))
+        if least > rules.rest_speed:
+            silent_s = (window[-1]["r"] - sent[commanded - 1]) / S
+            told = f"{least:.3f} m/s, {silent_s:.3f} s after the last command"
+            found.append(Violation("uncommanded", window[-1]["r"], told))
+    return found
+
+
+def _speed(before: Line, after: Line) -> float:
+    dt = (after["stamp"] - before["stamp"]) / S
+    return math.dist(before["values"], after["values"]) / dt if dt > 0 else 0.0
 
 
 def _crowds(graph: Iterable[Line]) -> list[tuple[int, int, str]]:

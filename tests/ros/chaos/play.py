@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ def play(rig: Rig, row: Row, seed: int) -> Marks:
     before = time.time_ns()
     time.sleep(SETTLE_S if row.key[0] else 0)
     rig.wait(rig.well, 20)
+    row.prepare(rig)
     if row.wild:
         rig.model("wild")
     begin = time.time_ns()
@@ -51,13 +53,16 @@ def play(rig: Rig, row: Row, seed: int) -> Marks:
     if row.name != "control":
         rig.wait(rig.well, 30)
         time.sleep(SETTLE_S)
-    return Marks(before, begin, end, time.time_ns())
+    over = time.time_ns()
+    row.restore(rig)
+    return Marks(before, begin, end, over)
 
 
-def verdict(row: Row, marks: Marks, lines: Sequence[Line], found: Sequence[Violation], enabled: bool) -> dict[str, Any]:
+def verdict(
+    row: Row, marks: Marks, lines: Sequence[Line], broken: Sequence[Violation], enabled: bool
+) -> dict[str, Any]:
     """What the table says of a row."""
     mine = [line for line in lines if marks.before <= line["r"] <= marks.over]
-    broken = [violation for violation in found if marks.begin <= violation.at_ns <= marks.over]
     told: dict[str, Any] = {"row": row.name, "cause": row.cause, "gate": "on" if enabled else "off", "note": row.note}
     told["violations"] = count(broken)
     told["first_violation"] = f"{broken[0].kind}: {broken[0].detail}" if broken else ""
@@ -66,6 +71,7 @@ def verdict(row: Row, marks: Marks, lines: Sequence[Line], found: Sequence[Viola
         told |= _reaction(row, marks, mine)
         told["passed"] = not broken and (row.name == "control" or told["detected_s"] is not None)
         told["passed"] = told["passed"] and (row.name == "control" or told["recovery_s"] is not None)
+        told["passed"] = told["passed"] and told["followed"] >= row.followed and not told["unsaid"]
     else:
         told["unsafe"] = list(row.unsafe)
         unsafe = sum(violation.kind in row.unsafe for violation in broken)
@@ -97,12 +103,15 @@ def _reaction(row: Row, marks: Marks, mine: Sequence[Line]) -> dict[str, Any]:
     back = [s for s in statuses if s["r"] >= marks.end and s["mode"] == "follow" and not s["limited"]]
     back = [line for line in back if not left or line["r"] > left[0]["r"]]
     silent = _longest_silence(statuses, marks)
+    after = [line["mode"] == "follow" for line in statuses if back and line["r"] >= back[0]["r"]]
     return {
         "detected_s": None if first is None else round((first - marks.begin) / S, 3),
         "detected_by": "" if first is None else by,
         "outputs": outputs,
         "recovery_s": round((back[0]["r"] - marks.end) / S, 3) if back else None,
         "silence_s": round(silent, 3),
+        "followed": round(sum(after) / max(1, len(after)), 3),
+        "unsaid": [list(key) for key in row.says if not _said(key, marks, mine)],
     }
 
 
@@ -134,8 +143,18 @@ def _last_command_ends(marks: Marks, mine: Sequence[Line]) -> int | None:
     return int(max(gaps, key=lambda gap: gap[0])[1]["stamp"] + VALID_S * S) if gaps else None
 
 
+def _said(key: Key, marks: Marks, mine: Sequence[Line]) -> str:
+    """What the diagnostics say that match a key of `Row.says`; the first time after the fault."""
+    node, section, pattern = key
+    rows = [line for line in mine if line["k"] == "diagnostics" and line["name"].endswith(f"{node}: {section}")]
+    matches = [re.search(pattern, line["message"]) for line in rows if line["r"] >= marks.begin]
+    return next((match[0] for match in matches if match), "")
+
+
 def _told(row: Row, marks: Marks, mine: Sequence[Line]) -> str:
     """How the diagnostics changed."""
+    if row.says:
+        return "; ".join(f"{key[0]}: {key[1]}: {_said(key, marks, mine) or '?'}" for key in row.says)
     key, values = row.key, _values(row.key, mine)
     before = [value for at_ns, value in values if at_ns < marks.begin]
     after = [value for at_ns, value in values if at_ns >= marks.begin]
@@ -162,8 +181,10 @@ def run(rows: Sequence[Row], bundle: Path, domain: int, work: Path, *, enabled: 
             rig.start()
             marks = [play(rig, row, seed) for seed, row in enumerate(chosen)]
         lines = read_record(rig.record)
-        found = _judged(lines, chosen, marks, replace(RULES, simulated=simulated))
-        told += [verdict(row, mark, lines, found, enabled) for row, mark in zip(chosen, marks, strict=True)]
+        rules = replace(RULES, simulated=simulated)
+        found = _judged(lines, chosen, marks, rules)
+        for row, mark in zip(chosen, marks, strict=True):
+            told.append(verdict(row, mark, lines, _broken(row, mark, lines, found, rules), enabled))
         strays += [v for v in found if enabled and not any(m.begin <= v.at_ns <= m.over for m in marks)]
     return {"rows": told, "strays": [f"{v.kind}: {v.detail}" for v in strays[:10]], "kinds": list(KINDS)}
 
@@ -192,6 +213,13 @@ def _judged(lines: Sequence[Line], rows: Sequence[Row], marks: Sequence[Marks], 
     spans = [(mark.begin, mark.over) for row, mark in zip(rows, marks, strict=True) if row.foreign]
     foreign = {id(line) for line in unsigned(lines) if any(a <= line["r"] <= b for a, b in spans)}
     return judge([line for line in lines if id(line) not in foreign], rules)
+
+
+def _broken(row: Row, marks: Marks, lines: Sequence[Line], found: Sequence[Violation], rules: Rules) -> list[Violation]:
+    """The violations of a row; while its fault lasts by its own rules."""
+    own = judge(lines, replace(rules, **row.rules)) if row.rules else found
+    during = [violation for violation in own if marks.begin <= violation.at_ns <= marks.end]
+    return during + [violation for violation in found if marks.end < violation.at_ns <= marks.over]
 
 
 def markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -30,6 +30,8 @@ INSTRUCTION = "lift the blue puck"
 JUDGED = "close the drawer"  # what nobody asks for: episodes last as long as they can
 AXES = {"dx": ("hand_x", [-0.45, 0.45]), "dy": ("hand_y", [0.38, 0.95]), "dz": ("hand_z", [0.04, 0.5])}
 VELOCITY, ACCELERATION, VALID_S = 0.32, 8.0, 0.1
+_ANSWER_S = 2.0
+NO_VALIDITY_S = 10.0  # the most that the simulated robot takes; longer than any row
 GATE: dict[str, Any] = {
     "autostart": True,
     "autostart_period_s": 0.1,
@@ -50,7 +52,7 @@ class Rig:
     """A running graph. A context manager.
 
     Args:
-        enabled: whether the gate's limits are on.
+        enabled: whether the gate's limits are on, and a relay stands before controllers that need one.
         simulated: whether time is the simulator's own.
 
     Attributes:
@@ -58,7 +60,7 @@ class Rig:
     """
 
     def __init__(self, work: Path, bundle: Path, domain: int, *, enabled: bool, simulated: bool) -> None:
-        self.domain, self._bundle, self._enabled, self._simulated = domain, bundle, enabled, simulated
+        self.domain, self._bundle, self.enabled, self._simulated = domain, bundle, enabled, simulated
         self.record, self._mode = work / "record.jsonl", work / "mode.json"
         work.mkdir(parents=True, exist_ok=True)
         paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -97,23 +99,31 @@ class Rig:
         self.start_policy()
         self.wait(self.well, 60)
 
-    def start_sim(self) -> None:
+    def start_sim(self, valid_s: float = VALID_S, **remaps: str) -> None:
         """The simulated robot, which begins episodes anew as soon as one is over."""
-        parameters = {"pause_s": 0.0, "repeat": True, "command": JUDGED, "command_valid_s": VALID_S}
+        parameters = {"pause_s": 0.0, "repeat": True, "command": JUDGED, "command_valid_s": valid_s}
         if self._simulated:
             parameters |= {"mode": "scaled", "gap_s": 0.025, "start_s": 0.1}
-        self.processes.start("sim", "edgevlm_tabletop.ros.sim_node", parameters=parameters, remaps=RAW)
+        self.processes.start("sim", "edgevlm_tabletop.ros.sim_node", parameters=parameters, remaps={**RAW, **remaps})
 
-    def start_gate(self) -> None:
+    def start_controllers(self) -> None:
+        """The robot behind controllers that never drop a command; the relay before them, unless all guards are off."""
+        to = {f"command/{kind}": f"controller/{kind}" for kind in ("twist", "gripper")} if self.enabled else {}
+        self.start_sim(NO_VALIDITY_S, **to)
+        if self.enabled:
+            own = {"command_valid_s": VALID_S, "twist.to": "controller/twist", "gripper.to": "controller/gripper"}
+            self.processes.start("command_relay", "edgevlm_ros.command_relay", parameters={**own, **self._clock})
+
+    def start_gate(self, **more: Any) -> None:
         """The command gate."""
-        own = {"bundle": str(self._bundle), "topics": str(TOPICS), "enabled": self._enabled, **self._clock}
-        self.processes.start("gate", "edgevlm_ros.command_gate", parameters={**GATE, **own})
+        own = {"bundle": str(self._bundle), "topics": str(TOPICS), "enabled": self.enabled, **self._clock}
+        self.processes.start("gate", "edgevlm_ros.command_gate", parameters={**GATE, **own, **more})
 
-    def start_policy(self) -> None:
-        """The policy, with a model that can be told to fail."""
+    def start_policy(self, slower_s: float = 0.0, **more: Any) -> None:
+        """The policy, with a model that can be told to fail; each of its steps takes `slower_s` more."""
         own = {"bundle": str(self._bundle), "topics": str(TOPICS), "autostart": True, "autostart_period_s": 0.1}
-        parameters = {**own, "check_s": 1.0, **self._clock}
-        arguments = [str(self._mode)]
+        parameters = {**own, "check_s": 1.0, **self._clock, **more}
+        arguments = [str(self._mode), str(slower_s)]
         self.processes.start("policy", "ros.chaos.faulty_policy", parameters=parameters, arguments=arguments)
 
     @property
@@ -128,6 +138,10 @@ class Rig:
     def chunks_come(self) -> bool:
         """Whether the policy works."""
         return time.monotonic() - self.chunk_s < 0.2
+
+    def moves(self) -> bool:
+        """Whether the gate's last command moves the hand along."""
+        return self.status is not None and any(abs(value) > VELOCITY / 4 for value in self.status.values[: len(AXES)])
 
     def wait(self, true: Callable[[], bool], timeout_s: float) -> None:
         """Raises RuntimeError when it does not become true, or a process ends."""
@@ -147,11 +161,21 @@ class Rig:
             (self._set, SetParameters.Request(parameters=parameters)),
             (self._reset, Trigger.Request()),
         ):
-            client.wait_for_service(10)
-            self.wait(client.call_async(request).done, 10)
+            self._ask(client, request)
         time.sleep(0.3)
         self.wait(self.well, 20)
         time.sleep(0.2)
+
+    def _ask(self, client: Any, request: Any) -> None:
+        """Until there is an answer: a server that was killed stays in the graph for a while, and gives none."""
+        asked: list[tuple[float, Any]] = []
+
+        def answered() -> bool:
+            if client.service_is_ready() and (not asked or time.monotonic() - asked[-1][0] > _ANSWER_S):
+                asked.append((time.monotonic(), client.call_async(request)))
+            return any(future.done() for _, future in asked)
+
+        self.wait(answered, 20)
 
     def fault(self, **what: Any) -> None:
         """What the relay does wrong from now on; nothing without arguments."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgevlm_msgs.msg import ActionChunk
@@ -27,6 +27,7 @@ Act = Callable[[Rig], None]
 Key = tuple[str, str, str]
 OTHER = "lift the red puck"
 FLOOD = 1000
+SLOWER_S, SLOW_DEADLINE_MS = 0.06, 50.0  # a step is longer than the deadline, and shorter than the camera's period
 
 
 def nothing(rig: Rig) -> None:
@@ -39,12 +40,16 @@ class Row:
 
     Attributes:
         begin, end: make the fault and end it.
+        prepare, restore: what must run otherwise for this row, before the fault and after all.
         seconds: how long it lasts.
         follows: the gate need not leave the mode `follow`: there is nothing that makes chunks unusable.
         foreign: commands that the gate did not send are on the wire by nature, and are not held against it.
         silent: the gate itself is gone: the robot notices by its last command's validity, people by missing rows.
         simulated: runs in the simulator's time.
         least: how many violations of those kinds there must be without the gate; one alone may be a busy machine's.
+        rules: what the judge's rules say otherwise while the fault lasts.
+        says: diagnostics that must come with the gate, as (end of a node's name, row, pattern of its message).
+        followed: the least share of commands that follow chunks after the recovery.
     """
 
     name: str
@@ -61,6 +66,11 @@ class Row:
     simulated: bool = False
     least: int = 3
     note: str = ""
+    prepare: Act = nothing
+    restore: Act = nothing
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    says: tuple[Key, ...] = ()
+    followed: float = 0.0
 
 
 def _relay(**what: Any) -> tuple[Act, Act]:
@@ -169,6 +179,49 @@ def _pressed_and_killed(rig: Rig) -> None:
     time.sleep(0.3)
     rig.kill("gate")
     rig.start_gate()
+
+
+def _slow_policy(rig: Rig) -> None:
+    session, begin_s = rig.session, time.monotonic()
+    for name in ("policy", "gate"):
+        rig.kill(name)
+    rig.start_policy(SLOWER_S, poll_s=0.02)
+    rig.start_gate(deadline_ms=SLOW_DEADLINE_MS)
+    rig.wait(lambda: rig.session != session and rig.chunks_come() and rig.status_s > begin_s, 30)
+
+
+def _whole_chunks(rig: Rig) -> None:
+    """The policy stays as slow as it is; the gate gets the other of the two values that both sides name."""
+    rig.kill("gate")
+    killed_s = time.monotonic()
+    rig.start_gate(deadline_ms=SLOW_DEADLINE_MS, chunk_deadline="whole_chunk")
+    rig.wait(lambda: rig.status_s > killed_s, 30)
+
+
+def _usual_pace(rig: Rig) -> None:
+    for name in ("policy", "gate"):
+        rig.kill(name)
+    rig.start_policy()
+    rig.start_gate()
+    rig.wait(rig.well, 30)
+
+
+def _controllers(rig: Rig) -> None:
+    rig.kill("sim")
+    rig.start_controllers()
+    rig.episode(0)
+
+
+def _usual_robot(rig: Rig) -> None:
+    rig.kill("sim")
+    if rig.enabled:
+        rig.kill("command_relay")
+    rig.start_sim()
+
+
+def _killed_while_moving(rig: Rig) -> None:
+    rig.wait(rig.moves, 20)
+    rig.kill("gate")
 
 
 _RIVAL_RELEASE = _Rival("estop", Bool, 20, lambda rig: Bool(data=False), RELIABLE)
@@ -330,6 +383,37 @@ ROWS: tuple[Row, ...] = (
         note="no command is on the wire while the gate is dead; the robot rests when the last one is no longer valid",
     ),
     Row(
+        "gate_killed_relayed",
+        "command_gate is killed (-9) while it moves a robot whose controllers never drop a command",
+        _killed_while_moving,
+        lambda rig: rig.start_gate(),
+        1.0,
+        ("uncommanded",),
+        ("command_gate", "state", "memory_mb"),
+        silent=True,
+        note="command_relay brings the robot to rest within the command's validity; without it the robot moves on",
+        prepare=_controllers,
+        restore=_usual_robot,
+        says=(("command_relay", "twist", "no valid command"),),
+    ),
+    Row(
+        "policy_slow",
+        "each step of the model takes longer than deadline_ms; then the gate is restarted with whole_chunk",
+        nothing,
+        _whole_chunks,
+        3.0,
+        ("slow_policy",),
+        (_GATE, "fallbacks", "chunk_missing"),
+        note="both sides name the values to set; with one of them the robot is moved by the same policy",
+        prepare=_slow_policy,
+        restore=_usual_pace,
+        rules={"deadline_s": SLOW_DEADLINE_MS / 1e3},
+        says=tuple(
+            (node, row, r"deadline_ms to at least \d+") for node, row in (("policy_node", "pace"), (_GATE, "inputs"))
+        ),
+        followed=0.5,
+    ),
+    Row(
         "rival_chunks",
         "a second publisher of chunks, with NaN",
         _RIVAL_CHUNKS.begin,
@@ -418,4 +502,7 @@ ROWS: tuple[Row, ...] = (
     ),
 )
 BY_NAME = {row.name: row for row in ROWS}
-CI = ("control", "chunks_copied", "camera_stalls", "state_nan", "model_raises", "model_nan", "policy_killed")
+CI = (
+    *("control", "chunks_copied", "camera_stalls", "state_nan", "pushed", "model_raises", "model_nan"),
+    *("policy_killed", "gate_killed_relayed", "clock_stops"),
+)

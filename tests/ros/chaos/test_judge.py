@@ -21,6 +21,7 @@ RULES = Rules(
     axes=((0, V, A), (1, V, A)),
     ranges=((0, "pose", 0, -1.0, 1.0),),
     states=("pose",),
+    hand="pose",
     placed=(Placed("command/joint_position", 0, "pose", 2, -1.0, 0.3, 0.5, 0.1),),
     rivals_s=0.5,
 )
@@ -156,6 +157,25 @@ def _restart(lines: Stream, at_ns: int) -> Stream:
     return [line for line in lines if line["k"] not in ("command", "status") or not at_ns <= line["r"] < at_ns + S // 2]
 
 
+def _slow_policy(lines: Stream, at_ns: int) -> Stream:
+    """A chunk each 0.4 s, longer than the deadline of 0.3 s, each valid until the next one and longer."""
+    chunks = [line for line in lines if line["k"] == "chunk"]
+    for line in chunks:
+        line.update(rows=40, valid_until=line["stamp"] + S)
+    late = [line for line in chunks if line["r"] >= at_ns]
+    dropped = {id(line) for number, line in enumerate(late) if number % 4}
+    return [line for line in lines if id(line) not in dropped]
+
+
+def _moves_on(lines: Stream, at_ns: int) -> Stream:
+    """The gate is gone, and a controller repeats its last command."""
+    lines = [line for line in lines if line["k"] not in ("command", "status") or line["r"] < at_ns]
+    for line in lines:
+        if line["k"] == "state":
+            line["values"] = [0.25 * (line["stamp"] - START_NS) / S - 0.5, 0.5, 0.2]
+    return lines
+
+
 PLANTS: dict[str, Callable[[Stream, int], Stream]] = {
     "not_finite": _change("command", "command/twist", [math.nan, 0.0, 0.0]),
     "velocity": _change("command", "command/twist", [0.31, -0.25, 0.0]),
@@ -166,6 +186,7 @@ PLANTS: dict[str, Callable[[Stream, int], Stream]] = {
     "clock": _clock_stops,
     "gripper": _change("command", "command/gripper", [1.1]),
     "chunk_age": _without("chunk"),
+    "slow_policy": _slow_policy,
     "state_age": _without("state"),
     "state_not_finite": _nan_states,
     "camera_age": _without("camera", seconds=1.8),
@@ -175,6 +196,7 @@ PLANTS: dict[str, Callable[[Stream, int], Stream]] = {
     "late": _late,
     "publishers": _second_publisher,
     "rival": _rival,
+    "uncommanded": _moves_on,
 }
 
 
@@ -194,6 +216,24 @@ def test_finds_what_is_planted(kind: str, at_s: float) -> None:
 def test_a_jump_from_outside_the_range_to_its_edge_is_seen() -> None:
     found = judge(_starts_outside(clean(3.0), START_NS + S), RULES)
     assert {violation.kind for violation in found if "joint_position" in violation.detail} == {"jump"}
+
+
+def test_chunks_that_come_too_late_are_no_reason_to_move_however_long_they_are() -> None:
+    lines = _slow_policy(clean(3.0), START_NS + S)
+    assert {violation.kind for violation in judge(lines, RULES)} == {"slow_policy"}
+    assert judge(lines, replace(RULES, deadline_s=0.5)) == []
+
+
+def test_a_robot_that_moves_on_after_its_last_command_is_seen_and_one_that_leaps_or_rests_is_not() -> None:
+    lines = _moves_on(clean(2.0), START_NS + S)
+    found = [violation for violation in judge(lines, RULES) if violation.at_ns > START_NS + S]
+    assert {violation.kind for violation in found} == {"uncommanded"}
+    least_s = RULES.valid_s + RULES.slack_s
+    assert found[0].at_ns > START_NS + round((1 + least_s) * S)
+    for line in lines:
+        if line["k"] == "state" and line["r"] > START_NS + round((1 + least_s) * S):
+            line["values"] = [0.0 if line["r"] < START_NS + round(1.5 * S) else 0.4, 0.5, 0.2]
+    assert judge(lines, RULES) == []
 
 
 def test_coming_back_at_limited_speed_is_right() -> None:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.text import DialogueSpec
-from edgevlm.text.confined import Unanswered, run_confined
+from edgevlm.text.confined import MAX_SOURCE, Unanswered, run_confined
 
 CHILD = "edgevlm_export.families.common.template_child"
 TIMEOUT_S = 60.0  # the child imports transformers first
-MAX_SOURCE = 1 << 16  # characters of a template
 
 
 class Dialogue(NamedTuple):

@@ -31,8 +31,8 @@ from edgevlm.manifest.contract import SECOND_NS
 from edgevlm_ros.lifecycle_node import Report, ShellNode, run
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
-from edgevlm_ros.relay_messages import KINDS, finite, outgoing, stamp
-from edgevlm_ros.relay_parameters import ITEMS
+from edgevlm_ros.relay_messages import ROWS, finite, outgoing, stamp
+from edgevlm_ros.relay_parameters import ITEMS, KINDS, CommandKind
 from edgevlm_ros.stamps import to_ns
 from edgevlm_ros.validity import Validity
 
@@ -46,9 +46,10 @@ NOTHING = object()
 class Route:
     """One kind of command on its way to a controller."""
 
-    def __init__(self, kind: str, node: CommandRelay) -> None:
+    def __init__(self, kind: CommandKind, node: CommandRelay) -> None:
         settings = node.settings
-        self.kind, self._node = kind, node
+        self.kind: CommandKind = kind
+        self._node = node
         joints = [name for name in settings.values().get(f"{kind}.joints", ()) if name]
         message_type, self._make = outgoing(kind, joints, settings["twist.stamped"])
         self.publisher = advertise(node, message_type, settings[f"{kind}.to"], RELIABLE)
@@ -56,7 +57,7 @@ class Route:
         self.counts: Counter[str] = Counter()
         self._last: Any = None  # the newest command, and what rests once it is over
         self._rest: Any = None
-        self.subscription = listen(node, KINDS[kind].message_type, f"command/{kind}", self._take, RELIABLE)
+        self.subscription = listen(node, ROWS[kind].message_type, f"command/{kind}", self._take, RELIABLE)
 
     def _take(self, message: Any) -> None:
         now_ns, steady_ns = self._node.now_ns(), self._node.steady_ns()
@@ -73,7 +74,7 @@ class Route:
         if self._last is None or self.validity.in_force(self._node.steady_ns()):
             return
         if self._rest is None:
-            self._rest = KINDS[self.kind].rest(deepcopy(self._last), self._node.measured()) or NOTHING
+            self._rest = ROWS[self.kind].rest(deepcopy(self._last), self._node.measured()) or NOTHING
             self._node.get_logger().warning(f"command/{self.kind}: none is valid any more")
         if self._rest is not NOTHING:
             now_ns = self._node.now_ns()

@@ -112,12 +112,12 @@ def judge(step: Step, chunks: Chunks, gate: GateSays | None) -> tuple[Level, str
 
 def _too_slow_for(gate: GateSays, step: Step, chunks: Chunks) -> tuple[Level, str]:
     over = step.interval_ms > gate.deadline_ms
-    what = "never follows this policy" if over else "may miss chunks of this policy"
+    how = "too slow" if over else "nearly too slow"
     bears = 2 * step.interval_ms <= chunks.horizon_ms
     whole = f", or chunk_deadline to whole_chunk (a chunk lasts {_rows(chunks)})" if bears else ""
     return "error" if over else "warn", (
-        f"the gate {what}: {_step(step)}, and the gate falls back when no chunk comes for {gate.deadline_ms:.0f} ms; "
-        f"set its deadline_ms to at least {least_deadline_ms(step):.0f}{whole}"
+        f"this policy is {how} for its gate: {_step(step)}, and the gate falls back when no chunk comes for "
+        f"{gate.deadline_ms:.0f} ms; set its deadline_ms to at least {least_deadline_ms(step):.0f}{whole}"
     )
 
 

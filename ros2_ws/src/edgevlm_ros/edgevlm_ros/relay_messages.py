@@ -23,6 +23,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from edgevlm.errors import ContractError
+from edgevlm_ros.relay_parameters import CommandKind
 from edgevlm_ros.stamps import to_time
 
 Measured = Mapping[str, float]
@@ -77,7 +78,7 @@ def _hold_trajectory(last: JointTrajectory, measured: Measured) -> JointTrajecto
     return held
 
 
-KINDS: Mapping[str, Kind] = {
+ROWS: Mapping[CommandKind, Kind] = {
     "twist": Kind(TwistStamped, lambda message: _six(message.twist), _no_twist),
     "pose": Kind(PoseStamped, _pose, lambda last, _: last),
     "joint_trajectory": Kind(
@@ -89,12 +90,12 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def finite(kind: str, message: Any) -> bool:
+def finite(kind: CommandKind, message: Any) -> bool:
     """Whether every number of a command is one."""
-    return all(math.isfinite(value) for value in KINDS[kind].values(message))
+    return all(math.isfinite(value) for value in ROWS[kind].values(message))
 
 
-def outgoing(kind: str, joints: Sequence[str], stamped: bool) -> tuple[type, Callable[[Any, int], Any]]:
+def outgoing(kind: CommandKind, joints: Sequence[str], stamped: bool) -> tuple[type, Callable[[Any, int], Any]]:
     """The type that a controller gets, and what makes it of a command and the time now.
 
     A trajectory leaves without a stamp: joint_trajectory_controller refuses one that ends in the past, and takes one
@@ -106,7 +107,7 @@ def outgoing(kind: str, joints: Sequence[str], stamped: bool) -> tuple[type, Cal
         return Twist, lambda message, now_ns: message.twist
     if joints:
         return Float64MultiArray, lambda message, now_ns: _array(kind, message, joints)
-    return KINDS[kind].message_type, lambda message, now_ns: message
+    return ROWS[kind].message_type, lambda message, now_ns: message
 
 
 def stamp(message: Any, now_ns: int) -> Any:
@@ -121,8 +122,8 @@ def _unstamped(message: JointTrajectory, now_ns: int) -> JointTrajectory:
     return made
 
 
-def _array(kind: str, message: JointState, joints: Sequence[str]) -> Float64MultiArray:
-    values = dict(zip(message.name, KINDS[kind].values(message), strict=False))
+def _array(kind: CommandKind, message: JointState, joints: Sequence[str]) -> Float64MultiArray:
+    values = dict(zip(message.name, ROWS[kind].values(message), strict=False))
     if lost := [name for name in joints if name not in values]:
         raise ContractError(
             f"{kind}.joints: expected names of the command's joints {list(message.name)}, got {lost}; correct the "

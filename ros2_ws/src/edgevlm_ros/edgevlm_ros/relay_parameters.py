@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, get_args
 
 from edgevlm_ros.parameter_items import AUTOSTART, Item
 
-KINDS = ("twist", "pose", "joint_trajectory", "joint_position", "joint_velocity", "gripper")
-ARRAYS = ("joint_position", "joint_velocity", "gripper")  # may be sent as std_msgs/msg/Float64MultiArray
+CommandKind = Literal["twist", "pose", "joint_trajectory", "joint_position", "joint_velocity", "gripper"]
+KINDS: tuple[CommandKind, ...] = get_args(CommandKind)
+ARRAYS: tuple[CommandKind, ...] = (
+    "joint_position",
+    "joint_velocity",
+    "gripper",
+)  # may be sent as std_msgs/msg/Float64MultiArray
 
 ITEMS = (
     *(replace(item, default=True) if item.name == "autostart" else item for item in AUTOSTART),
