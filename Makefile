@@ -95,7 +95,7 @@ check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check $(TREES)
 	$(BIN)/mypy --strict $(addprefix -p ,$(PACKAGES))
 	$(BIN)/mypy --strict benchmarks
-	$(BIN)/lint-imports
+	PYTHONPATH=ros2_ws/src/edgevlm_ros $(BIN)/lint-imports
 
 both: setup # the two bundles that gate and bench compare
 	$(BIN)/edgevlm export $(CHECKPOINT) -o $(FP32) --calib $(LOG)

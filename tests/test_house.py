@@ -103,8 +103,11 @@ PATHS = {
     "edgevlm": "",
     "edgevlm_export": "export",
     "edgevlm_calibration": "calibration",
+    "edgevlm_ros": "ros2_ws/src/edgevlm_ros",
     "edgevlm_tabletop": "examples/tabletop",
 }
+
+NODES = "ros2_ws/src/edgevlm_ros/edgevlm_ros"
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
@@ -148,8 +151,17 @@ def test_the_layers_hold(copy: Path) -> None:
         ("calibration/edgevlm_calibration/__init__.py", "import edgevlm_export", "The tools stand on the runtime"),
         ("edgevlm/load.py", "def later() -> None:\n    import torch", "The runtime needs no training framework"),
         ("edgevlm/unplaced.py", "", "Imports of the runtime run one way"),
+        ("edgevlm/manifest/contract.py", "import edgevlm.manifest.schema", "A manifest is made of layers"),
+        ("edgevlm/gate/limits.py", "import edgevlm.loop.mailbox", "The loop and the gate know nothing of each other"),
+        ("export/edgevlm_export/hub.py", "import edgevlm_export.exporter", "An export is made of layers"),
+        (
+            "calibration/edgevlm_calibration/table.py",
+            "import edgevlm_calibration.chat",
+            "A calibration is made of layers",
+        ),
+        (f"{NODES}/stamps.py", "import edgevlm_ros.policy_node", "The ROS nodes are made of layers"),
+        (f"{NODES}/command_gate.py", "import edgevlm.data.recording", "A live node reads no recordings"),
     ],
-    ids=["upwards", "sideways", "runtime-to-export", "calibration-to-export", "lazy-torch", "unplaced-module"],
 )
 def test_a_broken_layer_is_found(copy: Path, place: str, line: str, contract: str) -> None:
     with (copy / place).open("a") as stream:

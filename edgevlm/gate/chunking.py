@@ -1,8 +1,8 @@
 """Action chunks -> one command per control step. No ROS, no threads, no clock: time enters as `stamp_ns`.
 
-Three executors decide which row is due: `LatestChunk` and `TemporalEnsemble` go by the stamp, `ConsumptionIndexed` by
-what the robot really consumed. `RecedingHorizon` wraps one of them and asks for the next chunk early. A command is a row
-of a live chunk, or a convex combination of such rows: never padding, never anything after `valid_until_ns`.
+Three executors decide which row is due: `LatestChunk` and `TemporalEnsemble` go by the stamp, `ConsumptionIndexed`
+by what the robot really consumed. `RecedingHorizon` wraps one of them and asks for the next chunk early. A command is a
+row of a live chunk, or a convex combination of such rows: never padding, never anything after `valid_until_ns`.
 """
 
 from __future__ import annotations
