@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both gate bench attack chat-gate families lerobot floor clean
+.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both closed-loop bench attack chat-gate families lerobot floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -97,11 +97,11 @@ check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy --strict benchmarks
 	PYTHONPATH=ros2_ws/src/edgevlm_ros $(BIN)/lint-imports
 
-both: setup # the two bundles that gate and bench compare
+both: setup # the two bundles that closed-loop and bench compare
 	$(BIN)/edgevlm export $(CHECKPOINT) -o $(FP32) --calib $(LOG)
 	$(BIN)/edgevlm export $(CHECKPOINT) -o $(BUNDLE) --int8 --calib $(LOG)
 
-gate: both ## fp32 against int8 over 915 paired episodes, the controls and the plan (half an hour)
+closed-loop: both ## fp32 against int8 over 915 paired episodes, the controls and the plan (half an hour)
 	$(BIN)/python benchmarks/gate.py --fp32 $(FP32) --int8 $(BUNDLE) --json build/gate.json
 	$(BIN)/python -m edgevlm_tabletop.plan_gate $(BUNDLE) --json build/plan.json
 

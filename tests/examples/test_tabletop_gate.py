@@ -1,6 +1,6 @@
 """The trained default, from its checkpoint and recording to the closed loop: the short gate that only catches collapse.
 
-The decisions are made by `make gate`: 915 paired episodes, the controls and the plan.
+The decisions are made by `make closed-loop`: 915 paired episodes, the controls and the plan.
 """
 
 from __future__ import annotations
