@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 PACKAGES := edgevlm edgevlm_export edgevlm_calibration edgevlm_tabletop edgevlm_ros
-TREES := edgevlm export calibration examples benchmarks ros2_ws tests
+TREES := edgevlm export calibration examples benchmarks ros2_ws tests docs
 NATIVE_SOURCES := CMakeLists.txt $(wildcard edgevlm/csrc/*)
 
 CHECKPOINT := examples/tabletop/checkpoint
@@ -123,6 +123,11 @@ families: setup ## every family from a small upstream checkpoint: remakes the ta
 
 lerobot: setup .venv-lerobot/.installed ## LeRobot in an environment of its own (Python 3.12, gigabytes): its chunks against the bundles'
 	PYTHONPATH=tests $(BIN)/python benchmarks/lerobot_parity.py --json build/lerobot.json
+
+docs: setup ## the documentation as a site under build/site; a dead link fails
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt 'mkdocs>=1.6,<2' 'mkdocs-material>=9.7,<10' 'mkdocstrings[python]>=1,<2'
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --quiet
+	@echo "site: build/site/index.html"
 
 floor: setup ## the runtime's tests on the oldest Python and NumPy promised, where that Python is at hand
 	.ci/floor

@@ -19,9 +19,12 @@ from edgevlm.atomic import exchange, new_directory, write_file
 
 # Writes directories whose two files must agree, again and again, until it is ended.
 WRITER = """
+import signal
 import sys
 from pathlib import Path
 from edgevlm import atomic
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a shell may have started the tests with both ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if sys.argv[2] == "in turn":
     atomic._exchange_at_once = lambda one, other: (_ for _ in ()).throw(OSError(38, "no such call"))
 number = 0
