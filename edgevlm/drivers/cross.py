@@ -55,7 +55,7 @@ class CrossDriver:
     def memory(self) -> Memory:
         """What one model keeps: many texts, two pictures, one pair."""
         stages = {self._args.vision: PICTURES_KEPT, self._args.text: TEXTS_KEPT, self._args.head: 1}
-        return Memory({name: kept for name, kept in stages.items() if name is not None})
+        return Memory({name: capacity for name, capacity in stages.items() if name is not None})
 
     def embed_image(self, pixels: Value, memory: Memory) -> Embedding:
         """The unit vector of one prepared picture. Raises NonFiniteError, TaskError."""
@@ -69,8 +69,8 @@ class CrossDriver:
         stage = self._args.text
         if stage is None:
             raise _no_embedding("texts")
-        given = {"ids": ids, "mask": mask}
-        outputs = self._graph.run(stage, {port: given[kind] for kind, port in self._text.items()}, memory)
+        by_kind = {"ids": ids, "mask": mask}
+        outputs = self._graph.run(stage, {port: by_kind[kind] for kind, port in self._text.items()}, memory)
         return unit(stage, next(iter(outputs.values())).array)
 
     def encode_image(self, pixels: Value, memory: Memory) -> Looked:
@@ -81,8 +81,8 @@ class CrossDriver:
 
     def read(self, looked: Looked, words: Words, memory: Memory) -> NDArray[np.float32]:
         """The head's output (C,) for one pair. Raises NonFiniteError."""
-        given = {"ids": words[0], "mask": words[1]}
-        inputs = {port: given[kind] for kind, port in self._words.items()}
+        by_kind = {"ids": words[0], "mask": words[1]}
+        inputs = {port: by_kind[kind] for kind, port in self._words.items()}
         (output,) = self._graph.run(self._args.head, {**inputs, **looked}, memory).values()
         scores: NDArray[np.float32] = output.array[0]
         return scores
@@ -106,20 +106,20 @@ class CrossDriver:
 
 def _columns(head: StageSpec, args: CrossArgs) -> int:
     shapes = [port.shape for port in head.outputs if port.kind == "scores"]
-    wanted = MATCHED if args.scores == "match" else None
+    required = MATCHED if args.scores == "match" else None
     if len(head.outputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != 1:
         raise _unfit(args.head, head, "one output of the kind 'scores' and the shape (1, C)")
     columns = shapes[0][1]
-    if not isinstance(columns, int) or columns != (wanted or columns):
-        raise _unfit(args.head, head, f"scores of {wanted or 'a known number of'} columns")
+    if not isinstance(columns, int) or columns != (required or columns):
+        raise _unfit(args.head, head, f"scores of {required or 'a known number of'} columns")
     return columns
 
 
 def _vision_ports(name: str, vision: StageSpec, looked: Sequence[Port]) -> tuple[str, str]:
     """(the port of the pixels, that of the embedding or nothing), where the rest is what the head looks at."""
     embeddings = [port.name for port in vision.outputs if port.kind == "embedding"]
-    made = {port.name: port.shape for port in vision.outputs if port.kind != "embedding"}
-    fits = made == {port.name: port.shape for port in looked}
+    shapes = {port.name: port.shape for port in vision.outputs if port.kind != "embedding"}
+    fits = shapes == {port.name: port.shape for port in looked}
     if [port.kind for port in vision.inputs] != ["pixels"] or len(embeddings) > 1 or not fits:
         raise _unfit(name, vision, "pixels, and as outputs what the head looks at and at most one embedding")
     return vision.inputs[0].name, next(iter(embeddings), "")

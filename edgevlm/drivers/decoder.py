@@ -49,11 +49,11 @@ class DecoderDriver:
         self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None
     ) -> tuple[Logits, int]:
         """(what is likely to follow `prompt`, how many of its tokens `cache` had already); see `ChatDriver`."""
-        whole = self._args.prefix == "bidirectional"
-        reused = cache.match_prefix(prompt.cache_keys, whole)
+        bidirectional = self._args.prefix == "bidirectional"
+        reused = cache.match_prefix(prompt.cache_keys, bidirectional)
         rest = prompt.cache_keys[reused:]
         vectors = self._vectors(rest, prompt.tiles, memory, before_run)
-        longest = len(rest) if whole else self._args.longest_run
+        longest = len(rest) if bidirectional else self._args.longest_run
         logits: Logits | None = None
         for begin in range(0, len(rest), longest):
             before_run()
@@ -81,11 +81,11 @@ class DecoderDriver:
             if tile is not None:
                 before_run()
                 places = [symbol.place for symbol in members if isinstance(symbol, ImageToken)]
-                vectors[0, at : at + len(members)] = self._seen(tiles[tile], memory)[places]
+                vectors[0, at : at + len(members)] = self._image_features(tiles[tile], memory)[places]
             at += len(members)
         return vectors
 
-    def _seen(self, pixels: Value, memory: Memory) -> NDArray[np.float32]:
+    def _image_features(self, pixels: Value, memory: Memory) -> NDArray[np.float32]:
         """The features (T, H) of one tile; of one seen lately, the stage is not run again."""
         outputs = self._graph.run(self._args.vision, {self._pixels: pixels}, memory)
         features: NDArray[np.float32] = outputs[self._features.name].array[0]

@@ -34,8 +34,8 @@ def times(args: DenoiseArgs, width: int) -> NDArray[np.float32]:
     shortest, longest = args.periods
     periods = shortest * (longest / shortest) ** np.linspace(0.0, 1.0, width // 2)
     angles = moments[:, None] * (1.0 / periods * 2 * np.pi)
-    told: NDArray[np.float32] = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
-    return told[:, None]
+    encodings: NDArray[np.float32] = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
+    return encodings[:, None]
 
 
 def sample_shape(manifest: Manifest) -> tuple[int, ...]:
@@ -73,11 +73,11 @@ class DenoiseDriver:
     def _check_prefix(self, stages: Mapping[str, StageSpec]) -> None:
         """Whether the stage reads the features of every camera, and nothing that nobody makes."""
         name, prefix = self._args.prefix, stages[self._args.prefix]
-        wanted = {camera: stages[stage].outputs[0].shape for camera, stage in self._args.vision.items()}
-        found = {port.name: port.shape for port in prefix.inputs if port.kind == "features"}
-        known = {*found, self._words, self._mask, self._state}
-        if found != wanted or {port.name for port in prefix.inputs} != known:
-            raise _misfit(name, "the features of every camera, embeds, mask and state", wanted, found)
+        expected = {camera: stages[stage].outputs[0].shape for camera, stage in self._args.vision.items()}
+        features = {port.name: port.shape for port in prefix.inputs if port.kind == "features"}
+        known = {*features, self._words, self._mask, self._state}
+        if features != expected or {port.name for port in prefix.inputs} != known:
+            raise _misfit(name, "the features of every camera, embeds, mask and state", expected, features)
         width = _only(name, prefix.inputs, "embeds").shape[-1]
         rows = self._rows
         if rows.ndim != 2 or rows.shape[1] != width or rows.dtype not in (np.float32, np.float16):
@@ -89,13 +89,13 @@ class DenoiseDriver:
     def _check_step(self, contract: Contract, prefix: StageSpec, step: StageSpec) -> None:
         """Whether it takes what the prefix makes, and makes what the contract promises."""
         name, action = self._args.step, contract.action
-        made = [(port.name, port.shape) for port in prefix.outputs]
+        outputs = [(port.name, port.shape) for port in prefix.outputs]
         taken = [(port.name, port.shape) for port in step.inputs if port.kind in CROSS]
-        if not made or made != taken or len(step.inputs) != len(taken) + 3:
-            raise _misfit(name, "sample, time, mask and the outputs of prefix as inputs", made, taken)
+        if not outputs or outputs != taken or len(step.inputs) != len(taken) + 3:
+            raise _misfit(name, "sample, time, mask and the outputs of prefix as inputs", outputs, taken)
         if len(self._shape) != 3 or self._shape[1] != action.steps or self._shape[2] < self._columns:
-            wanted = (1, action.steps, f"{self._columns} or more")
-            raise _misfit(name, "a sample of the contract's chunk", wanted, self._shape)
+            expected = (1, action.steps, f"{self._columns} or more")
+            raise _misfit(name, "a sample of the contract's chunk", expected, self._shape)
         velocity = _fixed(name, _only(name, step.outputs, "velocity"))
         time = _fixed(name, _only(name, step.inputs, "time"))
         if velocity != self._shape or len(time) != 2 or time[1] % 2:
@@ -135,8 +135,8 @@ class DenoiseDriver:
         prefix = self._graph.run(self._args.prefix, known, memory)
         arrays = {name: value.array for name, value in prefix.items()} | {self._step_mask: mask.array}
         sample = noise(self._args.seed, act, self._shape)
-        for step, told in enumerate(self._times):
-            moving = {self._sample: sample, self._time: told}
+        for step, encoding in enumerate(self._times):
+            moving = {self._sample: sample, self._time: encoding}
             velocity = self._graph.run_state(self._args.step, arrays | moving, memory)[self._velocity]
             with np.errstate(over="ignore"):  # what is not finite is told below
                 sample = (sample + self._stride * velocity).astype(np.float32, copy=False)
@@ -173,10 +173,10 @@ def _wire_vision(stage: StageSpec, name: str) -> str:
 
 
 def _only(stage: str, ports: Sequence[Port], kind: PortKind) -> Port:
-    found = [port for port in ports if port.kind == kind]
-    if len(found) != 1:
-        raise _misfit(stage, f"one port of kind {kind!r}", [kind], [port.name for port in found])
-    return found[0]
+    matches = [port for port in ports if port.kind == kind]
+    if len(matches) != 1:
+        raise _misfit(stage, f"one port of kind {kind!r}", [kind], [port.name for port in matches])
+    return matches[0]
 
 
 def _fixed(stage: str, port: Port) -> tuple[int, ...]:

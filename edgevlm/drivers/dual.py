@@ -48,15 +48,15 @@ class DualDriver:
 
     def embed_text(self, ids: Value, mask: Value, memory: Memory) -> Embedding:
         """The unit vector of one text; a text seen lately is not run again. Raises NonFiniteError."""
-        given = {"ids": ids, "mask": mask}
-        outputs = self._graph.run(self._args.text, {port: given[kind] for kind, port in self._text.items()}, memory)
+        by_kind = {"ids": ids, "mask": mask}
+        outputs = self._graph.run(self._args.text, {port: by_kind[kind] for kind, port in self._text.items()}, memory)
         return unit(self._args.text, next(iter(outputs.values())).array)
 
     def logits(self, pictures: Iterable[Value], texts: Sequence[Words], memory: Memory) -> NDArray[np.float32]:
         """`scale * cosine + bias` for every picture and every text: (I, T)."""
-        described = [self.embed_text(*words, memory) for words in texts]  # first: a bad text is found at little cost
-        seen = [self.embed_image(pixels, memory) for pixels in pictures]
-        cosines = np.stack(seen) @ np.stack(described).T
+        text_vectors = [self.embed_text(*words, memory) for words in texts]  # first: a bad text is found at little cost
+        image_vectors = [self.embed_image(pixels, memory) for pixels in pictures]
+        cosines = np.stack(image_vectors) @ np.stack(text_vectors).T
         result: NDArray[np.float32] = (cosines * np.float32(self._args.scale) + np.float32(self._args.bias)).astype(
             np.float32
         )
@@ -87,14 +87,14 @@ def unit(stage: str, output: NDArray[np.float32]) -> Embedding:
 
 def _ports(stage: StageSpec, name: str, kinds: tuple[str, ...]) -> dict[str, str]:
     """kind -> port, for a stage with exactly these kinds of inputs and one embedding as output."""
-    found = {port.kind: port.name for port in stage.inputs}
-    if set(found) != set(kinds) or len(stage.inputs) != len(kinds) or len(stage.outputs) != 1:
+    by_kind = {port.kind: port.name for port in stage.inputs}
+    if set(by_kind) != set(kinds) or len(stage.inputs) != len(kinds) or len(stage.outputs) != 1:
         ports = [f"{port.name}: {port.kind}" for port in (*stage.inputs, *stage.outputs)]
         raise BundleError(
             f"stage {name!r}: the dual driver expected inputs of the kinds {list(kinds)} and one output, got {ports}; "
             "export the bundle again"
         )
-    return {kind: found[kind] for kind in kinds}  # type: ignore[index]
+    return {kind: by_kind[kind] for kind in kinds}  # type: ignore[index]
 
 
 def _width(stage: StageSpec, name: str) -> int:

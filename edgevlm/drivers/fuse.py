@@ -53,9 +53,9 @@ class FuseDriver:
             raise _misfit(self._args.head, "the state of the contract as input", [], state)
         outputs = {port.name: port.shape for port in head.outputs}
         for name, shape in _promised(contract).items():
-            found = outputs.get(name, ())
-            if len(found) != len(shape) + 1 or any(
-                isinstance(d, int) and d != want for d, want in zip(found[1:], shape, strict=True)
+            output_shape = outputs.get(name, ())
+            if len(output_shape) != len(shape) + 1 or any(
+                isinstance(d, int) and d != want for d, want in zip(output_shape[1:], shape, strict=True)
             ):
                 raise _misfit(self._args.head, f"the output {name!r}", ("N", *shape), outputs)
         return state[0] if state else None
@@ -78,8 +78,8 @@ class FuseDriver:
 
     def memory(self) -> Memory:
         """A fresh session's memory: frames are kept until they leave the window, a few instructions, one step."""
-        kept = {self._args.text: INSTRUCTIONS_KEPT, self._args.pool: 1, self._args.head: 1}
-        return Memory({stage: count for stage, count in kept.items() if stage is not None})
+        capacity = {self._args.text: INSTRUCTIONS_KEPT, self._args.pool: 1, self._args.head: 1}
+        return Memory({stage: count for stage, count in capacity.items() if stage is not None})
 
     def encode(self, camera: str, pixels: Value, memory: Memory) -> Value:
         """The feature map of one frame, run once for each frame."""
@@ -163,10 +163,10 @@ def _zeros(port: Port) -> NDArray[np.float32]:
 
 
 def _only(ports: Sequence[Port], kind: str, stage: str) -> str:
-    found = [port.name for port in ports if port.kind == kind]
-    if len(found) != 1:
-        raise _misfit(stage, f"one input of kind {kind!r}", [kind], found)
-    return found[0]
+    names = [port.name for port in ports if port.kind == kind]
+    if len(names) != 1:
+        raise _misfit(stage, f"one input of kind {kind!r}", [kind], names)
+    return names[0]
 
 
 def _misfit(stage: str, what: str, expected: object, got: object) -> BundleError:

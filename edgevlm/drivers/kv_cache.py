@@ -32,8 +32,8 @@ class KVCache:
     """One conversation's state. Not for two threads at once.
 
     Attributes:
-        whole: how many of the first slots saw each other whole, 0 where all is causal.
-        beside: what is looked at by the tokens held; nothing in loops where all is in one row.
+        bidirectional: length of the prefix with bidirectional attention, 0 where all is causal.
+        cross_attention: keys and values of the encoder; empty in decoders without cross-attention.
     """
 
     def __init__(self, cache: CacheSpec) -> None:
@@ -42,8 +42,8 @@ class KVCache:
         self._buffers = [np.zeros(shape, np.float32) for _ in range(2 * cache.layers)]  # keys, then values
         self._symbols: list[Hashable] = []
         self._written = 0  # slots that were ever written: the rest of the memory was never touched
-        self.whole = 0
-        self.beside = NOTHING
+        self.bidirectional = 0
+        self.cross_attention = NOTHING
 
     @property
     def length(self) -> int:
@@ -56,29 +56,33 @@ class KVCache:
         return self._cache.slots - self.length
 
     @property
-    def shown(self) -> int:
-        """How many slots an engine gets: `length` in whole steps, and never none."""
+    def padded_length(self) -> int:
+        """`length` rounded up to a multiple of `step`, at least one step: the past that an engine gets."""
         step = self._cache.step
         return max(step, -(-self.length // step) * step)
 
     def past(self) -> list[NDArray[np.float32]]:
-        """The keys of every layer, then the values: contiguous views (1, shown, heads, head_dim), free slots too."""
-        return [buffer[:, : self.shown] for buffer in self._buffers]
+        """The keys of every layer, then the values: views (1, padded_length, heads, head_dim), free slots too."""
+        return [buffer[:, : self.padded_length] for buffer in self._buffers]
 
-    def match_prefix(self, cache_keys: CacheKeys, whole: bool) -> int:
-        """Cut back to what a prompt of `symbols` has in common with what is held; how many slots that is.
+    def match_prefix(self, cache_keys: CacheKeys, bidirectional: bool) -> int:
+        """Cuts the cache back to the longest prefix it shares with `cache_keys`; returns its length.
 
-        The prompt's last token is never among them: it is what is read for the next word. Where the prompt sees itself
-        `whole`, an other prompt has nothing in common, for each of its keys depends on all of it.
+        The prompt's last token is never reused: its run gives the next logits. With `bidirectional` attention only an
+        equal prompt can be reused, for each of its keys depends on all tokens.
         """
-        if whole or self.whole:
-            same = whole and self.whole == len(cache_keys) and self._symbols[: self.whole] == list(cache_keys)
-            kept = len(cache_keys) - 1 if same else 0
+        if bidirectional or self.bidirectional:
+            same = (
+                bidirectional
+                and self.bidirectional == len(cache_keys)
+                and self._symbols[: self.bidirectional] == list(cache_keys)
+            )
+            matched = len(cache_keys) - 1 if same else 0
         else:
-            kept = _common(self._symbols, cache_keys[:-1])
-        self.cut(kept)
-        self.whole = len(cache_keys) if whole else 0
-        return kept
+            matched = _common(self._symbols, cache_keys[:-1])
+        self.cut(matched)
+        self.bidirectional = len(cache_keys) if bidirectional else 0
+        return matched
 
     def cut(self, length: int) -> None:
         """Forget every slot from `length` on."""
@@ -95,26 +99,26 @@ class KVCache:
     def clear(self) -> None:
         """Forget everything, and leave no trace of it in the buffers."""
         self.cut(0)
-        self.whole, self.beside = 0, NOTHING
+        self.bidirectional, self.cross_attention = 0, NOTHING
         for buffer in self._buffers:
             buffer[:, : self._written] = 0.0
         self._written = 0
 
     def mask(self, count: int, window: int | None) -> NDArray[np.float32]:
-        """What `count` new tokens may see of the shown slots and of each other: (1, 1, count, shown + count).
+        """The additive attention mask of `count` new tokens: (1, 1, count, padded_length + count).
 
-        A token sees itself and what came before it, of that only the last `window` (itself among them) if one is
-        given; and all of a prefix that sees itself whole, if it is in it.
+        Causal, over the last `window` tokens (itself among them) if there is one; bidirectional over the
+        bidirectional prefix.
         """
-        old, shown = self.length, self.shown
-        slots = np.concatenate([np.arange(shown), old + np.arange(count)])  # (K,) the place of each key
-        there = np.concatenate([np.arange(shown) < old, np.ones(count, np.bool_)])
+        old, padded = self.length, self.padded_length
+        slots = np.concatenate([np.arange(padded), old + np.arange(count)])  # (K,) the place of each key
+        there = np.concatenate([np.arange(padded) < old, np.ones(count, np.bool_)])
         queries = (old + np.arange(count))[:, None]
-        seen = slots <= queries
+        visible = slots <= queries
         if window is not None:
-            seen &= queries - slots < window
-        seen |= (slots < self.whole) & (queries < self.whole)
-        return np.where(seen & there, np.float32(0.0), np.float32(HIDDEN))[None, None]
+            visible &= queries - slots < window
+        visible |= (slots < self.bidirectional) & (queries < self.bidirectional)
+        return np.where(visible & there, np.float32(0.0), np.float32(HIDDEN))[None, None]
 
 
 def _common(one: CacheKeys, other: CacheKeys) -> int:

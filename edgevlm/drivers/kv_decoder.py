@@ -30,12 +30,12 @@ class KVDecoder:
         self._args, self._graph, self.embeddings = manifest.loop(KVDecoderSpec), graph, embeddings
         stage = manifest.stages[self._args.decoder]
         self._in, self._out = _names(stage.inputs), _names(stage.outputs)
-        wanted = next(port for port in stage.inputs if port.kind == "embeds").shape[2]
+        expected = next(port for port in stage.inputs if port.kind == "embeds").shape[2]
         vocabulary = next(port for port in stage.outputs if port.kind == "logits").shape[1]
         rows, width = embeddings.shape if embeddings.ndim == 2 else (0, 0)
-        if width != wanted or embeddings.dtype not in (np.float32, np.float16):
+        if width != expected or embeddings.dtype not in (np.float32, np.float16):
             raise BundleError(
-                f"embeddings: expected float32 or float16 (V, {wanted}), got {embeddings.dtype} {embeddings.shape}; "
+                f"embeddings: expected float32 or float16 (V, {expected}), got {embeddings.dtype} {embeddings.shape}; "
                 "export the bundle again"
             )
         if isinstance(vocabulary, int) and max(vocabulary, *self._args.stop_ids) > rows:
@@ -65,7 +65,7 @@ class KVDecoder:
         }
         arrays |= {port: cache.mask(count, window) for port, window in self._args.masks.items()}
         arrays |= zip((*self._in["past_key"], *self._in["past_value"]), cache.past(), strict=True)
-        arrays |= cache.beside.arrays
+        arrays |= cache.cross_attention.arrays
         outputs = self._graph.run_state(self._args.decoder, arrays, memory)
         new = [outputs[name] for name in (*self._out["new_key"], *self._out["new_value"])]
         logits: Logits = outputs[self._out["logits"][0]][0]

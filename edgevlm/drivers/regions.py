@@ -53,15 +53,15 @@ class RegionsDriver:
     def encode_image(self, pixels: Value, memory: Memory) -> VisionOutputs:
         """The regions of one prepared picture; a picture seen lately is not run again."""
         outputs = self._graph.run(self._args.vision, {self._pixels: pixels}, memory)
-        found = {kind: outputs[name].array[0] for kind, name in self._outputs.items()}
+        arrays = {kind: outputs[name].array[0] for kind, name in self._outputs.items()}
         return VisionOutputs(
-            found["regions"], found["boxes"], found["shift"], found["scale"], objectness=found.get("objectness")
+            arrays["regions"], arrays["boxes"], arrays["shift"], arrays["scale"], objectness=arrays.get("objectness")
         )
 
     def embed_text(self, ids: Value, mask: Value, memory: Memory) -> Array:
         """The vector (D,) of one text; a text seen lately is not run again."""
-        given = {"ids": ids, "mask": mask}
-        outputs = self._graph.run(self._args.text, {port: given[kind] for kind, port in self._text.items()}, memory)
+        by_kind = {"ids": ids, "mask": mask}
+        outputs = self._graph.run(self._args.text, {port: by_kind[kind] for kind, port in self._text.items()}, memory)
         vector: Array = outputs[self._embedding].array[0]
         return vector
 
@@ -114,9 +114,9 @@ def _check_shapes(vision: StageSpec, text: StageSpec, args: RegionsArgs) -> None
     if len(regions) != 3 or not all(isinstance(side, int) for side in regions):
         raise _unfit(vision, args.vision, "regions (1, N, D) in numbers")
     one, count, width = regions
-    wanted = {"boxes": (1, count, 4), "shift": (1, count), "scale": (1, count), "objectness": (1, count)}
-    if one != 1 or any(shape != wanted.get(kind, shape) for kind, shape in shapes.items()):
-        raise _unfit(vision, args.vision, f"regions (1, N, D) and, for N = {count}, {wanted}")
+    expected = {"boxes": (1, count, 4), "shift": (1, count), "scale": (1, count), "objectness": (1, count)}
+    if one != 1 or any(shape != expected.get(kind, shape) for kind, shape in shapes.items()):
+        raise _unfit(vision, args.vision, f"regions (1, N, D) and, for N = {count}, {expected}")
     if text.outputs[0].shape != (1, width):
         raise _unfit(text, args.text, f"an embedding (1, {width}), as wide as a region")
 

@@ -40,7 +40,7 @@ class Sampling:
             raise ContractError(f"top_p: expected a number over 0 and up to 1, got {top_p!r}; 1 takes all tokens")
         object.__setattr__(self, "temperature", temperature)
         object.__setattr__(self, "top_p", top_p)
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0))
+        object.__setattr__(self, "seed", check_integer("seed", self.seed, 0))
 
 
 def number(name: str, value: object) -> float:
@@ -50,7 +50,7 @@ def number(name: str, value: object) -> float:
     return float(value)
 
 
-def whole_number(name: str, value: object, least: int) -> int:
+def check_integer(name: str, value: object, least: int) -> int:
     """`value` as an int, also where it is one of NumPy's. Raises ContractError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ContractError(f"{name}: expected a whole number from {least} on, got {value!r:.80}")
@@ -69,14 +69,14 @@ class Sampler:
         if self._how.temperature == 0:
             return int(np.argmax(logits))
         probabilities = _shares(logits.astype(np.float64), self._how.temperature)
-        whole, top_p, chance = float(probabilities.sum()), self._how.top_p, self._random.random()
+        total, top_p, chance = float(probabilities.sum()), self._how.top_p, self._random.random()
         if top_p == 1:
-            tokens, sums = _most_probable(probabilities, chance * whole)
-            aim, count = chance * whole, len(tokens)
+            tokens, sums = _most_probable(probabilities, chance * total)
+            aim, count = chance * total, len(tokens)
         else:
-            tokens, sums = _most_probable(probabilities, top_p * whole)
+            tokens, sums = _most_probable(probabilities, top_p * total)
             # The first token that reaches top_p is still taken; rounding must never leave none.
-            count = min(int(np.searchsorted(sums, top_p * whole)) + 1, len(tokens))
+            count = min(int(np.searchsorted(sums, top_p * total)) + 1, len(tokens))
             aim = chance * sums[count - 1]
         place = int(np.searchsorted(sums[:count], aim, side="right"))
         return int(tokens[min(place, count - 1)])

@@ -56,12 +56,12 @@ class Seq2SeqDriver:
         self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None
     ) -> tuple[Logits, int]:
         """(what is likely to follow `prompt`, how many of its tokens were read already); see `ChatDriver`."""
-        beside, known = self._looked_at(prompt, memory, before_run)
+        cross_attention, known = self._looked_at(prompt, memory, before_run)
         ids = [
             symbol for symbol in prompt.cache_keys if not isinstance(symbol, ImageToken)
         ]  # a picture is not in the row
-        cache_keys = [(beside.version, token) for token in ids]
-        reused, cache.beside = cache.match_prefix(cache_keys, whole=False), beside
+        cache_keys = [(cross_attention.version, token) for token in ids]
+        reused, cache.cross_attention = cache.match_prefix(cache_keys, bidirectional=False), cross_attention
         longest = self._args.longest_run
         logits: Logits | None = None
         for begin in range(reused, len(ids), longest):
@@ -73,31 +73,33 @@ class Seq2SeqDriver:
 
     def step(self, token: int, cache: KVCache, memory: Memory) -> Logits:
         """What is likely to follow `token`, said after all that `cache` holds. Raises as `read` does."""
-        return self._decoder.run([(cache.beside.version, token)], self._decoder.vectors([token]), cache, memory)
+        return self._decoder.run(
+            [(cache.cross_attention.version, token)], self._decoder.vectors([token]), cache, memory
+        )
 
     def _looked_at(
         self, prompt: Prompt, memory: Memory, before_run: Callable[[], None]
     ) -> tuple[CrossAttentionState, int]:
         """(what the decoder looks at, how many tokens of the question were not read for it again)."""
         (pixels,) = prompt.tiles.values()
-        made = self._run(self._args.vision, {self._pixels: pixels}, memory, before_run)
+        outputs = self._run(self._args.vision, {self._pixels: pixels}, memory, before_run)
         known = 0
         if self._args.encoder is not None:
             runs = memory.runs.get(self._args.encoder, 0)
             ids = Value(prompt.question, np.array([prompt.question], np.int64))
             ports = self._stages[self._args.encoder].inputs
-            given = {port.name: ids if port.kind == "ids" else made[port.name] for port in ports}
-            made = self._run(self._args.encoder, given, memory, before_run)
+            inputs = {port.name: ids if port.kind == "ids" else outputs[port.name] for port in ports}
+            outputs = self._run(self._args.encoder, inputs, memory, before_run)
             known = len(prompt.question) if memory.runs[self._args.encoder] == runs else 0
         version = (pixels.version, prompt.question)
-        return CrossAttentionState(version, {name: value.array for name, value in made.items()}), known
+        return CrossAttentionState(version, {name: value.array for name, value in outputs.items()}), known
 
     def _run(
-        self, stage: str, given: Mapping[str, Value], memory: Memory, before_run: Callable[[], None]
+        self, stage: str, inputs: Mapping[str, Value], memory: Memory, before_run: Callable[[], None]
     ) -> dict[str, Value]:
         """What a stage makes; of what it met lately, it is not run again."""
         before_run()
-        return self._graph.run(stage, given, memory)
+        return self._graph.run(stage, inputs, memory)
 
 
 def _bytes(stage: StageSpec) -> int:

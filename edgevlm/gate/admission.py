@@ -140,7 +140,7 @@ class ChunkCheck:
         values = values.astype(np.float64)
         for i, column in self._relative:
             assert column.state is not None
-            values[:, i] = np.clip(values[:, i], *column.given) + base[column.state]
+            values[:, i] = np.clip(values[:, i], *column.bounds) + base[column.state]
         return values.astype(np.float32)
 
 

@@ -36,8 +36,8 @@ def mean_rotation(quaternions: NDArray[Any], weights: NDArray[Any]) -> NDArray[n
     values, vectors = np.linalg.eigh(moments)
     if values[-1] - values[-2] < _AMBIGUOUS:
         return newest
-    found: NDArray[np.float64] = vectors[:, -1]
-    return -found if found @ newest < 0 else found
+    mean: NDArray[np.float64] = vectors[:, -1]
+    return -mean if mean @ newest < 0 else mean
 
 
 def nearest_turn(angle: float, near: float, period: float) -> float:

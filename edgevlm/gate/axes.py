@@ -77,15 +77,15 @@ def step_position(column: Column, at: At, target: float | None, elapsed: Elapsed
         return At(_within(column, at.position, chosen * dt), chosen, False)
     target = nearest_turn(target, at.position, column.period) if column.period else target
     inside = min(max(target, column.low), column.high)
-    wanted = (inside - at.position) / max(dt, remaining)
-    if low <= wanted <= high and not (at.behind and abs(wanted) > abs(at.velocity)):
+    requested = (inside - at.position) / max(dt, remaining)
+    if low <= requested <= high and not (at.behind and abs(requested) > abs(at.velocity)):
         if remaining <= dt:
-            return At(inside, wanted, inside != target)
-        chosen = wanted
+            return At(inside, requested, inside != target)
+        chosen = requested
     else:
         stoppable = fastest(abs(inside - at.position), column.acceleration, dt)
-        chosen = min(max(min(max(wanted, -stoppable), stoppable), low), high)
-    limited = chosen != wanted or inside != target
+        chosen = min(max(min(max(requested, -stoppable), stoppable), low), high)
+    limited = chosen != requested or inside != target
     return At(_within(column, at.position, chosen * dt), chosen, limited)
 
 

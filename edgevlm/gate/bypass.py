@@ -122,8 +122,8 @@ class Bypass:
 
     def _values(self, row: NDArray[np.float32]) -> tuple[float, ...]:
         values = []
-        for given, column in zip(row.tolist(), self.columns, strict=True):
-            value = given / column.divide_s
+        for number, column in zip(row.tolist(), self.columns, strict=True):
+            value = number / column.divide_s
             if column.relative and column.state is not None and self._state is not None:
                 value += float(self._state[column.state])
             values.append(value)

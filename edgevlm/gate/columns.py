@@ -32,8 +32,8 @@ class Column:
     Attributes:
         sent: what is sent for it: a position, a velocity, a part of an orientation, or a bounded value (gripper).
         divide_s: a chunk's value is divided by this to be a velocity; 1.0 when it is one already.
-        relative: the chunk's value is added to the state at the observation; `given` bounds it before that.
-        given: the contract's bounds of the chunk's values.
+        relative: the chunk's value is added to the state at the observation; `bounds` apply before that.
+        bounds: the contract's bounds of the chunk's values.
         lower, upper: of the velocity; of the value itself where nothing moves at a rate.
         state: index of the state field that measures it, or None.
         low, high: the range of the position, infinite when there is none.
@@ -44,7 +44,7 @@ class Column:
     name: str
     unit: str
     sent: Sent
-    given: tuple[float, float]
+    bounds: tuple[float, float]
     lower: float
     upper: float
     acceleration: float = math.inf
@@ -75,24 +75,24 @@ def columns(contract: Contract, limits: GateLimits) -> tuple[Column, ...]:
     """
     axes = {axis.action: axis for axis in limits.axes}
     turning = {name for orientation in limits.orientations for name in orientation.actions}
-    made = []
+    collected = []
     for group in contract.action.groups:
         first_turning = len(group.names) - _rotation_columns(group)
         for i, name in enumerate(group.names):
             if i >= first_turning:
                 if name not in turning:
                     raise ContractError(f"gate: {name!r} is part of an orientation; name it in limits.orientations")
-                made.append(_still(group, i, "orientation"))
+                collected.append(_still(group, i, "orientation"))
                 turning.discard(name)
             elif group.kind == "gripper":
-                made.append(_still(group, i, "value"))
+                collected.append(_still(group, i, "value"))
             else:
-                made.append(_moving(contract, group, i, axes.pop(name, None)))
+                collected.append(_moving(contract, group, i, axes.pop(name, None)))
     if left := [*axes, *sorted(turning)]:
         raise ContractError(
             f"gate: limits name {left}, which do not move like that; the contract's actions are {contract.action.names}"
         )
-    return tuple(made)
+    return tuple(collected)
 
 
 def orientations(contract: Contract, limits: GateLimits) -> tuple[Orientation, ...]:
@@ -101,18 +101,18 @@ def orientations(contract: Contract, limits: GateLimits) -> tuple[Orientation, .
     Raises:
         ContractError: a state field is missing, or the columns are not one group's rotation.
     """
-    return tuple(_orientation(contract, given, limits.command_valid_s) for given in limits.orientations)
+    return tuple(_orientation(contract, orientation, limits.command_valid_s) for orientation in limits.orientations)
 
 
 def rotations(contract: Contract) -> tuple[tuple[RotationForm, tuple[int, ...]], ...]:
     """The form and the columns of every orientation in a contract's actions."""
-    found: list[tuple[RotationForm, tuple[int, ...]]] = []
+    forms: list[tuple[RotationForm, tuple[int, ...]]] = []
     end = 0
     for group in contract.action.groups:
         end += len(group.names)
         if (count := _rotation_columns(group)) and group.rotation != "none":
-            found.append((group.rotation, tuple(range(end - count, end))))
-    return tuple(found)
+            forms.append((group.rotation, tuple(range(end - count, end))))
+    return tuple(forms)
 
 
 def geometry(columns: Sequence[Column], orientations: Sequence[Orientation]) -> Geometry:
@@ -123,28 +123,30 @@ def geometry(columns: Sequence[Column], orientations: Sequence[Orientation]) -> 
     )
 
 
-def _orientation(contract: Contract, given: OrientationLimits, command_valid_s: float) -> Orientation:
-    what = f"gate: orientation {given.actions}"
-    group = next((group for group in contract.action.groups if set(given.actions) <= set(group.names)), None)
+def _orientation(contract: Contract, limits: OrientationLimits, command_valid_s: float) -> Orientation:
+    what = f"gate: orientation {limits.actions}"
+    group = next((group for group in contract.action.groups if set(limits.actions) <= set(group.names)), None)
     if (
         group is None
         or group.rotation == "none"
-        or group.names[len(group.names) - _rotation_columns(group) :] != given.actions
+        or group.names[len(group.names) - _rotation_columns(group) :] != limits.actions
     ):
         raise ContractError(f"{what}: expected the last columns of one ee_pose with a rotation, in its order")
-    if len(given.state) != len(given.actions):
-        raise ContractError(f"{what}: expected a state field for each, in the same form, got {given.state}")
+    if len(limits.state) != len(limits.actions):
+        raise ContractError(f"{what}: expected a state field for each, in the same form, got {limits.state}")
     if group.relative_to != "none":
         raise ContractError(f"{what}: relative to {group.relative_to} is not supported; make it absolute")
-    if given.velocity * command_valid_s > math.pi / 2:
+    if limits.velocity * command_valid_s > math.pi / 2:
         raise ContractError(
-            f"{what}: may turn {given.velocity} rad/s for {command_valid_s} s, over a quarter turn in one command; "
+            f"{what}: may turn {limits.velocity} rad/s for {command_valid_s} s, over a quarter turn in one command; "
             "lower its velocity or command_valid_s"
         )
-    state = tuple(_state_index(contract, given.actions[0], name) for name in given.state)
-    check_rotation(given.actions, group.units[-len(given.actions) :], group.rotation)
-    check_rotation(given.state, [_state_unit(contract, i) for i in state], group.rotation)
-    return Orientation(tuple(contract.action.names.index(name) for name in given.actions), state, group.rotation, given)
+    state = tuple(_state_index(contract, limits.actions[0], name) for name in limits.state)
+    check_rotation(limits.actions, group.units[-len(limits.actions) :], group.rotation)
+    check_rotation(limits.state, [_state_unit(contract, i) for i in state], group.rotation)
+    return Orientation(
+        tuple(contract.action.names.index(name) for name in limits.actions), state, group.rotation, limits
+    )
 
 
 def _rotation_columns(group: ActionGroup) -> int:
@@ -180,7 +182,7 @@ def _bounds(group: ActionGroup, i: int) -> tuple[float, float]:
 
 def _still(group: ActionGroup, i: int, sent: Literal["orientation", "value"]) -> Column:
     lower, upper = _bounds(group, i)
-    return Column(name=group.names[i], unit=group.units[i], sent=sent, given=(lower, upper), lower=lower, upper=upper)
+    return Column(name=group.names[i], unit=group.units[i], sent=sent, bounds=(lower, upper), lower=lower, upper=upper)
 
 
 def _moving(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits | None) -> Column:
@@ -195,17 +197,17 @@ def _moving(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits | N
             "instead of position where the joint has no ends"
         )
     period = _period(name, group.units[i], axis)
-    given, (low, high) = _bounds(group, i), axis.position or (-math.inf, math.inf)
+    bounds, (low, high) = _bounds(group, i), axis.position or (-math.inf, math.inf)
     relative = group.relative_to == "observation"
     if not relative and not period:
-        low, high = max(low, given[0]), min(high, given[1])
+        low, high = max(low, bounds[0]), min(high, bounds[1])
     if low >= high:
-        raise ContractError(f"gate: {name!r} may be nowhere: the contract says {given}, the limits {axis.position}")
+        raise ContractError(f"gate: {name!r} may be nowhere: the contract says {bounds}, the limits {axis.position}")
     return Column(
         name=name,
         unit=column_unit(name, group.units[i], "position"),
         sent="position",
-        given=given,
+        bounds=bounds,
         lower=-axis.velocity,
         upper=axis.velocity,
         acceleration=axis.acceleration,
@@ -232,18 +234,18 @@ def _period(name: str, unit: str, axis: AxisLimits) -> float:
 
 
 def _velocity(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits) -> Column:
-    given = _bounds(group, i)
+    bounds = _bounds(group, i)
     is_delta = group.kind in ("joint_delta", "ee_delta")
     divide_s = contract.action.step_s if is_delta else 1.0
     low, high = axis.position or (-math.inf, math.inf)
-    lower, upper = max(given[0] / divide_s, -axis.velocity), min(given[1] / divide_s, axis.velocity)
+    lower, upper = max(bounds[0] / divide_s, -axis.velocity), min(bounds[1] / divide_s, axis.velocity)
     if not lower <= 0 <= upper:
-        raise ContractError(f"gate: {group.names[i]!r} may not stand still: its range is {given}; let it include 0")
+        raise ContractError(f"gate: {group.names[i]!r} may not stand still: its range is {bounds}; let it include 0")
     return Column(
         name=group.names[i],
         unit=column_unit(group.names[i], group.units[i], "delta" if is_delta else "velocity"),
         sent="velocity",
-        given=given,
+        bounds=bounds,
         lower=lower,
         upper=upper,
         acceleration=axis.acceleration,

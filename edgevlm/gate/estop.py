@@ -110,7 +110,7 @@ class Estops:
             return
         self.check(now_ns)
         if not button.released or button.words.get(subscription, True):
-            self._seen(button, look(), now_ns)
+            self._observe_publishers(button, look(), now_ns)
         if not button.publishers:
             button.early[subscription] = now_ns
         elif len(button.publishers) == 1:
@@ -120,7 +120,7 @@ class Estops:
         """Who publishes each topic now."""
         for topic, publishers in topics.items():
             button = self._buttons[topic]
-            self._seen(button, publishers, now_ns)
+            self._observe_publishers(button, publishers, now_ns)
             if len(publishers) == 1:
                 for subscription, heard_ns in button.early.items():
                     self._release(button, subscription, heard_ns)
@@ -158,12 +158,12 @@ class Estops:
 
     def reasons(self) -> list[str]:
         """Why nothing may be commanded: each button that is not released, or that only the re-arm is missing."""
-        found = [why for button in self._buttons.values() if (why := _why(button))]
-        if not found and self.latched:
-            found = ["every button is released: call ~/rearm"]
-        return found
+        causes = [why for button in self._buttons.values() if (why := _why(button))]
+        if not causes and self.latched:
+            causes = ["every button is released: call ~/rearm"]
+        return causes
 
-    def _seen(self, button: _Button, publishers: Publishers, now_ns: int) -> None:
+    def _observe_publishers(self, button: _Button, publishers: Publishers, now_ns: int) -> None:
         """Take over who publishes; the words of a publisher that has gone are worth nothing."""
         gone = set(button.publishers) - set(publishers)
         came = set(publishers) - set(button.publishers)

@@ -147,7 +147,7 @@ class Gate:
         self._until_ns: dict[int, int] = {}  # observed_ns -> valid_until_ns of the last accepted chunks
         self._accepted = 0
         self._chunk_broken = False
-        self._estop = self._estop_seen = False
+        self._estop = self._estop_pending = False
         self._rivals: tuple[str, ...] = ()
         self._finishing = False
         self._episode: _Episode | None = None
@@ -171,8 +171,8 @@ class Gate:
             del self._until_ns[next(iter(self._until_ns))]
         self._accepted += 1
         self._chunk_broken = False
-        whole = self._limits.chunk_deadline == "whole_chunk"
-        lasts_ns = max(0, checked.valid_until_ns - now_ns) if whole else self._deadline_ns
+        full_chunk = self._limits.chunk_deadline == "whole_chunk"
+        lasts_ns = max(0, checked.valid_until_ns - now_ns) if full_chunk else self._deadline_ns
         self._chunk_until_steady_ns = now_steady_ns + lasts_ns
         return self._count("chunk", None)
 
@@ -199,7 +199,7 @@ class Gate:
     def estop(self, pressed: bool) -> None:
         """The emergency stop was pressed or released; after a release `rearm` is needed."""
         self._estop = pressed
-        self._estop_seen |= pressed
+        self._estop_pending |= pressed
 
     def conflict(self, topics: Collection[str]) -> None:
         """Topics that somebody else publishes too, or that two publishers feed; none when that is over."""
@@ -238,7 +238,7 @@ class Gate:
         followed = self._follow(now_ns, now_steady_ns, elapsed) if self._may_follow(now_ns, now_steady_ns) else None
         self._last = followed or self._fallback_command(now_ros_ns, elapsed)
         self._clock.commanded(now_ros_ns, now_steady_ns)
-        self._estop_seen = False
+        self._estop_pending = False
         if self._last.values is not None:
             self._sent_ns, self._sent_steady_ns = now_ros_ns, now_steady_ns
         self.counts[f"command.{self._last.mode}"] += 1
@@ -264,7 +264,7 @@ class Gate:
 
     def _cause(self, now_ns: int, now_steady_ns: int) -> Cause | None:
         """The gravest thing that is wrong now, apart from what only following can show."""
-        if self._estop or self._estop_seen:
+        if self._estop or self._estop_pending:
             return "estop"
         if self._clock.stopped:
             return "clock_stopped"

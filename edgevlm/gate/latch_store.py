@@ -79,12 +79,12 @@ class LatchStore:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return True
             data = os.read(descriptor, _MOST_BYTES)
-            told = json.loads(data.decode())
+            stored = json.loads(data.decode())
         except (OSError, ValueError, RecursionError):
             return True
         finally:
             os.close(descriptor)
-        return bool(told != {"node": self._node, "latched": False} or told["latched"] is not False)
+        return bool(stored != {"node": self._node, "latched": False} or stored["latched"] is not False)
 
     def write(self, latched: bool) -> None:
         """Replace the file; returns when it is on the disk.
@@ -93,17 +93,17 @@ class LatchStore:
             LatchError: it is not.
         """
         data = json.dumps({"node": self._node, "latched": latched}).encode() + b"\n"
-        made = self.path.with_suffix(".new")
+        temporary = self.path.with_suffix(".new")
         try:
             with suppress(FileNotFoundError):
-                made.unlink()
-            descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+                temporary.unlink()
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
             try:
                 os.write(descriptor, data)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            made.replace(self.path)
+            temporary.replace(self.path)
             self._flush_directory()
         except OSError as error:
             raise self._unwritable(error) from error

@@ -146,10 +146,10 @@ class GateLimits(Spec):
 
     @field_validator("fallbacks", mode="after")
     @classmethod
-    def _complete(cls, given: Mapping[Cause, Fallback]) -> Mapping[Cause, Fallback]:
-        if given.get("estop", "stop") != "stop":
+    def _complete(cls, fallbacks: Mapping[Cause, Fallback]) -> Mapping[Cause, Fallback]:
+        if fallbacks.get("estop", "stop") != "stop":
             raise ValueError("fallbacks: an emergency stop always stops; remove 'estop' from fallbacks")
-        return {**FALLBACKS, **given}
+        return {**FALLBACKS, **fallbacks}
 
     @field_validator("latched", mode="after")
     @classmethod

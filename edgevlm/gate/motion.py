@@ -99,22 +99,22 @@ class Motion:
         assert self._values is not None
         values, rates, limited = list(self._values), [0.0] * len(self._columns), []
         for i, column in enumerate(self._columns):
-            wanted = None if target is None else target[i]
-            if wanted is None and not self._rates[i] and column.sent in ("position", "velocity"):
+            requested = None if target is None else target[i]
+            if requested is None and not self._rates[i] and column.sent in ("position", "velocity"):
                 continue  # an axis that rests goes on resting: every limit allows that
             if column.sent == "position":
                 at = At(self._values[i], self._rates[i], i in self._limited)
-                if column.period and wanted is not None and not column.relative:
-                    wanted = min(max(wanted, column.given[0]), column.given[1])
-                values[i], rates[i], changed = step_position(column, at, wanted, elapsed, remaining)
+                if column.period and requested is not None and not column.relative:
+                    requested = min(max(requested, column.bounds[0]), column.bounds[1])
+                values[i], rates[i], changed = step_position(column, at, requested, elapsed, remaining)
             elif column.sent == "velocity":
-                wanted = None if wanted is None else wanted / column.divide_s
+                requested = None if requested is None else requested / column.divide_s
                 here = self._here(i, column, state, now_ns)
-                rates[i], changed = step_velocity(column, here, self._rates[i], wanted, elapsed, self._horizon_s)
+                rates[i], changed = step_velocity(column, here, self._rates[i], requested, elapsed, self._horizon_s)
                 values[i] = rates[i]
-            elif column.sent == "value" and wanted is not None:
-                values[i] = _bounded(column, wanted)
-                changed = values[i] != wanted
+            elif column.sent == "value" and requested is not None:
+                values[i] = _bounded(column, requested)
+                changed = values[i] != requested
             else:
                 continue
             if changed:
@@ -137,12 +137,12 @@ class Motion:
         x, y, z = turning.columns[:3]
         rate: Vector = (self._rates[x], self._rates[y], self._rates[z])
         at = Facing(quaternion(turning.form, before), rate, x in self._limited)
-        wanted = None if target is None else [target[i] for i in turning.columns]
-        goal = None if wanted is None else quaternion(turning.form, wanted)
+        requested = None if target is None else [target[i] for i in turning.columns]
+        goal = None if requested is None else quaternion(turning.form, requested)
         after = step_orientation(turning.limits, at, goal, *times)
         # A quaternion is always sent with length 1; other forms as they were given. None changes its sign on the way.
         exact = after.q is goal and turning.form != "quaternion_xyzw" and dot(after.q, at.q) >= 0
-        sent = wanted if wanted is not None and exact else numbers(turning.form, after.q, at.q)
+        sent = requested if requested is not None and exact else numbers(turning.form, after.q, at.q)
         for i, value in zip(turning.columns, sent, strict=True):
             values[i] = value
         rates[x], rates[y], rates[z] = after.rate

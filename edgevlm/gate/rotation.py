@@ -137,12 +137,12 @@ def step_orientation(
         return Facing(multiply_unit(_scaled(chosen, dt), at.q), chosen, False)
     turn = between(at.q, target)
     angle = _length(turn)
-    wanted = _scaled(turn, 1 / max(dt, remaining))
-    speed = _length(wanted)
-    allowed = speed <= velocity and _length(_minus(wanted, at.rate)) <= change
+    requested_rate = _scaled(turn, 1 / max(dt, remaining))
+    speed = _length(requested_rate)
+    allowed = speed <= velocity and _length(_minus(requested_rate, at.rate)) <= change
     if allowed and not (at.behind and speed > _length(at.rate)):
         exact = remaining <= dt
-        return Facing(target if exact else multiply_unit(_scaled(wanted, dt), at.q), wanted, False)
+        return Facing(target if exact else multiply_unit(_scaled(requested_rate, dt), at.q), requested_rate, False)
     speed = min(speed, velocity, fastest(angle, limits.acceleration, dt))
     chosen = _towards(at.rate, _scaled(turn, speed / angle) if angle else turn, change)
     return Facing(multiply_unit(_scaled(chosen, dt), at.q), chosen, True)

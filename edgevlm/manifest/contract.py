@@ -260,8 +260,8 @@ class Contract(Spec):
         if len(set(names)) != len(names):
             raise ValueError(f"camera names repeat: {names}")
         known = self.state.names if self.state else ()
-        wanted = self.plan.relative_to if self.plan else ()
-        if unknown := [name for name in wanted if name not in known]:
+        references = self.plan.relative_to if self.plan else ()
+        if unknown := [name for name in references if name not in known]:
             raise ValueError(f"plan.relative_to names no state field: {unknown}; the state has {known}")
         return self
 
@@ -323,16 +323,18 @@ def check_frame(camera: CameraSpec, image: Any) -> NDArray[np.uint8]:
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != camera.shape:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ShapeError(f"{_wanted(camera)}, got {got}; resize or convert the frame, or export for this camera")
+        raise ShapeError(
+            f"{_expected_image(camera)}, got {got}; resize or convert the frame, or export for this camera"
+        )
     strides = image.strides
     if strides[1] != CHANNELS[camera.encoding] or (image.ndim == 3 and strides[2] != 1) or strides[0] < 0:
         raise ShapeError(
-            f"{_wanted(camera)} with its pixels side by side, got strides {strides}; pass a contiguous copy"
+            f"{_expected_image(camera)} with its pixels side by side, got strides {strides}; pass a contiguous copy"
         )
     return image
 
 
-def _wanted(camera: CameraSpec) -> str:
+def _expected_image(camera: CameraSpec) -> str:
     return f"camera {camera.name!r}: expected uint8 {camera.shape} in {camera.encoding}"
 
 
@@ -344,18 +346,18 @@ def check_state(spec: StateSpec, value: Any) -> NDArray[np.float32]:
         NonFiniteError: NaN or infinity, naming the fields.
     """
     try:
-        given = np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
         raise ShapeError(
             f"state: expected {len(spec.fields)} numbers {list(spec.names)}, got {value!r:.80}; check the publisher"
         ) from error
-    if given.shape != (len(spec.fields),) or given.dtype.kind not in "fiu":
+    if array.shape != (len(spec.fields),) or array.dtype.kind not in "fiu":
         raise ShapeError(
-            f"state: expected float32 ({len(spec.fields)},) = {list(spec.names)}, got {given.dtype} {given.shape}; "
+            f"state: expected float32 ({len(spec.fields)},) = {list(spec.names)}, got {array.dtype} {array.shape}; "
             "StateSpec.select picks and orders named values"
         )
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity, and is refused below
-        state = given.astype(np.float32)
+        state = array.astype(np.float32)
     if not np.isfinite(state).all():
         bad = [name for name, number in zip(spec.names, state, strict=True) if not np.isfinite(number)]
         raise NonFiniteError(

@@ -206,13 +206,13 @@ class Manifest(Spec):
         return paths
 
     def _has_the_parts_of_its_task(self) -> None:
-        rivals = ("contract", "text", "prompt", "question", "labels")
-        given = {name for name in rivals if getattr(self, name) is not None}
-        wanted = DRIVERS[self.task][self.driver.name]
-        if given != wanted:
+        sections = ("contract", "text", "prompt", "question", "labels")
+        present = {name for name in sections if getattr(self, name) is not None}
+        expected = DRIVERS[self.task][self.driver.name]
+        if present != expected:
             raise ValueError(
-                f"task {self.task!r} with the driver {self.driver.name!r} needs {sorted(wanted)} and nothing else of "
-                f"{list(rivals)}, got {sorted(given)}"
+                f"task {self.task!r} with the driver {self.driver.name!r} needs {sorted(expected)} and nothing else of "
+                f"{list(sections)}, got {sorted(present)}"
             )
         if self.task == "policy":
             self._policy_is_complete()
@@ -249,10 +249,10 @@ class Manifest(Spec):
             "driver.args.text": words,
             "tokenizer": self.tokenizer is not None,
         }
-        given = sorted(name for name, there in parts.items() if there)
-        if len(given) not in (0, 3):
+        present = sorted(name for name, there in parts.items() if there)
+        if len(present) not in (0, 3):
             raise ValueError(
-                f"a policy has contract.instruction, driver.args.text and tokenizer, or none of them; got {given}"
+                f"a policy has contract.instruction, driver.args.text and tokenizer, or none of them; got {present}"
             )
 
     def loop(self, kind: type[Args]) -> Args:
@@ -428,9 +428,9 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
-def _other_task(wanted: str, got: str) -> TaskError:
+def _other_task(requested: str, got: str) -> TaskError:
     return TaskError(
-        f"expected a bundle of the task {wanted!r}, this one is a {got!r}; give it to what serves that task"
+        f"expected a bundle of the task {requested!r}, this one is a {got!r}; give it to what serves that task"
     )
 
 

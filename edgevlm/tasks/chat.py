@@ -113,7 +113,7 @@ class Chat:
         """What the model would get for one question. Raises as `ask` does."""
         processor, pictures = self._generator.processor, open_images(image)
         ids = processor.ids([processor.question(text, pictures)], pictures)
-        return ModelInputs(ids, tuple(processor.pixels(shown) for shown in pictures))
+        return ModelInputs(ids, tuple(processor.pixels(picture) for picture in pictures))
 
     def close(self) -> None:
         """Free the engines; every later call, and an answer that is still coming, raises SessionError."""

@@ -68,10 +68,10 @@ class Regions:
         limit = np.float32(_share(threshold))
         best = self.logits.max(axis=1)
         scores = np.exp(-np.logaddexp(np.float32(0), -best))  # the sigmoid, which never overflows so
-        kept = np.flatnonzero(scores > limit)
-        kept = kept[np.argsort(-scores[kept], kind="stable")]
-        names = tuple(self.labels[i] for i in self.logits[kept].argmax(axis=1))
-        return Detections(self.boxes[kept], scores[kept].astype(np.float32), names)
+        retained = np.flatnonzero(scores > limit)
+        retained = retained[np.argsort(-scores[retained], kind="stable")]
+        names = tuple(self.labels[i] for i in self.logits[retained].argmax(axis=1))
+        return Detections(self.boxes[retained], scores[retained].astype(np.float32), names)
 
 
 class Detector(ModelBase):
@@ -121,23 +121,23 @@ class Detector(ModelBase):
 
     def regions(self, image: Picture, labels: Sequence[str]) -> Regions:
         """Every region with its raw logit for each of `labels`. Raises as `detect` does."""
-        wanted = texts_of(labels, "labels")
+        texts = texts_of(labels, "labels")
         with self._timed():
-            said = [self._embed_text(text) for text in wanted]  # first: a bad text is found at little cost
+            vectors = [self._embed_text(text) for text in texts]  # first: a bad text is found at little cost
             started = self.clock()
-            (shown,) = open_images([image])
+            (image_input,) = open_images([image])
             self._memory.add_time("preprocess", self.clock() - started)
             looked = self._driver.encode_image(
-                Value(("picture", shown.digest), lambda: self._pixels(shown)), self._memory
+                Value(("picture", image_input.digest), lambda: self._pixels(image_input)), self._memory
             )
-            logits = self._driver.logits(looked, said)
-            boxes = self._driver.corners(looked, *shown.image.shape[:2])
+            logits = self._driver.logits(looked, vectors)
+            boxes = self._driver.corners(looked, *image_input.image.shape[:2])
             objectness = None if looked.objectness is None else looked.objectness.copy()
-            return Regions(wanted, boxes, logits, objectness)
+            return Regions(texts, boxes, logits, objectness)
 
-    def _pixels(self, shown: ImageInput) -> NDArray[np.float32]:
+    def _pixels(self, image_input: ImageInput) -> NDArray[np.float32]:
         started = self.clock()
-        pixels = self._prepare(shown.image)
+        pixels = self._prepare(image_input.image)
         self._memory.add_time("preprocess", self.clock() - started)
         return pixels
 
@@ -156,8 +156,8 @@ def _share(threshold: float) -> float:
 
 def _check_pixels(manifest: Manifest, prepare: PicturePreprocessor) -> None:
     stage = manifest.loop(RegionsArgs).vision
-    wanted, made = manifest.stages[stage].inputs[0].shape, prepare(np.zeros((64, 64, 3), np.uint8)).shape
-    if len(wanted) != 4 or any(isinstance(w, int) and w != m for w, m in zip(wanted, made, strict=True)):
+    expected, actual = manifest.stages[stage].inputs[0].shape, prepare(np.zeros((64, 64, 3), np.uint8)).shape
+    if len(expected) != 4 or any(isinstance(w, int) and w != m for w, m in zip(expected, actual, strict=True)):
         raise BundleError(
-            f"stage {stage!r}: expected pixels {wanted}, preprocess makes {made}; export the bundle again"
+            f"stage {stage!r}: expected pixels {expected}, preprocess makes {actual}; export the bundle again"
         )

@@ -30,18 +30,18 @@ def open_features(path: str | os.PathLike[str]) -> NDArray[Any]:
     Raises:
         ContractError: it cannot be read, has more than MAX_BYTES, or is no .npy file of numbers.
     """
-    wanted = f"{os.fspath(path)}: expected a .npy file, float32 (regions, features)"
+    expectation = f"{os.fspath(path)}: expected a .npy file, float32 (regions, features)"
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a null byte in the name
-        raise ContractError(f"{wanted}, got an error: {error!s:.200}; write it with numpy.save") from error
+        raise ContractError(f"{expectation}, got an error: {error!s:.200}; write it with numpy.save") from error
     if len(data) > MAX_BYTES:
-        raise ContractError(f"{wanted}, got more than {MAX_BYTES} bytes; {DETECT}")
+        raise ContractError(f"{expectation}, got more than {MAX_BYTES} bytes; {DETECT}")
     try:
         return _parse(data)
     except _Unreadable as fault:
-        raise ContractError(f"{wanted}, got {fault}; write one array with numpy.save") from fault
+        raise ContractError(f"{expectation}, got {fault}; write one array with numpy.save") from fault
 
 
 class _Unreadable(Exception):
@@ -69,12 +69,12 @@ def _parse(data: bytes) -> NDArray[Any]:
 def _described(header: bytes) -> tuple[str, tuple[int, ...], Literal["C", "F"]]:
     """(type, shape, order) of a header, which is a Python dict in letters."""
     try:
-        said = ast.literal_eval(header.decode("latin1").strip())
+        fields = ast.literal_eval(header.decode("latin1").strip())
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:  # all that it may raise
         raise _Unreadable("a header that cannot be read") from error
-    if not isinstance(said, dict) or set(said) != {"descr", "fortran_order", "shape"}:
-        raise _Unreadable(f"the header {said!r:.80}")
-    descr, shape, turned = said["descr"], said["shape"], said["fortran_order"]
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise _Unreadable(f"the header {fields!r:.80}")
+    descr, shape, turned = fields["descr"], fields["shape"], fields["fortran_order"]
     if not isinstance(descr, str) or not _NUMBERS.fullmatch(descr):
         raise _Unreadable(f"the type {descr!r:.40}, where integers and floats are read")
     if not isinstance(shape, tuple) or not all(type(side) is int and 0 <= side <= MAX_BYTES for side in shape):
@@ -99,12 +99,12 @@ def check_features(features: Any, stage: StageSpec, port: str) -> NDArray[np.flo
         NonFiniteError: NaN or infinity.
     """
     low, high, width = feature_limits(stage, port)
-    wanted = f"features: expected a float32 array ({low} to {high} regions, {width} features)"
+    expectation = f"features: expected a float32 array ({low} to {high} regions, {width} features)"
     if not isinstance(features, np.ndarray) or features.dtype != np.float32:
         got = f"{features.dtype} {features.shape}" if isinstance(features, np.ndarray) else f"{features!r:.80}"
-        raise ShapeError(f"{wanted}, got {got}; {DETECT}")
+        raise ShapeError(f"{expectation}, got {got}; {DETECT}")
     if features.ndim != 2 or features.shape[1] != width or not low <= features.shape[0] <= high:
-        raise ShapeError(f"{wanted}, got {features.shape}; {DETECT}")
+        raise ShapeError(f"{expectation}, got {features.shape}; {DETECT}")
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise NonFiniteError(f"features: expected finite numbers, got NaN or infinity in region {row}; {DETECT}")

@@ -181,9 +181,9 @@ class TextGenerator:
         """The prompt of a dialogue that ends with `question`. Raises InstructionError, PromptError, PictureError."""
         watch = question.watch
 
-        def pixels(shown: ImageInput) -> Pixels:
+        def pixels(image_input: ImageInput) -> Pixels:
             with watch.preprocessing():
-                return self.processor.pixels(shown)
+                return self.processor.pixels(image_input)
 
         watch.go_on()
         try:
@@ -251,9 +251,9 @@ class TextGenerator:
             if token in self._args.stop_ids:
                 progress.ended = "stop"
                 return
-            said = Token(speech.add(token), token)
+            piece = Token(speech.add(token), token)
             with watch.waiting():
-                yield said
+                yield piece
             if speech.stopped:
                 progress.ended = "stop"
                 return
@@ -265,15 +265,15 @@ class TextGenerator:
         slots, answer = self._args.cache.slots, asked.max_new_tokens
         if tokens <= slots - answer:
             return
-        wanted = f"prompt: expected at most {slots - answer} tokens beside an answer of {answer}, "
+        limit = f"prompt: expected at most {slots - answer} tokens beside an answer of {answer}, "
         larger = f"or export with a larger --context than {slots}"
         if turns == 1:
             raise PromptError(
-                f"{wanted}the question has {tokens}; ask in fewer words, with fewer pictures or for a shorter answer, "
+                f"{limit}the question has {tokens}; ask in fewer words, with fewer pictures or for a shorter answer, "
                 f"{larger}"
             )
         raise PromptError(
-            f"{wanted}the dialogue has {tokens} in {turns} turns; begin anew with reset() or in a new session, ask "
+            f"{limit}the dialogue has {tokens} in {turns} turns; begin anew with reset() or in a new session, ask "
             f"for a shorter answer, {larger}"
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers import Sampling
-from edgevlm.drivers.sampling import whole_number
+from edgevlm.drivers.sampling import check_integer
 from edgevlm.errors import ContractError, InstructionError
 from edgevlm.images.files import open_photo
 from edgevlm.preprocess import check_picture
@@ -58,7 +58,7 @@ class GenerationConfig:
     cancel: threading.Event | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens, 1))
+        object.__setattr__(self, "max_new_tokens", check_integer("max_new_tokens", self.max_new_tokens, 1))
         object.__setattr__(self, "stop", check_stops(self.stop))
         if not (self.cancel is None or isinstance(self.cancel, threading.Event)):
             raise ContractError(f"cancel: expected a threading.Event, got {self.cancel!r:.80}")
@@ -131,23 +131,23 @@ class ImageInput:
     digest: bytes
 
 
-def open_images(given: Pictures) -> list[ImageInput]:
+def open_images(images: Pictures) -> list[ImageInput]:
     """The pictures of one question.
 
     Raises:
         ShapeError, PictureError: one of them.
         ContractError: something else than pictures.
     """
-    return [ImageInput(image, _digest(image)) for image in map(_open, _each(given))]
+    return [ImageInput(image, _digest(image)) for image in map(_open, _each(images))]
 
 
-def _each(given: Pictures) -> Iterator[Picture]:
-    if given is None:
+def _each(images: Pictures) -> Iterator[Picture]:
+    if images is None:
         return
-    if isinstance(given, (list, tuple)):
-        yield from given
+    if isinstance(images, (list, tuple)):
+        yield from images
     else:
-        yield given  # type: ignore[misc] # a picture, or what `_open` refuses
+        yield images  # type: ignore[misc] # a picture, or what `_open` refuses
 
 
 def _open(picture: Picture) -> NDArray[np.uint8]:
@@ -160,20 +160,20 @@ def _digest(image: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(image.data, digest_size=16, person=f"{image.shape[1]}".encode()).digest()
 
 
-def listed(given: object, what: str, of: str) -> Sequence[Any]:
-    """`given`, if it is a list or a tuple of something. Raises ContractError."""
-    if isinstance(given, (str, bytes, bytearray)) or not isinstance(given, Sequence) or not given:
-        got = f"an array of {given.shape}" if isinstance(given, np.ndarray) else f"{given!r:.80}"
+def listed(values: object, what: str, of: str) -> Sequence[Any]:
+    """`values`, if it is a list or a tuple of something. Raises ContractError."""
+    if isinstance(values, (str, bytes, bytearray)) or not isinstance(values, Sequence) or not values:
+        got = f"an array of {values.shape}" if isinstance(values, np.ndarray) else f"{values!r:.80}"
         raise ContractError(f"{what}: expected a list of at least one {of}, got {got}")
-    return given
+    return values
 
 
-def texts_of(given: Sequence[str], what: str) -> tuple[str, ...]:
+def texts_of(texts: Sequence[str], what: str) -> tuple[str, ...]:
     """The texts of a list; `what` they are to the caller. Raises ContractError, InstructionError."""
-    for text in listed(given, what, "text"):
+    for text in listed(texts, what, "text"):
         if not isinstance(text, str):
             raise InstructionError(f"{what}: expected words, got {text!r:.80}; give a description or a label")
-    return tuple(given)
+    return tuple(texts)
 
 
 def collect(speaking: AnswerStream) -> Answer:

@@ -54,8 +54,8 @@ class Policy:
             camera.name: Preprocessor(camera, manifest.preprocess[camera.name]) for camera in self.contract.cameras
         }
         self._turns = {camera.name: threading.Lock() for camera in self.contract.cameras}
-        said = self.contract.instruction
-        self.tokenizer = None if said is None else Tokenizer(bundle.tokenizer(), said)
+        instruction = self.contract.instruction
+        self.tokenizer = None if instruction is None else Tokenizer(bundle.tokenizer(), instruction)
         with ExitStack() as opened:  # what was opened is closed again when a later part is refused
             self._graph = open_graph(bundle, options, engines, clock, opened)
             self.driver = open_policy_driver(bundle, self._graph)
@@ -107,7 +107,7 @@ class Policy:
 
     def warm_up(self, steps: int = 3) -> None:
         """Run every stage on made-up input in a session of its own, so that the first real step is not the slowest."""
-        deque(self._made_up_steps(steps), maxlen=0)
+        deque(self._synthetic_steps(steps), maxlen=0)
 
     def step_times_ns(self, steps: int = 20, within_s: float = 1.0) -> list[int]:
         """Steady time of steps on made-up input, each with a fresh frame, after a warm-up of two.
@@ -116,7 +116,7 @@ class Policy:
         """
         taken: list[int] = []
         begun = last = self.clock()
-        for number, _ in enumerate(self._made_up_steps(steps + 2)):
+        for number, _ in enumerate(self._synthetic_steps(steps + 2)):
             now = self.clock()
             if number >= 2:
                 taken.append(now - last)
@@ -125,11 +125,11 @@ class Policy:
             last = now
         return taken
 
-    def _made_up_steps(self, steps: int) -> Iterator[None]:
+    def _synthetic_steps(self, steps: int) -> Iterator[None]:
         session = self.session()
         frames = {camera.name: np.zeros(camera.shape, np.uint8) for camera in self.contract.cameras}
         state = self._mean if self.contract.state else None
-        text = self._made_up_text()
+        text = self._synthetic_text()
         past_ns = [round(offset * SECOND_NS) for offset in self.contract.window.offsets_s]
         for stamp_ns in [
             *past_ns,
@@ -141,7 +141,7 @@ class Policy:
                 session.run_stages(stamp_ns, text, state)
                 yield
 
-    def _made_up_text(self) -> Text | None:
+    def _synthetic_text(self) -> Text | None:
         if self.contract.instruction is None:
             return None
         shape = (1, self.contract.instruction.max_tokens)
@@ -168,10 +168,10 @@ def _check_text(text: object) -> None:
 
 def _check_pixels(manifest: Manifest, preprocessors: Mapping[str, Preprocessor]) -> None:
     for camera, stage in manifest.policy().args.vision.items():
-        wanted, made = manifest.stages[stage].inputs[0].shape, preprocessors[camera].shape
-        if len(wanted) != 4 or any(isinstance(w, int) and w != m for w, m in zip(wanted, made, strict=True)):
+        expected, actual = manifest.stages[stage].inputs[0].shape, preprocessors[camera].shape
+        if len(expected) != 4 or any(isinstance(w, int) and w != m for w, m in zip(expected, actual, strict=True)):
             raise BundleError(
-                f"stage {stage!r}: expected pixels {wanted}, the preprocess of camera {camera!r} makes {made}; "
+                f"stage {stage!r}: expected pixels {expected}, the preprocess of camera {camera!r} makes {actual}; "
                 "export the bundle again"
             )
 
@@ -205,8 +205,8 @@ class Session:
         self._reset_after_ns = round(window.reset_after_s * SECOND_NS)
         self._texts: dict[str, Text] = {}
         self._lock = threading.Lock()
-        self._frames_seen = 0
-        self._states_seen = 0
+        self._frame_count = 0
+        self._state_count = 0
         self._acts = 0  # since the last reset
         self._state_ns: int | None = None
         self._sequence = 0
@@ -280,30 +280,30 @@ class Session:
         window = {camera: self._pixels(ring, now_ns) for camera, ring in self._rings.items()}
         value = None
         if normalized is not None:
-            self._states_seen += 1
-            value = Value(("state", self._states_seen), normalized)
+            self._state_count += 1
+            value = Value(("state", self._state_count), normalized)
         outputs = self._policy.driver.run(window, text, value, self._memory, self._acts)
         self._acts += 1
         return outputs
 
     def _act(self, observation: Observation) -> ActionChunk:
         policy = self._policy
-        seen = validate_observation(policy.contract, observation)
-        normalized = None if seen.state is None else policy.normalize_state(seen.state)
+        validated = validate_observation(policy.contract, observation)
+        normalized = None if validated.state is None else policy.normalize_state(validated.state)
         text = self._text(observation.instruction)
-        if self._jumped_back(seen):  # the last check: nothing of the session has changed so far
+        if self._jumped_back(validated):  # the last check: nothing of the session has changed so far
             self._restart()
-        for name, (image, stamp_ns) in seen.frames.items():
+        for name, (image, stamp_ns) in validated.frames.items():
             if stamp_ns != self._rings[name].newest_ns:
                 self._add(self._cameras[name], image, stamp_ns)
-        self._state_ns = seen.state_ns
-        now_ns = seen.newest_ns
+        self._state_ns = validated.state_ns
+        now_ns = validated.newest_ns
         try:
             outputs = self._run(now_ns, text, normalized)
         finally:
             self._let_go_of_images()
         values = policy.decode_actions(outputs["chunk"].array)
-        plan = self._plan(outputs, seen.state, now_ns)
+        plan = self._plan(outputs, validated.state, now_ns)
         self._sequence += 1
         action = policy.contract.action
         return ActionChunk(
@@ -323,11 +323,13 @@ class Session:
             return None
         return decode(outputs["waypoints"].array, outputs["step_logits"].array, state, now_ns)
 
-    def _jumped_back(self, seen: ValidatedObservation) -> bool:
+    def _jumped_back(self, validated: ValidatedObservation) -> bool:
         """Whether time went back so far that this is a restart; a little is a late value, and refused."""
-        stamps = [(f"camera {name!r}", stamp, self._rings[name].newest_ns) for name, (_, stamp) in seen.frames.items()]
-        if seen.state_ns is not None:
-            stamps.append(("state", seen.state_ns, self._state_ns))
+        stamps = [
+            (f"camera {name!r}", stamp, self._rings[name].newest_ns) for name, (_, stamp) in validated.frames.items()
+        ]
+        if validated.state_ns is not None:
+            stamps.append(("state", validated.state_ns, self._state_ns))
         back = [(what, last - stamp, last) for what, stamp, last in stamps if last is not None and stamp < last]
         if any(by > self._reset_after_ns for _, by, _ in back):
             return True
@@ -361,8 +363,8 @@ class Session:
         return self._cameras[name]
 
     def _add(self, camera: CameraSpec, image: NDArray[np.uint8], stamp_ns: int) -> None:
-        self._frames_seen += 1
-        version = (camera.name, self._frames_seen)
+        self._frame_count += 1
+        version = (camera.name, self._frame_count)
         for dropped in self._rings[camera.name].add(_Frame(stamp_ns, Value(version, self._maker(camera.name, image)))):
             self._policy.driver.forget(camera.name, dropped.pixels, self._memory)
 

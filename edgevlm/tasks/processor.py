@@ -68,12 +68,12 @@ class ChatProcessor(ABC):
         """How many tiles a picture becomes. Raises PictureError, BundleError."""
         return tiles(self._grid(image))
 
-    def pixels(self, shown: ImageInput) -> Pixels:
+    def pixels(self, image_input: ImageInput) -> Pixels:
         """A picture as the vision stage wants its tiles. Raises PictureError, BundleError."""
-        pixels = self._prepare(shown.image)
-        wanted = (pixels.shape[0], *self._pixels[1:])
-        if pixels.shape != wanted:
-            raise BundleError(f"pixels: expected {wanted}, preprocess makes {pixels.shape}; export the bundle again")
+        pixels = self._prepare(image_input.image)
+        expected = (pixels.shape[0], *self._pixels[1:])
+        if pixels.shape != expected:
+            raise BundleError(f"pixels: expected {expected}, preprocess makes {pixels.shape}; export the bundle again")
         return pixels
 
     def _grid(self, image: NDArray[np.uint8]) -> Grid:
@@ -100,7 +100,7 @@ class RowProcessor(ChatProcessor):
 
     def ids(self, turns: Sequence[Turn], pictures: Sequence[ImageInput]) -> tuple[int, ...]:
         """The prompt of a dialogue with all its pictures, an image id for every feature."""
-        return tuple(self._writer.ids(turns, [self._grid(shown.image) for shown in pictures]))
+        return tuple(self._writer.ids(turns, [self._grid(image_input.image) for image_input in pictures]))
 
     def prompt(
         self, ids: Sequence[int], pictures: Sequence[ImageInput], pixels: Callable[[ImageInput], Pixels] | None = None
@@ -109,14 +109,14 @@ class RowProcessor(ChatProcessor):
         make = pixels or self.pixels
         features: list[ImageToken] = []
         looked_at: dict[Any, Value] = {}
-        for shown in pictures:
-            prepared = Value(shown.digest, _later(make, shown))
-            for tile in range(self.tiles(shown.image)):
-                name = (shown.digest, tile)
+        for image_input in pictures:
+            prepared = Value(image_input.digest, _later(make, image_input))
+            for tile in range(self.tiles(image_input.image)):
+                name = (image_input.digest, tile)
                 looked_at[name] = Value(name, _cut(prepared, tile))
                 features += [ImageToken(name, place) for place in range(self._spec.picture_tokens)]
-        seen = iter(features)
-        return Prompt(tuple(next(seen) if token == self._spec.image_id else token for token in ids), looked_at)
+        placeholders = iter(features)
+        return Prompt(tuple(next(placeholders) if token == self._spec.image_id else token for token in ids), looked_at)
 
 
 class QuestionProcessor(ChatProcessor):
@@ -145,9 +145,9 @@ class QuestionProcessor(ChatProcessor):
         self, ids: Sequence[int], pictures: Sequence[ImageInput], pixels: Callable[[ImageInput], Pixels] | None = None
     ) -> Prompt:
         """`ids` and the picture that is looked at."""
-        (shown,) = pictures
-        name: Hashable = (shown.digest, 0)
-        looked_at = {name: Value(name, _later(pixels or self.pixels, shown))}
+        (image_input,) = pictures
+        name: Hashable = (image_input.digest, 0)
+        looked_at = {name: Value(name, _later(pixels or self.pixels, image_input))}
         if self._writer.encoded:
             return Prompt(self._args.begin, looked_at, tuple(ids))
         return Prompt(tuple(ids), looked_at)
@@ -163,8 +163,8 @@ def too_many(most: int, got: int) -> PromptError:
     return PromptError(f"image: expected at most {most} picture(s) with a question to this model, got {got}")
 
 
-def _later(make: Callable[[ImageInput], Pixels], shown: ImageInput) -> Callable[[], Pixels]:
-    return lambda: make(shown)
+def _later(make: Callable[[ImageInput], Pixels], image_input: ImageInput) -> Callable[[], Pixels]:
+    return lambda: make(image_input)
 
 
 def _cut(pixels: Value, tile: int) -> Callable[[], Pixels]:

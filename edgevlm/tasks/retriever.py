@@ -91,17 +91,17 @@ class Retriever(ModelBase):
             EngineError: an engine failed.
             SessionError: the retriever was closed.
         """
-        given = texts_of(labels, "labels")
-        return Classification(given, self._match([image], given).scores[0])
+        texts = texts_of(labels, "labels")
+        return Classification(texts, self._match([image], texts).scores[0])
 
     def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Match:
         """Logits and scores (I, T) of every picture with every text. Raises as `classify` does."""
         return self._match(listed(images, "images", "picture"), texts_of(texts, "texts"))
 
-    def _match(self, images: Sequence[Picture], given: Sequence[str]) -> Match:
+    def _match(self, images: Sequence[Picture], texts: Sequence[str]) -> Match:
         with self._timed():
             pictures = (self._pixels(image) for image in images)  # one after the other, as they are looked at
-            logits = self._driver.logits(pictures, [self._words(text) for text in given], self._memory)
+            logits = self._driver.logits(pictures, [self._words(text) for text in texts], self._memory)
             return Match(logits, self._driver.scores(logits))
 
     def embed_image(self, image: Picture) -> NDArray[np.float32]:
@@ -116,13 +116,13 @@ class Retriever(ModelBase):
 
     def _pixels(self, image: Picture) -> Value:
         started = self.clock()
-        (shown,) = open_images([image])
+        (image_input,) = open_images([image])
         self._memory.add_time("preprocess", self.clock() - started)
-        return Value(("picture", shown.digest), lambda: self._prepared(shown))  # prepared where it is new
+        return Value(("picture", image_input.digest), lambda: self._prepared(image_input))  # prepared where it is new
 
-    def _prepared(self, shown: ImageInput) -> NDArray[np.float32]:
+    def _prepared(self, image_input: ImageInput) -> NDArray[np.float32]:
         started = self.clock()
-        pixels = self._prepare(shown.image)
+        pixels = self._prepare(image_input.image)
         self._memory.add_time("preprocess", self.clock() - started)
         return pixels
 
@@ -142,8 +142,8 @@ def _check_pixels(manifest: Manifest, prepare: PicturePreprocessor) -> None:
             "driver.args: expected vision and scores that can be compared in a retriever, got "
             f"{stage!r} and {args.scores!r}; export the bundle again"
         )
-    wanted, made = manifest.stages[stage].inputs[0].shape, prepare(np.zeros((64, 64, 3), np.uint8)).shape
-    if len(wanted) != 4 or any(isinstance(w, int) and w != m for w, m in zip(wanted, made, strict=True)):
+    expected, actual = manifest.stages[stage].inputs[0].shape, prepare(np.zeros((64, 64, 3), np.uint8)).shape
+    if len(expected) != 4 or any(isinstance(w, int) and w != m for w, m in zip(expected, actual, strict=True)):
         raise BundleError(
-            f"stage {stage!r}: expected pixels {wanted}, preprocess makes {made}; export the bundle again"
+            f"stage {stage!r}: expected pixels {expected}, preprocess makes {actual}; export the bundle again"
         )

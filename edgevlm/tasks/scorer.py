@@ -71,7 +71,7 @@ class Scorer(ModelBase):
                     f"{self._driver.columns} columns; export the bundle again"
                 )
             opened.pop_all()
-        self._seen = 0
+        self._call_count = 0
         super().__init__(bundle, options, clock, graph, self._driver.memory())
 
     @property
@@ -101,10 +101,10 @@ class Scorer(ModelBase):
         """
         with self._timed():
             port = self._driver.features.name
-            given = check_features(features, self._head, port)[None]
+            regions = check_features(features, self._head, port)[None]
             ids, mask = self._encode.encode(text)
-            self._seen += 1
-            looked = {port: Value(("regions", self._seen), given)}
+            self._call_count += 1
+            looked = {port: Value(("regions", self._call_count), regions)}
             words = Value(("ids", text), ids), Value(("mask", text), mask)
             logits = self._driver.read(looked, words, self._memory)
         powers = np.exp(logits - logits.max())

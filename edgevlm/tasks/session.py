@@ -55,12 +55,12 @@ class ChatSession:
     def _next(self, question: Question) -> AnswerStream:
         self._take()
         try:
-            turns, shown = [*self._turns, question.turn], [*self._pictures, *question.pictures]
-            prompt = self._generator.prompt(turns, shown, question)
+            turns, pictures = [*self._turns, question.turn], [*self._pictures, *question.pictures]
+            prompt = self._generator.prompt(turns, pictures, question)
             answer = yield from self._generator.speak(prompt, question, self._reader)
             if answer.ended != "cancelled":
-                said = Turn("assistant", self._generator.processor.words.said(answer.text))
-                self._turns, self._pictures = [*turns, said], shown
+                reply = Turn("assistant", self._generator.processor.words.clean_answer(answer.text))
+                self._turns, self._pictures = [*turns, reply], pictures
             return answer
         finally:
             self._reader.give_back()

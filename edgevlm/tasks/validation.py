@@ -61,13 +61,13 @@ def validate_frame(camera: CameraSpec, frame: Any) -> tuple[NDArray[np.uint8], i
 
 
 def _see_state(contract: Contract, observation: Observation) -> tuple[NDArray[np.float32] | None, int | None]:
-    spec, given = contract.state, observation.state
-    if (spec is None) != (given is None):
-        wanted = f"the state {list(spec.names)}" if spec else "no state"
-        raise ShapeError(f"observation: expected {wanted}, got {given!r:.80}; see the bundle's contract")
+    spec, state = contract.state, observation.state
+    if (spec is None) != (state is None):
+        expected = f"the state {list(spec.names)}" if spec else "no state"
+        raise ShapeError(f"observation: expected {expected}, got {state!r:.80}; see the bundle's contract")
     if spec is None:
         return None, None
-    return check_state(spec, _stamped("state", given).value), check_stamp("state", given.stamp_ns if given else None)
+    return check_state(spec, _stamped("state", state).value), check_stamp("state", state.stamp_ns if state else None)
 
 
 def _stamped(what: str, value: Any) -> Stamped[Any]:

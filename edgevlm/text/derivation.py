@@ -75,7 +75,7 @@ def compare(spec: DialogueSpec, render: Render, placeholder: str, dialogues: Ite
     for turns in dialogues:
         want, got = _answer(render, messages(turns)), _answer(_written, spec, placeholder, turns)
         if got[0] is not None and got[0] != want[0]:
-            raise NotDerivable(f"{shown(turns)}: {_compared(want, got)}")
+            raise NotDerivable(f"{dialogue_excerpt(turns)}: {_compared(want, got)}")
         written += got[0] is not None
     return written
 
@@ -130,7 +130,7 @@ class _Prober:
                 if texts.setdefault(name, text) != text:
                     raise NotDerivable(
                         f"between {name.replace('-', ' and ')} it writes {texts[name]!r:.{SHOWN}}, and also "
-                        f"{text!r:.{SHOWN}} in {shown(turns)}"
+                        f"{text!r:.{SHOWN}} in {dialogue_excerpt(turns)}"
                     )
             for pad in _PADS:
                 self._narrow(turns, texts, pad, strips)
@@ -150,7 +150,7 @@ class _Prober:
         if (got := text.count(self._placeholder)) != pictures:
             raise NotDerivable(
                 f"expected {self._placeholder!r} {_times(pictures)} for {_count(pictures)}, it writes it "
-                f"{_times(got)} in {shown(turns)}"
+                f"{_times(got)} in {dialogue_excerpt(turns)}"
             )
         cut, places = [], slots(turns, self._system_before)
         for before, after in pairwise(places):
@@ -158,7 +158,7 @@ class _Prober:
             gap, got_mark, text = text.partition(mark) if mark else (text, "", "")
             if (mark and not got_mark) or (after.text and after.text in text):
                 raise NotDerivable(
-                    f"it does not write {after.kind} {after.text!r} once and in its place in {shown(turns)}"
+                    f"it does not write {after.kind} {after.text!r} once and in its place in {dialogue_excerpt(turns)}"
                 )
             cut.append((_NAMES[f"{before.kind}-{after.kind}"], gap))
         return cut
@@ -179,7 +179,7 @@ class _Prober:
         try:
             text = self.render(padded)
         except Refused as error:
-            raise NotDerivable(f"it refuses {shown(padded)}: {error}") from error
+            raise NotDerivable(f"it refuses {dialogue_excerpt(padded)}: {error}") from error
         places = slots(turns, self._system_before)
         for before, after in pairwise(places):
             mark = self._mark(after)
@@ -191,7 +191,7 @@ class _Prober:
             if not strips[name] or (mark and not written):
                 raise NotDerivable(
                     f"the white space around a text becomes {region!r:.{SHOWN}} between "
-                    f"{name.replace('-', ' and ')} in {shown(padded)}"
+                    f"{name.replace('-', ' and ')} in {dialogue_excerpt(padded)}"
                 )
 
     def _with_blanks(self, spec: DialogueSpec) -> DialogueSpec:
@@ -214,7 +214,7 @@ class _Prober:
             if not self._in_a_row and _any_in_a_row(turns):
                 continue
             if difference := self.difference(spec, turns):
-                raise NotDerivable(f"{shown(turns)}: {difference}")
+                raise NotDerivable(f"{dialogue_excerpt(turns)}: {difference}")
 
     def agrees(self, spec: DialogueSpec, turns: Sequence[Turn]) -> bool:
         """Whether both write the same, or both refuse."""
@@ -230,7 +230,7 @@ class _Prober:
         return _compared(want, got)
 
 
-def shown(turns: Sequence[Turn]) -> str:
+def dialogue_excerpt(turns: Sequence[Turn]) -> str:
     """A dialogue in a message."""
     parts = ", ".join(
         f"{turn.role}{f' with {turn.pictures} picture(s)' if turn.pictures else ''} {turn.text!r:.40}"

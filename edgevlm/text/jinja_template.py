@@ -41,9 +41,9 @@ class SandboxedTemplate:
             PromptError: the template refuses the dialogue, or does too much.
         """
         self._budget.begin()
-        given: dict[str, Any] = {"tools": None, "documents": None, **self._variables, "messages": list(messages)}
-        given["add_generation_prompt"] = True
-        text: str = self._guarded(lambda: self._render(given), PromptError)
+        variables: dict[str, Any] = {"tools": None, "documents": None, **self._variables, "messages": list(messages)}
+        variables["add_generation_prompt"] = True
+        text: str = self._guarded(lambda: self._render(variables), PromptError)
         return text
 
     def _guarded(self, work: Callable[[], Any], kind: type[BundleError] | type[PromptError]) -> Any:

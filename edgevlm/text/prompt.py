@@ -57,10 +57,10 @@ class PromptWriter(SpecialTokens):
         begins = self._spec.unless_begins
         special = self._spec.special_tokens and not (begins and pieces[0].startswith(begins))
         ids: list[int] = self.fast.encode(text, add_special_tokens=special).ids
-        wanted = sum(tiles(grid) for grid in grids) * self._spec.picture_tokens
-        if ids.count(self._spec.image_id) != wanted:
+        expected = sum(tiles(grid) for grid in grids) * self._spec.picture_tokens
+        if ids.count(self._spec.image_id) != expected:
             raise PromptError(
-                f"prompt: expected {wanted} image tokens for {len(grids)} pictures, the tokenizer gave "
+                f"prompt: expected {expected} image tokens for {len(grids)} pictures, the tokenizer gave "
                 f"{ids.count(self._spec.image_id)}; export the bundle again"
             )
         return ids

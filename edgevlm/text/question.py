@@ -55,10 +55,10 @@ class QuestionWriter(SpecialTokens):
         before = self.decode(begun)
 
         def decode(ids: Sequence[int]) -> str:
-            whole = self.decode((*begun, *ids))
+            text = self.decode((*begun, *ids))
             # Usually all of `before`; less where a tokenizer takes spaces away once the next word is there.
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
-            return whole[same:]
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False)))
+            return text[same:]
 
         return decode
 

@@ -101,8 +101,8 @@ def open_sandbox(jinja: Any, source: str, budget: Budget) -> Callable[[Mapping[s
     tree = _rewriter(jinja).visit(environment.parse(source))
     template = environment.from_string(tree)
 
-    def render(given: Mapping[str, Any]) -> str:
-        return "".join(_written(template.generate(dict(given)), budget))
+    def render(variables: Mapping[str, Any]) -> str:
+        return "".join(_written(template.generate(dict(variables)), budget))
 
     return render
 
@@ -145,23 +145,23 @@ def _environment(jinja: Any, budget: Budget) -> Any:
             _check_method(obj, args)
             return budget.value(super().call(context, obj, *args, **kwargs))
 
-    made = Narrow(
+    environment = Narrow(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols", _generation(jinja)],
         finalize=lambda value: budget.value(_plain(jinja, value)),
     )
-    made.globals = {name: made.globals[name] for name in GLOBALS} | {
+    environment.globals = {name: environment.globals[name] for name in GLOBALS} | {
         "range": _range,
         "raise_exception": lambda message: _refuse(jinja, message),
     }
-    filters = {name: made.filters[name] for name in FILTERS}
+    filters = {name: environment.filters[name] for name in FILTERS}
     filters |= {"join": _join, "replace": _replace, "round": _round, "safe": str, "tojson": _tojson}
-    made.filters = {name: _counted(work, budget) for name, work in filters.items()}
-    made.filters |= {_TURNS: lambda items: _turns(budget, items), _JOINED: lambda parts: _joined(budget, parts)}
-    made.filters[_VALUE] = budget.value
-    made.tests = {name: _counted(made.tests[name], budget) for name in TESTS}
-    return made
+    environment.filters = {name: _counted(work, budget) for name, work in filters.items()}
+    environment.filters |= {_TURNS: lambda items: _turns(budget, items), _JOINED: lambda parts: _joined(budget, parts)}
+    environment.filters[_VALUE] = budget.value
+    environment.tests = {name: _counted(environment.tests[name], budget) for name in TESTS}
+    return environment
 
 
 _TURNS, _JOINED, _VALUE = "turns of a loop", "joined", "a value"  # filters that no template can name: two have spaces

@@ -52,7 +52,7 @@ class SpecialTokens:
         self._special = {**self._special, image: image_id}
         self._pictures = (placeholder, image)
 
-    def said(self, text: str) -> str:
+    def clean_answer(self, text: str) -> str:
         """What a model said, as it may stand in a later prompt.
 
         Without what would be a picture or a sign there; and without white space around it, for templates write their

@@ -12,10 +12,10 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are
 
 def check_stops(stops: Iterable[str]) -> tuple[str, ...]:
     """The texts that end an answer. Raises ContractError where one is empty or no text."""
-    given = stops if isinstance(stops, str) or not isinstance(stops, Iterable) else tuple(stops)
-    if not isinstance(given, tuple) or not all(isinstance(stop, str) and stop for stop in given):
-        raise ContractError(f"stop: expected a list of texts, none of them empty, got {given!r:.80}")
-    return given
+    texts = stops if isinstance(stops, str) or not isinstance(stops, Iterable) else tuple(stops)
+    if not isinstance(texts, tuple) or not all(isinstance(stop, str) and stop for stop in texts):
+        raise ContractError(f"stop: expected a list of texts, none of them empty, got {texts!r:.80}")
+    return texts
 
 
 class StreamingDetokenizer:
@@ -43,12 +43,12 @@ class StreamingDetokenizer:
     def add(self, token: int) -> str:
         """Take one more token; the text that is certain now and was not before."""
         self.token_ids.append(token)
-        whole = self._decode(self.token_ids)
-        found = [place for stop in self._stops if (place := whole.find(stop)) >= 0]
-        if found:
+        text = self._decode(self.token_ids)
+        positions = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if positions:
             self.stopped = True
-            return self._give(whole[: min(found)])
-        certain = whole.rstrip(_BROKEN)
+            return self._give(text[: min(positions)])
+        certain = text.rstrip(_BROKEN)
         waiting = max(self._begun(certain), len(_JOINS) if certain.endswith(_JOINS) else 0)
         return self._give(certain[: len(certain) - waiting])
 

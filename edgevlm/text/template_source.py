@@ -14,7 +14,7 @@ def literals(jinja: Any, tree: Any, reserved: Sequence[str]) -> list[str]:
     """The texts in a template that a user may say as well, without those with one of `reserved`, which nobody may."""
     texts = [node.data for node in tree.find_all(jinja.nodes.TemplateData)]
     texts += [node.value for node in tree.find_all(jinja.nodes.Const) if isinstance(node.value, str)]
-    stripped = dict.fromkeys(text for whole in texts for text in (whole, whole.strip()))
+    stripped = dict.fromkeys(form for text in texts for form in (text, text.strip()))
     usable = (
         text
         for text in stripped

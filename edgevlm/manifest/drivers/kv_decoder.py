@@ -14,7 +14,7 @@ QUERY, PAST, KEYS = "query", "past", "keys"  # the dynamic dimensions of a decod
 
 MOST_CACHED = 1 << 34  # numbers: 64 GB of float32
 
-Wanted = Mapping[PortKind, tuple[int, tuple[Dimension, ...]]]  # kind -> how many ports, of which shape
+PortRequirements = Mapping[PortKind, tuple[int, tuple[Dimension, ...]]]  # kind -> how many ports, of which shape
 
 
 class CacheSpec(Spec):
@@ -33,7 +33,7 @@ class CacheSpec(Spec):
     step: int = Field(gt=0, le=MOST_TOKENS)
 
     @model_validator(mode="after")
-    def _whole_steps(self) -> CacheSpec:
+    def _check_size(self) -> CacheSpec:
         if self.slots % self.step:
             raise ValueError(f"slots must be a multiple of step, got {self.slots} and {self.step}")
         if (size := 2 * self.layers * self.heads * self.head_dim * self.slots) > MOST_CACHED:
@@ -75,7 +75,7 @@ class KVDecoderSpec(Spec):
 
 
 def check_kv_decoder(
-    stages: Mapping[str, StageSpec], args: KVDecoderSpec, width: int, more: Wanted | None = None
+    stages: Mapping[str, StageSpec], args: KVDecoderSpec, width: int, more: PortRequirements | None = None
 ) -> None:
     """Whether the stage `decoder` is what `KVDecoderSpec` says.
 
@@ -88,7 +88,7 @@ def check_kv_decoder(
     """
     stage, cache = stages[args.decoder], args.cache
     slot: tuple[Dimension, ...] = (cache.heads, cache.head_dim)
-    wanted: dict[PortKind, tuple[int, tuple[Dimension, ...]]] = {
+    expected_inputs: dict[PortKind, tuple[int, tuple[Dimension, ...]]] = {
         "embeds": (1, (1, QUERY, width)),
         "positions": (1, (1, QUERY)),
         "mask": (len(args.masks), (1, 1, QUERY, KEYS)),
@@ -97,8 +97,8 @@ def check_kv_decoder(
         "past_value": (cache.layers, (1, PAST, *slot)),
         **(more or {}),
     }
-    check_side(args.decoder, stage.inputs, wanted)
-    made: dict[PortKind, tuple[int, tuple[Dimension, ...]]] = {
+    check_side(args.decoder, stage.inputs, expected_inputs)
+    expected_outputs: dict[PortKind, tuple[int, tuple[Dimension, ...]]] = {
         "new_key": (cache.layers, (1, QUERY, *slot)),
         "new_value": (cache.layers, (1, QUERY, *slot)),
     }
@@ -110,7 +110,7 @@ def check_kv_decoder(
         or not isinstance(logits[0].shape[1], int)
     ):
         raise ValueError(f"stage {args.decoder!r}: expected one output of the kind 'logits' and the shape (1, V)")
-    check_side(args.decoder, [port for port in stage.outputs if port not in logits], made)
+    check_side(args.decoder, [port for port in stage.outputs if port not in logits], expected_outputs)
     if masks := {port.name for port in stage.inputs if port.kind == "mask"} ^ set(args.masks):
         raise ValueError(f"stage {args.decoder!r}: driver.args.masks and the ports of the kind 'mask' differ: {masks}")
     _check_ranges(args, stage)
@@ -125,14 +125,14 @@ def vision_shape(stage: StageSpec, name: str) -> tuple[Dimension, int]:
     return shape[1], shape[2]
 
 
-def check_side(stage: str, ports: Sequence[Port], wanted: Wanted) -> None:
+def check_side(stage: str, ports: Sequence[Port], expected: PortRequirements) -> None:
     """Whether a stage has exactly the wanted ports on one side. Raises ValueError."""
-    if others := [port.name for port in ports if port.kind not in wanted]:
+    if others := [port.name for port in ports if port.kind not in expected]:
         raise ValueError(f"stage {stage!r}: a decoder has no such ports: {others}")
-    for kind, (count, shape) in wanted.items():
-        found = [port for port in ports if port.kind == kind]
-        if len(found) != count or any(port.shape != shape for port in found):
-            got = [f"{port.name} {port.shape}" for port in found]
+    for kind, (count, shape) in expected.items():
+        matches = [port for port in ports if port.kind == kind]
+        if len(matches) != count or any(port.shape != shape for port in matches):
+            got = [f"{port.name} {port.shape}" for port in matches]
             raise ValueError(
                 f"stage {stage!r}: expected {count} port(s) of the kind {kind!r} and the shape {shape}, got {got}"
             )

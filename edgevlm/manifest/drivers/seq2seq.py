@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgevlm.manifest.contract import Spec
-from edgevlm.manifest.drivers.kv_decoder import KVDecoderSpec, Wanted, check_kv_decoder
+from edgevlm.manifest.drivers.kv_decoder import KVDecoderSpec, PortRequirements, check_kv_decoder
 from edgevlm.manifest.stages import PortKind, StageSpec
 
 LOOKED_AT: tuple[PortKind, ...] = ("features", "cross_key", "cross_value")  # kinds of what is made once for a question
@@ -76,9 +76,9 @@ def check_question(stages: Mapping[str, StageSpec], args: Seq2SeqArgs, reader: s
     Raises:
         ValueError: naming what does not fit.
     """
-    wanted = "decoder" if args.encoder is None else "encoder"
-    if reader != wanted:
-        raise ValueError(f"question.reader: expected {wanted!r}, as driver.args has it")
+    expected = "decoder" if args.encoder is None else "encoder"
+    if reader != expected:
+        raise ValueError(f"question.reader: expected {expected!r}, as driver.args has it")
     if args.encoder is None:
         return  # what it reads shares the slots with the answer: whether it fits is told when it is asked
     stage = stages[args.encoder]
@@ -90,14 +90,14 @@ def check_question(stages: Mapping[str, StageSpec], args: Seq2SeqArgs, reader: s
         raise ValueError(f"question.max_tokens: expected at most {longest}, as stage {args.encoder!r}, got {most}")
 
 
-def _handed_on(stages: Mapping[str, StageSpec], giver: str, taker: str) -> Wanted:
+def _handed_on(stages: Mapping[str, StageSpec], giver: str, taker: str) -> PortRequirements:
     """What `taker` gets of `giver`, by kind, after checking that it gets all of it as it is."""
-    made = [(port.name, port.kind, port.shape) for port in stages[giver].outputs]
+    outputs = [(port.name, port.kind, port.shape) for port in stages[giver].outputs]
     got = [(port.name, port.kind, port.shape) for port in stages[taker].inputs if port.kind in LOOKED_AT]
-    if not made or made != got:
+    if not outputs or outputs != got:
         raise ValueError(f"stage {taker!r}: expected the outputs of {giver!r} as inputs, in their order, got {got}")
-    for symbol in {size for _, _, shape in made for size in shape if isinstance(size, str)}:
+    for symbol in {size for _, _, shape in outputs for size in shape if isinstance(size, str)}:
         one, other = stages[giver].dynamic[symbol], stages[taker].dynamic[symbol]
         if one != other:
             raise ValueError(f"stage {taker!r}: expected dynamic {symbol!r} {one}, as {giver!r} has it, got {other}")
-    return {kind: (sum(kind == other for _, other, _ in made), shape) for _, kind, shape in made}
+    return {kind: (sum(kind == other for _, other, _ in outputs), shape) for _, kind, shape in outputs}

@@ -186,7 +186,7 @@ def test_refuses_orientations_that_do_not_fit(edit: Edit, message: str) -> None:
 
 
 COLUMN = Column(
-    name="j", unit="rad", sent="position", given=(-1, 1), lower=-2.0, upper=2.0, acceleration=3.0, low=-1.0, high=1.0
+    name="j", unit="rad", sent="position", bounds=(-1, 1), lower=-2.0, upper=2.0, acceleration=3.0, low=-1.0, high=1.0
 )
 REST = At(0.0, 0.0, False)
 DT = st.floats(0.001, 0.2)

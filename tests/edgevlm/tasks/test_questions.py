@@ -209,6 +209,6 @@ def test_a_cleared_cache_looks_at_nothing(opened: Callable[..., Opened]) -> None
     cache: KVCache = driver.cache()
     prompt = Prompt((talker.BOS,), {"a": Value("a", chat.prepare(talker.picture(1), "").pixels[0])})
     driver.read(prompt, cache, driver.memory())
-    assert set(cache.beside.arrays) == {"features"} and cache.length == 1
+    assert set(cache.cross_attention.arrays) == {"features"} and cache.length == 1
     cache.clear()
-    assert not cache.beside.arrays and cache.length == 0
+    assert not cache.cross_attention.arrays and cache.length == 0

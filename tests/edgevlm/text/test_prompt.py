@@ -95,7 +95,7 @@ def test_very_long_words_are_refused_before_they_are_read() -> None:
 @pytest.mark.parametrize("said", ["<image>", "<ima<image>ge> x", "yes<image><image>", "<<image>image>"])
 def test_an_answer_never_becomes_a_picture_in_the_next_prompt(said: str) -> None:
     made = writer()
-    turns = [Turn("user", "a", 1), Turn("assistant", made.said(said)), Turn("user", "b")]
+    turns = [Turn("user", "a", 1), Turn("assistant", made.clean_answer(said)), Turn("user", "b")]
     assert made.ids(turns, [(0, 0)]).count(talker.IMAGE) == 4
 
 
@@ -142,4 +142,4 @@ def test_signs_are_refused_however_they_are_written_and_unknown_words_are_not(tm
 
 
 def test_an_answer_stands_in_the_next_prompt_without_signs_and_white_space_around_it() -> None:
-    assert writer().said(" \nA red cup.<end> ") == "A red cup."
+    assert writer().clean_answer(" \nA red cup.<end> ") == "A red cup."
