@@ -29,7 +29,7 @@ from edgevlm.gate.gate import GateCommand
 from edgevlm.gate.limits import AxisLimits, Cause, GateLimits, OrientationLimits
 from edgevlm.manifest.contract import ActionGroup, StateField
 from edgevlm.rosmsg.topic_map import default_topics
-from edgevlm_ros import repeats
+from edgevlm_ros import serialized_cache
 from edgevlm_ros.command_messages import Setpoint, setpoints
 from edgevlm_ros.messages import STATUS_NUMBERS, status_message, status_numbers, status_says
 from edgevlm_ros.qos import RELIABLE, advertise, listen
@@ -188,7 +188,9 @@ def test_what_would_be_read_as_another_message_is_not_patched(monkeypatch: pytes
     assert patch(twist, STAMP) is None
     assert patch(TwistStamped(), STAMP[::-1]) is None
     assert patch(TwistStamped(), STAMP) is not None
-    monkeypatch.setattr(repeats, "serialize_message", lambda message: b"\x00\x00" + serialize_message(message)[2:])
+    monkeypatch.setattr(
+        serialized_cache, "serialize_message", lambda message: b"\x00\x00" + serialize_message(message)[2:]
+    )
     assert patch(TwistStamped(), STAMP) is None  # said to be big-endian
 
 
