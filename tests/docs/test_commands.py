@@ -27,7 +27,7 @@ from edgevlm_ros.declared import NODES  # noqa: E402
 from edgevlm_ros.parameter_items import AUTOSTART, fit  # noqa: E402
 
 MESSAGES = ROOT / "ros2_ws" / "src" / "edgevlm_msgs"
-LANGUAGES = {"sh", "python", "yaml", "json", "text", "ini", "dockerfile", "xml"}
+LANGUAGES = {"sh", "python", "yaml", "json", "text", "ini", "dockerfile", "xml", "flow"}
 # What a page may have besides our own programs, as far as the first words go.
 FOREIGN = (
     *(
