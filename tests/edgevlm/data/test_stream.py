@@ -43,7 +43,7 @@ def test_events_come_in_the_order_of_log_times_again_and_again(record: Record, c
     events: list[Event] = list(stream)
     assert [event.log_ns for event in events] == sorted(event.log_ns for event in events)
     kinds = [type(event).__name__ for event in events]
-    assert (kinds.count("Told"), kinds.count("Seen"), kinds.count("Felt")) == (2, 12, 12)
+    assert (kinds.count("InstructionEvent"), kinds.count("FrameEvent"), kinds.count("StateEvent")) == (2, 12, 12)
     assert stream.first_ns == events[0].log_ns and stream.last_ns == events[-1].log_ns
     assert len(list(stream)) == len(events) and stream.warnings == ()
 
