@@ -72,7 +72,7 @@ class Chat:
 
         Args:
             image: a picture, several, or none.
-            how: see `Request`.
+            how: see `GenerationConfig`.
 
         Raises:
             InstructionError, PromptError, ContractError: the question.

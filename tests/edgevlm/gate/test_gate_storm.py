@@ -60,7 +60,7 @@ _START = Motion.start
 BROKEN: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "data time": (GateClock, "elapsed", _by_data_time),
     "a start at the edge": (Motion, "start", _starts_inside),
-    "no letting go": (Motion, "astray", lambda self, values, state: False),
+    "no letting go": (Motion, "tracking_error", lambda self, values, state: False),
     "the shorter numbers": (motion, "numbers", lambda form, q, near: numbers(form, q, (0.0, 0.0, 0.0, 1.0))),
     "no memory of speed": (motion, "At", lambda position, velocity, behind: At(position, 0.0, behind)),
 }
