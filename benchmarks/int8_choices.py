@@ -62,12 +62,12 @@ def row(graph: PolicyGraph, data: Data, models: Models, choice: Choice, samples:
     )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        course = PolicyRecipe(chosen, data)
-        job = Job(course, root, silent)
+        recipe = PolicyRecipe(chosen, data)
+        job = Job(recipe, root, silent)
         fp32 = job.fp32(models, root / "fp32")
         table = calibrate_on(fp32, data, samples=samples, observer=choice.observer)
         (root / "int8").mkdir()
-        bundle = Job(course, root / "int8", silent).write("int8", models, table)
+        bundle = Job(recipe, root / "int8", silent).write("int8", models, table)
         figures = compare(bundle, CheckpointReference(chosen), data)
     units = [unit for unit in figures["units"] if unit["form"] == "cpu"]
     plan = next(plan for plan in figures["plan"] if plan["form"] == "cpu")

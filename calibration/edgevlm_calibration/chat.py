@@ -132,11 +132,11 @@ def _open(bundle: Bundle, options: RuntimeOptions, engines: EngineFactory) -> Ta
 
 
 def _tour(said: int) -> CalibrationRun[Talk]:
-    def open_images(talk: Talk, visit: tuple[int, Photo, str]) -> None:
+    def answer(talk: Talk, visit: tuple[int, Photo, str]) -> None:
         place, photo, text = visit
         talk.answer(talk.question(photo, words(talk.needs_text, place, text)), said)
 
-    return CalibrationRun(open=_open, visits=_visits, show=open_images, runs=lambda talk: talk.memory.runs)
+    return CalibrationRun(open=_open, visits=_visits, show=answer, runs=lambda talk: talk.memory.runs)
 
 
 CHAT = _tour(SAID)

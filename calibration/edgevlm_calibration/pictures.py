@@ -24,7 +24,7 @@ from edgevlm_calibration.table import PictureSplit, Table
 
 Arrays = dict[str, NDArray[Any]]
 Model = TypeVar("Model")
-CalibrationSample = Any  # a picture, a text, or both: what the tour's `show` takes
+CalibrationSample = Any  # a picture, a text, or both: what a run's `show` takes
 
 
 @dataclass(frozen=True)

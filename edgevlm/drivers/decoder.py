@@ -1,6 +1,6 @@
 """The `decoder` driver: words and pictures in one row of vectors, continued token by token.
 
-Stages (see `loops.DecoderArgs`): vision per tile of a picture, decoder per chunk of the prompt and per new token.
+Stages (see `DecoderArgs`): vision per tile of a picture, decoder per chunk of the prompt and per new token.
 """
 
 from __future__ import annotations

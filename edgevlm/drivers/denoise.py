@@ -1,6 +1,6 @@
 """The `denoise` driver: read what the robot sees and was told once, then make a chunk of noise in steps.
 
-Stages (see `loops.DenoiseArgs`): vision per frame, prefix per observation, step several times for one chunk.
+Stages (see `DenoiseArgs`): vision per frame, prefix per observation, step several times for one chunk.
 """
 
 from __future__ import annotations

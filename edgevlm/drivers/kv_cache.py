@@ -1,7 +1,7 @@
 """The keys and values of what a decoder has read: static buffers, written in place, cut back and read on.
 
-One slot is one token. What a slot holds is told by a symbol: anything hashable that is equal exactly where the token
-(an id, or one feature of one picture) is the same.
+One slot is one token. A slot has a cache key: anything hashable that is equal exactly where the token (an id, or
+one feature of one picture) is the same.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class KVCache:
         del self._symbols[length:]
 
     def append(self, cache_keys: CacheKeys, new: Sequence[NDArray[np.float32]]) -> None:
-        """Write what a run made of `symbols`: the keys of every layer, then the values, (1, Q, heads, head_dim)."""
+        """Write what a run made of `cache_keys`: the keys of every layer, then the values, (1, Q, heads, head_dim)."""
         begin, end = self.length, self.length + len(cache_keys)
         for buffer, values in zip(self._buffers, new, strict=True):
             buffer[:, begin:end] = values

@@ -1,4 +1,4 @@
-"""The stage `decoder` of every loop that says one token after the other; see `loops.KVDecoderSpec`."""
+"""The stage `decoder` of every loop that says one token after the other; see `KVDecoderSpec`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class KVDecoder:
     def run(
         self, cache_keys: Sequence[Hashable], embeds: NDArray[np.float32], cache: KVCache, memory: Memory
     ) -> Logits:
-        """The logits after the last of `symbols`, whose keys and values go into `cache`.
+        """The logits after the last of `cache_keys`, whose keys and values go into `cache`.
 
         Raises:
             NonFiniteError: the model's output is not finite.

@@ -27,8 +27,8 @@ class Prompt:
     """What a driver is to read.
 
     Attributes:
-        symbols: what the decoder reads: an id, or a `ImageToken`, for each token.
-        tiles: the pixels (1, 3, S, S) of every tile that the symbols name, or that is looked at, made where needed.
+        cache_keys: what the decoder reads: an id, or an `ImageToken`, for each token.
+        tiles: the pixels (1, 3, S, S) of every tile that the keys name, or that is looked at, made where needed.
         question: ids that an encoder reads beside the picture, where there is one.
     """
 

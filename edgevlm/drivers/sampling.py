@@ -99,9 +99,8 @@ def _most_probable(probabilities: NDArray[np.float64], enough: float) -> tuple[N
     while True:
         if count < len(probabilities):
             least = np.partition(probabilities, len(probabilities) - count)[len(probabilities) - count]
-            tokens = np.flatnonzero(
-                (probabilities >= least) & (probabilities > 0)
-            )  # all that are as likely as the last of them
+            # All that are as likely as the last of them.
+            tokens = np.flatnonzero((probabilities >= least) & (probabilities > 0))
         else:
             tokens = np.flatnonzero(probabilities > 0)
         tokens = tokens[np.argsort(-probabilities[tokens], kind="stable")]

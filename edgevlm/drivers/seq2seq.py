@@ -1,6 +1,6 @@
 """The `seq2seq` driver: a picture, and a question or the beginning of an answer -> the answer, token by token.
 
-Stages (see `loops.Seq2SeqArgs`): vision per picture, encoder (if there is one) per picture and question, decoder per
+Stages (see `Seq2SeqArgs`): vision per picture, encoder (if there is one) per picture and question, decoder per
 chunk of what is begun with and per new token. What was read before is read on only under the same picture and question.
 """
 
@@ -57,9 +57,8 @@ class Seq2SeqDriver:
     ) -> tuple[Logits, int]:
         """(what is likely to follow `prompt`, how many of its tokens were read already); see `ChatDriver`."""
         cross_attention, known = self._looked_at(prompt, memory, before_run)
-        ids = [
-            symbol for symbol in prompt.cache_keys if not isinstance(symbol, ImageToken)
-        ]  # a picture is not in the row
+        # A picture is not in the row.
+        ids = [key for key in prompt.cache_keys if not isinstance(key, ImageToken)]
         cache_keys = [(cross_attention.version, token) for token in ids]
         reused, cache.cross_attention = cache.match_prefix(cache_keys, bidirectional=False), cross_attention
         longest = self._args.longest_run
