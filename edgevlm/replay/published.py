@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgevlm.data import LogWriter
 from edgevlm.loop.worker import Acted, Outcome
 from edgevlm.manifest.contract import SECOND_NS, Contract, Plan
-from edgevlm.rosmsg.schemas import ACTION_CHUNK, INFERENCE_STATS, JOINT_STATE, PATH, PLAN, SCHEMA_VERSION
+from edgevlm.rosmsg.own_schemas import ACTION_CHUNK, INFERENCE_STATS, PLAN, SCHEMA_VERSIONS
+from edgevlm.rosmsg.schemas import JOINT_STATE, PATH
 
 Message = dict[str, Any]
 
@@ -37,7 +38,7 @@ def chunk_message(acted: Acted, contract: Contract, bundle_sha256: str) -> Messa
     """An ActionChunk; its session is 0, as there is only one."""
     chunk, observation = acted.chunk, acted.observation
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSIONS[ACTION_CHUNK],
         "header": _header(chunk.observed_ns, contract.action.groups[0].frame_id),
         "session": 0,
         "sequence": chunk.sequence,
@@ -59,7 +60,7 @@ def chunk_message(acted: Acted, contract: Contract, bundle_sha256: str) -> Messa
 def plan_message(plan: Plan, acted: Acted) -> Message:
     """A Plan with the chunk's stamp and sequence."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSIONS[PLAN],
         "header": _header(acted.chunk.observed_ns, plan.frame_id),
         "sequence": acted.chunk.sequence,
         "instruction": acted.observation.instruction,
@@ -106,7 +107,7 @@ def stats_message(outcome: Outcome, counts: Mapping[str, int], *, timed: bool) -
         error = f"{type(outcome.error).__name__}: {outcome.error}"
     times = outcome.times
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSIONS[INFERENCE_STATS],
         "header": _header(newest_ns),
         "sequence": sequence,
         "error": error,

@@ -21,10 +21,8 @@ PLAIN = frozenset(
     ("bool", "byte", "char", "float32", "float64", "string", "wstring")
     + tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 )
-_BUILT_IN = {  # what the decoder knows without a definition
-    "builtin_interfaces/Time": "int32 sec\nuint32 nanosec\n",
-    "builtin_interfaces/Duration": "int32 sec\nuint32 nanosec\n",
-}
+TIME = "int32 sec\nuint32 nanosec\n"
+_BUILT_IN = {"builtin_interfaces/Time": TIME, "builtin_interfaces/Duration": TIME}  # known without a definition
 _RULE = re.compile(r"^={3,}$", re.MULTILINE)
 _FIELD = re.compile(
     r"(?P<type>[a-zA-Z][\w/]*)(?:<=[0-9]+)?(?P<array>\[(?:(?:<=)?(?P<size>[0-9]+))?\])?\s+(?P<name>[a-zA-Z]\w*)\s*(?P<rest>.*)",
@@ -58,7 +56,7 @@ def check_definition(type_name: str, text: str) -> dict[str, tuple[Field, ...]]:
         name = short_name(head.removeprefix("MSG:").strip())
         if not head.startswith("MSG:") or bodies.setdefault(name, body) != body:
             raise ValueError(f"has a part {head[:40]!r} that defines no type, or one that is defined twice")
-    types = {name: _fields(name, body) for name, body in {**_BUILT_IN, **bodies}.items()}
+    types = {name: parse_fields(name, body) for name, body in {**_BUILT_IN, **bodies}.items()}
     if (fields := sum(map(len, types.values()))) > MOST_FIELDS:
         raise ValueError(f"has {fields} fields; expected at most {MOST_FIELDS}")
     if not types[root]:
@@ -99,7 +97,12 @@ def short_name(type_name: str) -> str:
     return type_name.replace("/msg/", "/")
 
 
-def _fields(type_name: str, body: str) -> tuple[Field, ...]:
+def parse_fields(type_name: str, body: str) -> tuple[Field, ...]:
+    """The fields of one type, such as "std_msgs/Header", from its own text.
+
+    Raises:
+        ValueError: a line is no field, and why.
+    """
     fields = []
     for line in body.splitlines():
         text = line.partition("#")[0].strip()

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgevlm.rosmsg.schemas import ACTION_CHUNK, BODIES, GATE_STATUS, INFERENCE_STATS, JOINT_STATE, PATH, PLAN
+from edgevlm.rosmsg.own_schemas import ACTION_CHUNK, GATE_STATUS, INFERENCE_STATS, PLAN
+from edgevlm.rosmsg.schemas import BODIES, JOINT_STATE, PATH
 
 LAYOUT = json.loads((Path(__file__).parents[3] / "docs/foxglove-layout.json").read_text())
 TYPES = {

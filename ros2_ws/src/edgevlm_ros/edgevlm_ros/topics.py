@@ -13,6 +13,7 @@ from edgevlm.errors import ContractError
 from edgevlm.manifest.contract import Contract
 from edgevlm.rosmsg.state import StateAssembler
 from edgevlm.rosmsg.topic_map import TopicMap, default_topics, load_topics
+from edgevlm.rosmsg.type_names import JOINT_STATE
 from edgevlm_ros.stamps import to_ns
 
 __all__ = [
@@ -25,8 +26,6 @@ __all__ = [
     "state_types",
     "wrong_types",
 ]
-
-JOINT_STATE = "sensor_msgs/msg/JointState"
 
 
 def live_topics(contract: Contract, path: str, found: Collection[str] = ()) -> TopicMap:
