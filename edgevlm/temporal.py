@@ -1,8 +1,8 @@
-"""The window over time: which of the frames seen so far fills which slot. Slots are filled by stamp, never by count."""
+"""Values by their stamps: the nearest, the newest before, and the window over time. Slots are never filled by count."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -20,16 +20,23 @@ def nearest(stamps_ns: Sequence[int], target_ns: int) -> int:
     return right
 
 
+def nearest_within(stamps_ns: Sequence[int], target_ns: int, tolerance_ns: int) -> int | None:
+    """As `nearest`; None when no stamp is within the tolerance."""
+    index = nearest(stamps_ns, target_ns) if stamps_ns else None
+    return index if index is not None and abs(stamps_ns[index] - target_ns) <= tolerance_ns else None
+
+
+def newest_until(stamps_ns: Sequence[int], target_ns: int, tolerance_ns: int) -> int | None:
+    """Index of the newest stamp at or before `target_ns` in a rising sequence; None when that is too far before it."""
+    index = bisect_right(stamps_ns, target_ns) - 1
+    return index if index >= 0 and target_ns - stamps_ns[index] <= tolerance_ns else None
+
+
 def sample(stamps_ns: Sequence[int], now_ns: int, spec: WindowSpec) -> tuple[int | None, ...]:
     """For each slot the index of the frame nearest to `now_ns + offset`, or None if none lies within the tolerance."""
     tolerance_ns = round(spec.tolerance_s * SECOND_NS)
-    slots: list[int | None] = []
-    for offset_s in spec.offsets_s:
-        target_ns = now_ns + round(offset_s * SECOND_NS)
-        index = nearest(stamps_ns, target_ns) if stamps_ns else None
-        within = index is not None and abs(stamps_ns[index] - target_ns) <= tolerance_ns
-        slots.append(index if within else None)
-    return tuple(slots)
+    targets_ns = (now_ns + round(offset_s * SECOND_NS) for offset_s in spec.offsets_s)
+    return tuple(nearest_within(stamps_ns, target_ns, tolerance_ns) for target_ns in targets_ns)
 
 
 def fill(stamps_ns: Sequence[int], now_ns: int, spec: WindowSpec) -> tuple[int | None, ...]:

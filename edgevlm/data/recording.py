@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,9 @@ from edgevlm.rosmsg.camera import read_frame
 from edgevlm.rosmsg.schemas import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
 from edgevlm.rosmsg.state import Stamps
 from edgevlm.rosmsg.topic_map import TopicMap, default_topics, load_topics, topics_beside
+from edgevlm.temporal import nearest_within, newest_until
+
+_Field = tuple[list[int], NDArray[np.float32]]  # of the state: stamps, values
 
 
 @dataclass(frozen=True)
@@ -267,38 +270,32 @@ def _moments(
     """The observations of one episode, and how many lead frames had to be left out."""
     lead, *others = (camera.name for camera in contract.cameras)
     tolerance_ns = round(contract.window.tolerance_s * 1e9)
-    oldest_ns = round(contract.window.reset_after_s * 1e9)
-    stamps = {name: np.array([stamp for stamp, _ in frames[name]], np.int64) for name in others}
+    max_age_ns = round(contract.window.reset_after_s * 1e9)
+    stamps_ns = {name: [stamp for stamp, _ in frames[name]] for name in others}
+    fields = [(series.stamps_ns.tolist(), series.values) for series in state]
     moments: list[Moment] = []
     for stamp_ns, ref in frames[lead]:
         chosen = {lead: (stamp_ns, ref)}
         for name in others:
-            if (index := _nearest(stamps[name], stamp_ns, tolerance_ns)) is not None:
+            if (index := nearest_within(stamps_ns[name], stamp_ns, tolerance_ns)) is not None:
                 chosen[name] = frames[name][index]
         times = [stamp for stamp, _ in chosen.values()]
         if len(chosen) < len(contract.cameras) or max(times) - min(times) > tolerance_ns:
             continue
-        values = _state_at(state, stamp_ns, max(times) - oldest_ns) if contract.state else None
+        values = _state_at(fields, stamp_ns, stamp_ns - max(times) + max_age_ns) if contract.state else None
         if values is not None or contract.state is None:
             moments.append(Moment(chosen, values))
     return moments, len(frames[lead]) - len(moments)
 
 
-def _nearest(stamps: NDArray[np.int64], stamp_ns: int, tolerance_ns: int) -> int | None:
-    if not len(stamps):
-        return None
-    index = int(np.argmin(np.abs(stamps - stamp_ns)))
-    return index if abs(int(stamps[index]) - stamp_ns) <= tolerance_ns else None
-
-
-def _state_at(state: list[Series], stamp_ns: int, oldest_ns: int) -> Stamped[NDArray[np.float32]] | None:
-    """Each field's newest value at or before the stamp, stamped as the oldest; None: one is before `oldest_ns`."""
-    values = np.empty(len(state), np.float32)
+def _state_at(fields: Sequence[_Field], stamp_ns: int, max_age_ns: int) -> Stamped[NDArray[np.float32]] | None:
+    """Each field's newest value at or before the stamp, stamped as the oldest; None: one is older than `max_age_ns`."""
+    values = np.empty(len(fields), np.float32)
     whole_ns = stamp_ns
-    for i, series in enumerate(state):
-        index = int(np.searchsorted(series.stamps_ns, stamp_ns, side="right")) - 1
-        if index < 0 or int(series.stamps_ns[index]) < oldest_ns:
+    for i, (stamps_ns, series) in enumerate(fields):
+        index = newest_until(stamps_ns, stamp_ns, max_age_ns)
+        if index is None:
             return None
-        values[i] = series.values[index]
-        whole_ns = min(whole_ns, int(series.stamps_ns[index]))
+        values[i] = series[index]
+        whole_ns = min(whole_ns, stamps_ns[index])
     return Stamped(values, whole_ns)

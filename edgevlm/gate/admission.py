@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from edgevlm.gate.columns import Column, Orientation
 from edgevlm.gate.limits import Cause, GateLimits
 from edgevlm.manifest.contract import SECOND_NS, ActionChunk, Contract, Stamped
+from edgevlm.temporal import nearest_within
 
 Reason = Literal[
     "not_finite", "names", "shape", "step", "future", "expired", "late", "old", "rotation", "no_state", "unannounced"
@@ -92,10 +92,8 @@ class States:
 
     def at(self, stamp_ns: int) -> tuple[float, ...] | None:
         """The state nearest to a stamp, None when none is within `state_max_age_s`."""
-        right = bisect_left(self._stamps_ns, stamp_ns)
-        around = [i for i in (right - 1, right) if 0 <= i < len(self._stamps_ns)]
-        near = [i for i in around if abs(self._stamps_ns[i] - stamp_ns) <= self._max_age_ns]
-        return self._values[min(near, key=lambda i: abs(self._stamps_ns[i] - stamp_ns))] if near else None
+        index = nearest_within(self._stamps_ns, stamp_ns, self._max_age_ns)
+        return None if index is None else self._values[index]
 
 
 class ChunkCheck:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from edgevlm.clock import Elapsed
 from edgevlm.gate.averaging import nearest_turn
-from edgevlm.gate.clock import Elapsed
 from edgevlm.gate.columns import Column
 
 

@@ -1,7 +1,7 @@
 """The safety gate: chunks, states and heartbeats in, one command per period out. No clock, no thread, no ROS.
 
 Stamps are data time (ROS time on a robot), deadlines steady time; both enter as arguments. Limits hold in steady time,
-whatever data time does; in a simulation in its own time, however fast or slow that runs (`edgevlm.gate.clock`).
+whatever data time does; in a simulation in its own time, however fast or slow that runs (`edgevlm.clock`).
 No position is ever commanded that is further than `tracking` from the newest measured one: a robot that was pushed away
 is let go, and followed again from where it stands.
 """
@@ -16,10 +16,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.clock import ClockRules, ControlClock, Elapsed, even
 from edgevlm.errors import SessionError
 from edgevlm.gate.admission import ChunkCheck, Refusal, States
 from edgevlm.gate.chunking import Averaging, Command, Executor, NoCommand
-from edgevlm.gate.clock import ClockRules, Elapsed, GateClock, even
 from edgevlm.gate.columns import Column, columns, geometry, orientations
 from edgevlm.gate.limits import SEVERITY, Cause, Fallback, GateLimits
 from edgevlm.gate.motion import Motion, Step
@@ -137,7 +137,7 @@ class Gate:
         self._step_ns = round(contract.action.step_s * SECOND_NS)
         self._valid_ns = round(limits.command_valid_s * SECOND_NS)
         self._deadline_ns = round(limits.deadline_s * SECOND_NS)
-        self._clock = GateClock(_clock_rules(limits))
+        self._clock = ControlClock(_clock_rules(limits))
         self._last: GateCommand | None = None
         self._steady_ns = self._sensed_ns = 0  # of the last command; of the newest state, in the time of motions
         self._sent_ns: int | None = None  # when values were last sent, data time and steady time
@@ -246,7 +246,7 @@ class Gate:
 
     def _tick(self, now_ros_ns: int) -> int:
         """Data time that never goes back; a clock that restarted resets what was seen, never what was commanded."""
-        if self._clock.tick(now_ros_ns):
+        if self._clock.read(now_ros_ns):
             self.counts["clock.restarts"] += 1
             self._executor.reset()
             self._until_ns.clear()

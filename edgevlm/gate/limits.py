@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from edgevlm.gate.clock import TimeSource
+from edgevlm.clock import TimeSource
 from edgevlm.manifest.contract import Duration, Spec
 
 Cause = Literal[

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgevlm.clock import Elapsed
 from edgevlm.gate.axes import At, step_position, step_velocity
-from edgevlm.gate.clock import Elapsed
 from edgevlm.gate.columns import Column, Orientation
 from edgevlm.gate.rotation import Facing, Quaternion, Vector, between, dot, numbers, quaternion, step_orientation
 from edgevlm.manifest.contract import SECOND_NS, Stamped
@@ -154,7 +154,7 @@ class Motion:
         for turning in self._orientations:
             sent = [step.values[i] for i in turning.columns]
             self._sent_q[turning.columns[0]] = quaternion(turning.form, sent)
-        if self._sent and now_ns <= self._sent[-1][0]:  # a simulated clock that restarted
+        if self._sent and now_ns <= self._sent[-1][0]:  # simulated time that stands or restarted
             self._sent.clear()
         # The same rates go on: one entry, however long a robot is told to rest without a new state.
         if not self._sent or self._sent[-1][1] != step.rates:

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from edgevlm.clock import Elapsed
 from edgevlm.gate.axes import fastest
-from edgevlm.gate.clock import Elapsed
 from edgevlm.gate.columns import Form
 from edgevlm.gate.limits import OrientationLimits
 

@@ -7,7 +7,6 @@ be waited for here: until every other camera has a frame at or after the lead's 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgevlm.clock import DataClock
 from edgevlm.errors import ContractError
 from edgevlm.manifest.contract import SECOND_NS, Duration, Observation, Spec, Stamped, check_stamp
+from edgevlm.temporal import nearest, newest_until
 
 Frame = Stamped[NDArray[np.uint8]]
 State = Stamped[NDArray[np.float32]]
@@ -93,7 +94,7 @@ class Matcher:
         self._differences: dict[str, deque[int]] = {name: deque(maxlen=_KEPT) for name in cameras}
         self._lags: dict[str, deque[int]] = {name: deque(maxlen=_KEPT) for name in (*cameras, "state")}
         self.counts: Counter[str] = Counter()
-        self._now_ns: int | None = None
+        self._clock = DataClock(round(spec.reset_after_s * SECOND_NS))
         self.wake_steady_ns: int | None = None
         self.reset()
 
@@ -102,6 +103,7 @@ class Matcher:
         for waiting in self._waiting.values():
             waiting.clear()
         self._states: list[State] = []
+        self._state_stamps_ns: list[int] = []
         self._newest_ns: dict[str, int] = {}
         self._acted_ns: dict[str, int] = {}
         self.wake_steady_ns = None
@@ -128,13 +130,14 @@ class Matcher:
         if not self._admit("state", state.stamp_ns, now_ros_ns):
             return False
         self._states.append(state)
+        self._state_stamps_ns.append(state.stamp_ns)
         if len(self._states) > 2 * _STATES_KEPT:
-            del self._states[:_STATES_KEPT]
+            del self._states[:_STATES_KEPT], self._state_stamps_ns[:_STATES_KEPT]
         return True
 
     def match(self, now_ros_ns: int, now_steady_ns: int) -> Matched | None:
         """The newest observation there is to act on, each lead frame at most once; None: wait for more."""
-        self._clock(now_ros_ns)
+        self._read(now_ros_ns)
         oldest_ns = now_ros_ns - round(self._spec.max_age_s * SECOND_NS)
         leads = self._waiting[self._lead]
         for name, waiting in self._waiting.items():
@@ -163,7 +166,7 @@ class Matcher:
 
     def _admit(self, source: str, stamp_ns: int, now_ros_ns: int) -> bool:
         stamp_ns = check_stamp(source, stamp_ns)
-        self._clock(now_ros_ns)
+        self._read(now_ros_ns)
         newest_ns = self._newest_ns.get(source)
         age_ns = now_ros_ns - stamp_ns
         if age_ns < -round(self._spec.future_s * SECOND_NS):
@@ -179,12 +182,10 @@ class Matcher:
         self.counts[f"{source}.{verdict}"] += 1
         return verdict == "taken"
 
-    def _clock(self, now_ros_ns: int) -> None:
-        if self._now_ns is not None and now_ros_ns < self._now_ns - round(self._spec.reset_after_s * SECOND_NS):
+    def _read(self, now_ros_ns: int) -> None:
+        if self._clock.read(now_ros_ns):
             self.counts["restarts"] += 1
             self.reset()
-            self._now_ns = now_ros_ns
-        self._now_ns = now_ros_ns if self._now_ns is None else max(self._now_ns, now_ros_ns)
 
     def _decided(self, stamp_ns: int) -> bool:
         """Whether no later arrival can be a better partner for this stamp."""
@@ -196,7 +197,7 @@ class Matcher:
         frames = {self._lead: lead}
         for name, waiting in self._waiting.items():
             if name != self._lead and waiting:
-                frames[name] = min((w.frame for w in waiting), key=lambda frame: abs(frame.stamp_ns - lead.stamp_ns))
+                frames[name] = waiting[nearest([each.frame.stamp_ns for each in waiting], lead.stamp_ns)].frame
         stamps = [frame.stamp_ns for frame in frames.values()]
         too_far = max(stamps) - min(stamps) > round(self._spec.tolerance_s * SECOND_NS)
         state = self._state_at(lead.stamp_ns)
@@ -205,10 +206,8 @@ class Matcher:
         return Matched({name: frames[name] for name in self._waiting}, state)
 
     def _state_at(self, stamp_ns: int) -> State | None:
-        index = bisect_left(self._states, stamp_ns + 1, key=lambda state: state.stamp_ns) - 1
-        if index < 0 or stamp_ns - self._states[index].stamp_ns > round(self._spec.state_tolerance_s * SECOND_NS):
-            return None
-        return self._states[index]
+        index = newest_until(self._state_stamps_ns, stamp_ns, round(self._spec.state_tolerance_s * SECOND_NS))
+        return None if index is None else self._states[index]
 
     def _emit(self, found: Matched) -> Matched:
         passed: list[tuple[str, Frame]] = []

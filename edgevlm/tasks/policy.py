@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
+from edgevlm.clock import restarted
 from edgevlm.drivers.policy import Text
 from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
@@ -241,11 +242,11 @@ class Session:
             spec = self._camera(camera)
             image, stamp_ns = validate_frame(spec, frame)
             newest_ns = self._rings[camera].newest_ns
-            if newest_ns is not None and stamp_ns <= newest_ns:
-                if newest_ns - stamp_ns <= self._reset_after_ns:
-                    self.late_frames += 1
-                    return
+            if restarted(stamp_ns, newest_ns, self._reset_after_ns):
                 self._restart()
+            elif newest_ns is not None and stamp_ns <= newest_ns:
+                self.late_frames += 1
+                return
             self._add(spec, image.copy(), stamp_ns)
 
     def act(self, observation: Observation) -> ActionChunk:
@@ -330,9 +331,9 @@ class Session:
         ]
         if validated.state_ns is not None:
             stamps.append(("state", validated.state_ns, self._state_ns))
-        back = [(what, last - stamp, last) for what, stamp, last in stamps if last is not None and stamp < last]
-        if any(by > self._reset_after_ns for _, by, _ in back):
+        if any(restarted(stamp, last, self._reset_after_ns) for _, stamp, last in stamps):
             return True
+        back = [(what, last - stamp, last) for what, stamp, last in stamps if last is not None and stamp < last]
         if back:
             what, by, last = back[0]
             raise StampError(

@@ -12,7 +12,7 @@ from support.tiny import MS, START_NS, window
 
 from edgevlm.errors import StampError, WindowNotReadyError
 from edgevlm.manifest.contract import SECOND_NS, WindowSpec
-from edgevlm.temporal import FrameRing, fill, nearest, sample
+from edgevlm.temporal import FrameRing, fill, nearest, nearest_within, newest_until, sample
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,17 @@ def test_a_window_in_flow_is_nearly_always_full(rate_hz: int, worst: float) -> N
 def test_nearest_is_the_minimum_and_the_older_of_two(rising: list[int], target_ns: int) -> None:
     index = nearest(rising, target_ns)
     assert (abs(rising[index] - target_ns), rising[index]) == min((abs(s - target_ns), s) for s in rising)
+
+
+@given(st.lists(st.integers(0, 60), max_size=20, unique=True).map(sorted), st.integers(-5, 65), st.integers(-1, 30))
+def test_what_is_looked_up_by_its_stamp_is_what_a_search_of_all_finds(
+    rising: list[int], target_ns: int, tolerance_ns: int
+) -> None:
+    near = [(abs(stamp - target_ns), stamp) for stamp in rising if abs(stamp - target_ns) <= tolerance_ns]
+    expected = rising.index(min(near)[1]) if near else None
+    assert nearest_within(rising, target_ns, tolerance_ns) == expected
+    before = [stamp for stamp in rising if 0 <= target_ns - stamp <= tolerance_ns]
+    assert newest_until(rising, target_ns, tolerance_ns) == (rising.index(max(before)) if before else None)
 
 
 @given(stamps, st.integers(0, 3000 * MS), specs)

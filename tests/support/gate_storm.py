@@ -16,8 +16,8 @@ from support import gate_judge
 from support.gate_judge import PERIOD_S, VALID_S, Judge, Rule, S, Turning
 from support.rotations import FORMS, Form, matrix, vector_of
 
+from edgevlm.clock import TimeSource
 from edgevlm.gate.chunking import ConsumptionIndexed, Executor, LatestChunk, RecedingHorizon, TemporalEnsemble
-from edgevlm.gate.clock import TimeSource
 from edgevlm.gate.gate import Gate, GateCommand
 from edgevlm.gate.limits import FALLBACKS, GateLimits
 from edgevlm.manifest.contract import ActionGroup, Contract, Stamped, StateField

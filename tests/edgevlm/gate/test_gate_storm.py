@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.gate_storm import Storm
 
+from edgevlm.clock import ControlClock, Elapsed
 from edgevlm.gate import motion
 from edgevlm.gate.axes import At
-from edgevlm.gate.clock import Elapsed, GateClock
 from edgevlm.gate.limits import Cause
 from edgevlm.gate.motion import Motion
 from edgevlm.gate.rotation import numbers
@@ -42,7 +42,7 @@ def test_no_other_storm_either(seed: int) -> None:
     Storm(seed).run(60)
 
 
-def _by_data_time(self: GateClock, ros_ns: int, steady_ns: int, moving: bool) -> Elapsed | None:
+def _by_data_time(self: ControlClock, ros_ns: int, steady_ns: int, moving: bool) -> Elapsed | None:
     assert self._commanded is not None or not moving
     data_s = (ros_ns - self._commanded[0]) / 1e9 if self._commanded and moving else 0.02
     return Elapsed(data_s, data_s) if 0 <= data_s <= 0.07 else None
@@ -58,7 +58,7 @@ def _starts_inside(self: Motion, state: Any, target: Any) -> bool:
 
 _START = Motion.start
 BROKEN: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "data time": (GateClock, "elapsed", _by_data_time),
+    "data time": (ControlClock, "elapsed", _by_data_time),
     "a start at the edge": (Motion, "start", _starts_inside),
     "no letting go": (Motion, "tracking_error", lambda self, values, state: False),
     "the shorter numbers": (motion, "numbers", lambda form, q, near: numbers(form, q, (0.0, 0.0, 0.0, 1.0))),

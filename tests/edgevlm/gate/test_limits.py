@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support import gate_judge
 
+from edgevlm.clock import Elapsed, even
 from edgevlm.errors import ContractError
 from edgevlm.gate.axes import At, fastest, step_position, step_velocity
-from edgevlm.gate.clock import Elapsed, even
 from edgevlm.gate.columns import Column, columns, orientations
 from edgevlm.gate.limits import FALLBACKS, GateLimits
 from edgevlm.manifest.contract import ActionGroup, Contract, StateField

@@ -13,8 +13,8 @@ from support import gate_judge
 from support.gate_judge import S
 from support.rotations import FORMS, Form, matrix, rotation_between, wire_quaternion
 
+from edgevlm.clock import even
 from edgevlm.gate.chunking import LatestChunk
-from edgevlm.gate.clock import even
 from edgevlm.gate.gate import Gate
 from edgevlm.gate.limits import GateLimits, OrientationLimits
 from edgevlm.gate.rotation import Facing, between, exponential, multiply, numbers, quaternion, step_orientation

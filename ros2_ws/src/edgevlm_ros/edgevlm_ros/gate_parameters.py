@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from edgevlm.clock import TimeSource
 from edgevlm.errors import ContractError
 from edgevlm.gate.chunking import ConsumptionIndexed, Executor, LatestChunk, RecedingHorizon, TemporalEnsemble
-from edgevlm.gate.clock import TimeSource
 from edgevlm.gate.columns import columns, orientations
 from edgevlm.gate.limits import FALLBACKS, AxisLimits, Cause, GateLimits, OrientationLimits
 from edgevlm.manifest.contract import ActionGroup, Contract

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.clock import DataClock
 from edgevlm.errors import ContractError, EdgevlmError, NonFiniteError, ShapeError
 from edgevlm.images.encodings import ENCODINGS
 from edgevlm.loop.mailbox import Mailbox
@@ -50,7 +51,7 @@ class InputPipeline:
         silence_s: float,
     ) -> None:
         self._cameras = {camera.name: camera for camera in contract.cameras}
-        self._spec, self._mailbox, self._clocks = spec, mailbox, clocks
+        self._mailbox, self._clocks = mailbox, clocks
         self._state = contract.state
         self._assembler = StateAssembler(contract.state, topics) if contract.state else None
         self._matcher = Matcher(list(self._cameras), spec, needs_state=contract.state is not None)
@@ -61,7 +62,7 @@ class InputPipeline:
         self._told: Counter[str] = Counter()  # refusals of each source at the last report
         self._newest_ns: dict[str, int] = {}
         self._encodings: dict[str, str] = {}  # of each camera's last readable frame
-        self._clock_ns: int | None = None
+        self._clock = DataClock(round(spec.reset_after_s * SECOND_NS))
         self.warn: Callable[[str], None] = lambda message: None
         self.restarted: Callable[[], None] = lambda: None
 
@@ -202,16 +203,14 @@ class InputPipeline:
 
     def _now_ns(self) -> int:
         """The clock; when it began anew, what was known of the state is of another time."""
-        now_ns = self._clocks.ros()
-        back_ns = 0 if self._clock_ns is None else self._clock_ns - now_ns
-        if back_ns > round(self._spec.reset_after_s * SECOND_NS):
-            self.warn(f"the clock went back by {back_ns / 1e9:.3f} s: beginning anew")
+        now_ns, before_ns = self._clocks.ros(), self._clock.now_ns
+        if self._clock.read(now_ns):
+            assert before_ns is not None
+            self.warn(f"the clock went back by {(before_ns - now_ns) / 1e9:.3f} s: beginning anew")
             if self._assembler:
                 self._assembler.reset()
             self._newest_ns.clear()
-            self._clock_ns = now_ns
             self.restarted()
-        self._clock_ns = now_ns if self._clock_ns is None else max(now_ns, self._clock_ns)
         return now_ns
 
 

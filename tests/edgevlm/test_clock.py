@@ -1,4 +1,4 @@
-"""Time since the last command: steady time on the system's clock, data time in a simulation, and what is neither."""
+"""When a clock has restarted, and time since the last command: steady on the system's clock, data in a simulation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.gate_bench import Bench
 
-from edgevlm.gate.clock import ClockRules, Elapsed, GateClock, even
+from edgevlm.clock import ClockRules, ControlClock, DataClock, Elapsed, even, restarted
+from edgevlm.loop.matching import Matcher, MatchSpec
 
 MS = 1_000_000
 RULES: dict[str, Any] = {"period_ns": 20 * MS, "valid_ns": 100 * MS, "deadline_ns": 300 * MS, "reset_after_ns": 10**9}
@@ -19,7 +21,7 @@ class Clock:
     """A gate's clock with a command at data time 1 s and steady time 7 s."""
 
     def __init__(self, source: Any) -> None:
-        self.clock = GateClock(ClockRules(source=source, **RULES))
+        self.clock = ControlClock(ClockRules(source=source, **RULES))
         self.ros_ns, self.steady_ns = 1000 * MS, 7000 * MS
         self.after(0, 0)
         self.clock.commanded(self.ros_ns, self.steady_ns)
@@ -27,7 +29,7 @@ class Clock:
     def after(self, data_ms: float, steady_ms: float) -> Elapsed | None:
         self.ros_ns += round(data_ms * MS)
         self.steady_ns += round(steady_ms * MS)
-        self.clock.tick(self.ros_ns)
+        self.clock.read(self.ros_ns)
         return self.clock.elapsed(self.ros_ns, self.steady_ns, moving=True)
 
 
@@ -101,9 +103,9 @@ def test_a_state_is_as_old_as_it_can_be_where_the_clock_stepped_on_its_way() -> 
 def test_steps_back_within_a_second_are_waited_for_and_further_ones_are_restarts() -> None:
     clock = Clock("system").clock
     assert clock.now_ns == 1000 * MS
-    assert not clock.tick(1 * MS)
+    assert not clock.read(1 * MS)
     assert clock.now_ns == 1000 * MS
-    assert clock.tick(-1 * MS)
+    assert clock.read(-1 * MS)
     assert clock.now_ns == -1 * MS
 
 
@@ -124,3 +126,35 @@ def test_no_time_is_negative_and_the_system_s_is_steady(source: Any, steps: list
         if commands:
             clock.clock.commanded(clock.ros_ns, clock.steady_ns)
             commanded_ns = clock.steady_ns
+
+
+@given(st.lists(st.integers(-50, 50), max_size=40), st.integers(1, 40))
+def test_data_time_goes_back_only_by_a_restart_and_restarts_only_when_it_is_far_back(
+    readings: list[int], reset_after_ns: int
+) -> None:
+    clock = DataClock(reset_after_ns)
+    since: list[int] = []  # readings of the clock as it runs now
+    for reading in readings:
+        far_back = any(reading + reset_after_ns < earlier for earlier in since)
+        assert restarted(reading, max(since, default=None), reset_after_ns) is far_back
+        assert clock.read(reading) is far_back
+        since = [reading] if far_back else [*since, reading]
+        assert clock.now_ns == max(since)
+
+
+@given(st.lists(st.tuples(st.integers(-3000, 3000), st.integers(0, 400)), min_size=1, max_size=30))
+def test_loop_and_gate_begin_anew_at_the_same_reading(steps: list[tuple[int, int]]) -> None:
+    spec = MatchSpec(
+        tolerance_s=0.05, state_tolerance_s=0.1, max_age_s=1.0, wait_s=0.02, future_s=0.1, reset_after_s=1.0
+    )
+    matcher = Matcher(["top"], spec, needs_state=False)
+    gate = Bench(reset_after_s=1.0).gate
+    data = DataClock(10**9)
+    data_ns = steady_ns = 10**13
+    restarts = 0
+    for data_ms, steady_ms in steps:
+        data_ns, steady_ns = data_ns + data_ms * MS, steady_ns + steady_ms * MS
+        restarts += data.read(data_ns)
+        matcher.match(data_ns, steady_ns)
+        gate.command(data_ns, steady_ns)
+        assert matcher.counts["restarts"] == gate.counts["clock.restarts"] == restarts

@@ -1,8 +1,16 @@
-"""The two clocks of a gate: data time (ROS time), in which rows are due, and steady time, which nobody can set.
+"""Two clocks: data time (ROS time, every stamp), which may restart, stop or be stepped, and steady time, which may not.
 
-On the system's clock limits hold in steady time, whatever data time does: a step, a drift, an adjustment. In simulated
-time they hold in data time, which may run faster or slower than steady time; steady time then only shows that it
-stopped. See docs/decisions/0015-two-clocks.md.
+The rule, for whoever reads a clock or compares stamps. No clock is read here: both times enter as arguments.
+
+* Restart: data time that lies back by more than `reset_after` is a clock that began anew. What was received is
+  forgotten; what was commanded is not, so that limits hold across it.
+* Late: data time that lies back by less is out of order. A reading counts as the newest one; a stamp is refused.
+* Stop: a reading that stays the same for longer than the deadline, in steady time. The robot is braked.
+* Step: data time that went another way than steady time since the last command. On the system's clock limits hold in
+  steady time, whatever data time does: a step, a drift, an adjustment. In simulated time they hold in data time, which
+  may run faster or slower than steady time; steady time then only shows that it stopped.
+
+See docs/decisions/0015-limits-in-time-and-space.md.
 """
 
 from __future__ import annotations
@@ -45,33 +53,53 @@ class ClockRules:
     state_age_ns: int
 
 
-class GateClock:
-    """What time it is, how much passed since the last command, and what is wrong with the clock. Reads no clock.
+def restarted(stamp_ns: int, newest_ns: int | None, reset_after_ns: int) -> bool:
+    """Whether data time that was `newest_ns` and is `stamp_ns` began anew."""
+    return newest_ns is not None and stamp_ns < newest_ns - reset_after_ns
+
+
+class DataClock:
+    """Data time that never goes back but for a restart.
 
     Attributes:
-        now_ns: data time that never goes back but for a restart; None before the first `tick`.
+        now_ns: the newest reading since the clock began; None before the first `read`.
+    """
+
+    def __init__(self, reset_after_ns: int) -> None:
+        self._reset_after_ns = reset_after_ns
+        self.now_ns: int | None = None
+
+    def read(self, reading_ns: int) -> bool:
+        """Note a reading; True when the clock has restarted."""
+        anew = restarted(reading_ns, self.now_ns, self._reset_after_ns)
+        self.now_ns = reading_ns if anew or self.now_ns is None else max(self.now_ns, reading_ns)
+        return anew
+
+
+class ControlClock(DataClock):
+    """What time it is, how much passed since the last command, and what is wrong with the clock.
+
+    Attributes:
         jumped: data time went another way than steady time since the last command.
         stopped: data time has stood still for longer than the deadline, in steady time.
     """
 
     def __init__(self, rules: ClockRules) -> None:
+        super().__init__(rules.reset_after_ns)
         self._rules = rules
-        self.now_ns: int | None = None
         self.jumped = self.stopped = False
         self._read_ns: int | None = None  # the last reading of data time, and since when it is that, in steady time
         self._read_steady_ns = 0
         self._commanded: tuple[int, int] | None = None  # data time and steady time of the last command
         self._ahead: deque[tuple[int, int]] = deque()  # (steady time, data time minus steady time) of late
 
-    def tick(self, now_ros_ns: int) -> bool:
-        """Note a reading of data time; True when the clock has restarted."""
-        restarted = self.now_ns is not None and now_ros_ns < self.now_ns - self._rules.reset_after_ns
-        if self.now_ns is None or restarted:
-            self.now_ns = now_ros_ns
+    def read(self, reading_ns: int) -> bool:
+        """See `DataClock`."""
+        anew = super().read(reading_ns)
+        if anew:
             self._ahead.clear()
-        self.jumped |= restarted
-        self.now_ns = max(self.now_ns, now_ros_ns)
-        return restarted
+        self.jumped |= anew
+        return anew
 
     def elapsed(self, now_ros_ns: int, now_steady_ns: int, moving: bool) -> Elapsed | None:
         """Time since the last command; None after a gap that ended its validity: the robot is at rest by then.
