@@ -4,7 +4,7 @@
 
 Each attack runs in a process of its own for its share of the time, two at once. A case that raises anything but what it
 may, breaks a promise, takes too much memory or does not end is a finding: it is printed with its seed, and the exit
-code is 1. `--write` puts the table between the two marks of a page.
+code is 1. `--write` puts the counts between the two marks of a page.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import multiprocessing
 import resource
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from collections import Counter
@@ -142,11 +143,12 @@ def _write(page: Path, seed: int, outcomes: Mapping[str, Outcome]) -> None:
     _, end, after = rest.partition(END)
     if not mark or not end:
         raise SystemExit(f"{page}: expected the marks {BEGIN} and {END}")
-    rows = [f"Seeds from {seed}.", "", "| attack | cases | what came of them | findings |", "|---|---|---|---|"]
+    rows = [f"Seeds from {seed}.", ""]
     for name, outcome in outcomes.items():
         came = ", ".join(f"{label} {count:,}" for label, count in outcome.outcomes.most_common())
-        rows.append(f"| `{name}` | {outcome.cases:,} {outcome.unit} | {came} | {len(outcome.findings)} |")
-    page.write_text("\n".join([f"{before}{BEGIN}", *rows, f"{END}{after}"]), encoding="utf-8")
+        line = f"* `{name}`: {outcome.cases:,} {outcome.unit}, {len(outcome.findings)} findings: {came}"
+        rows += textwrap.wrap(line, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    page.write_text("\n".join([f"{before}{BEGIN}", *rows, "", f"{END}{after}"]), encoding="utf-8")
 
 
 def main() -> int:

@@ -51,8 +51,8 @@ RUNS = 15
 SIZE = (480, 640, 3)  # of the picture that is timed
 BEGIN, END = "<!-- made by benchmarks/families.py -->", "<!-- end -->"
 HEAD = (
-    "| family | task | stages of the int8 bundle | KB fp32 / fp16 / int8 | fp32: largest error, of the scale | "
-    "int8: worst cosine | TensorRT form builds (fp32, int8) | ms fp32 / int8 |\n|---|---|---|---|---|---|---|---|\n"
+    "| family | driver | int8 stages | KB fp32 / fp16 / int8 | fp32 error | int8 cosine | builds | ms fp32 / int8 |\n"
+    "|---|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -109,7 +109,7 @@ def built(bundle: Bundle) -> str:
     from support.rtx import build
 
     stages = bundle.manifest.stages
-    return f"{sum(build(bundle, name) is not None for name in stages)} of {len(stages)}"
+    return f"{sum(build(bundle, name) is not None for name in stages)}/{len(stages)}"
 
 
 def timed(first: Bundle, second: Bundle) -> dict[str, float]:
@@ -144,11 +144,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         exact, small, ms = one["fidelity"]["fp32"], one["fidelity"]["int8"], one["ms"]
         error = f"{exact['relative_error']:.1e}"
         if "answers" in exact:
-            error += f"; {exact['same_answers']:.0f} of {exact['answers']:.0f} answers the same"
+            error += f"; {exact['same_answers']:.0f}/{exact['answers']:.0f}"
         cells = (
             one["family"],
-            f"{one['task']} ({one['driver']})",
-            ", ".join(f"{name} {precision}" for name, precision in one["stages"].items()),
+            one["driver"],
+            ", ".join(name if form == "int8" else f"{name} in {form}" for name, form in one["stages"].items()),
             " / ".join(str(one["kb"][precision]) for precision in PRECISIONS),
             error,
             f"{small['cosine']:.4f}",

@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,6 @@ POLICIES: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 RUNS = 15
 BEGIN, END = "<!-- made by benchmarks/policies.py -->", "<!-- end -->"
-HEAD = (
-    "| policy | driver | precision: stages | KB | mean error of a chunk, of a spread of 1 | "
-    "controls, times the error | TensorRT form builds | ms an act |\n|---|---|---|---|---|---|---|---|\n"
-)
 
 
 def rows(name: str, work: Path) -> list[dict[str, Any]]:
@@ -96,26 +93,22 @@ def timed(bundle: Bundle, case: str) -> float:
 
 
 def markdown(made: list[dict[str, Any]]) -> str:
-    """The table."""
-    lines = []
+    """A list: the controls and a refusal are too long for the cells of a table."""
+    lines: list[str] = []
     for one in made:
         if "refused" in one:
-            lines.append(
-                f"| {one['policy']} | | {one['precision']}: refused by its judge | | | {one['refused'][:160]} | | |"
+            text = f"Refused. {one['refused'][:160]}"
+        else:
+            stages = ", ".join(f"{name} {precision}" for name, precision in one["stages"].items())
+            controls = ", ".join(f"{name} {factor:.1f} times" for name, factor in one["controls"].items())
+            text = (
+                f"Driver `{one['driver']}`; {stages}; {one['kb']} KB; mean error of a chunk {one['error']:.1e} of a "
+                f"spread of 1; controls move it by: {controls} the error; TensorRT builds {one['tensorrt']}; "
+                f"{one['ms']} ms an act"
             )
-            continue
-        stages = ", ".join(f"{name} {precision}" for name, precision in one["stages"].items())
-        controls = ", ".join(f"{name} {factor:.1f}" for name, factor in one["controls"].items())
-        cells = (
-            one["policy"],
-            one["driver"],
-            f"{one['precision']}: {stages}",
-            one["kb"],
-            f"{one['error']:.1e}",
-            controls,
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} | {one['tensorrt']} | {one['ms']} |")
-    return HEAD + "\n".join(lines) + "\n"
+        line = f"* **{one['policy']}, {one['precision']}.** {text}."
+        lines += textwrap.wrap(line, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

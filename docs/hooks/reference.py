@@ -20,17 +20,9 @@ from edgevlm.cli.app import app  # noqa: E402
 from edgevlm_ros.declared import NODES  # noqa: E402
 
 
-def on_config(config: Any) -> Any:
-    """List the decision records in the navigation."""
-    records = [f"decisions/{path.name}" for path in sorted((ROOT / "docs/decisions").glob("0*.md"))]
-    for section in config.nav:
-        if "Decisions" in section:
-            section["Decisions"] = [*section["Decisions"], *records]
-    return config
-
-
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A link to a file outside docs names the file; it is no page of the site."""
+    """A link to a file outside docs names the file; it is no page of the site. The index of decisions lists them."""
+    markdown = markdown.replace("<!-- records: docs/hooks/reference.py -->", records())
     return re.sub(
         r"\[([^\]]+)\]\(((?:\.\./)+(?:ros2_ws|tests|examples|benchmarks|export|README)[^)#]*)\)", r"\1", markdown
     )
@@ -42,6 +34,12 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
+
+
+def records() -> str:
+    """The decision records with their titles."""
+    titles = {path.name: path.open().readline() for path in sorted((ROOT / "docs/decisions").glob("0*.md"))}
+    return "\n".join(f"* [{title.lstrip('# ').strip()}]({name})" for name, title in titles.items())
 
 
 def cell(text: object) -> str:

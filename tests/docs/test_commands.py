@@ -1,6 +1,7 @@
 """Every fenced command of README and docs is one that its own program takes, as it stands there.
 
-What can run without hours or a robot runs elsewhere (test_newcomer, `make demo`); the rest is given to the real parser.
+What can run without hours or a robot runs elsewhere (tests/export/test_readme.py, `make demo`); the rest is given to
+the real parser.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from typing import Any
 
 import pytest
 import tomllib
@@ -24,7 +26,7 @@ from edgevlm.rosmsg.topic_map import TopicMap
 ROS = ROOT / "ros2_ws" / "src" / "edgevlm_ros"
 sys.path.append(str(ROS))  # where the workspace is not built; what is imported from there needs no ROS
 from edgevlm_ros.declared import NODES  # noqa: E402
-from edgevlm_ros.parameter_items import AUTOSTART, fit  # noqa: E402
+from edgevlm_ros.parameter_items import AUTOSTART, Item, fit  # noqa: E402
 
 MESSAGES = ROOT / "ros2_ws" / "src" / "edgevlm_msgs"
 LANGUAGES = {"sh", "python", "yaml", "json", "text", "ini", "dockerfile", "xml", "flow"}
@@ -38,6 +40,12 @@ FOREIGN = (
         "sudo loginctl",
         "sudo sysctl",
         "sudo usermod",
+        "sudo useradd",
+        "sudo mkdir",
+        "sudo cp",
+        "sudo mv",
+        "sudo nvpmodel",
+        "sudo jetson_clocks",
     ),
     *("python3 -m venv", "python -m colcon build", ".", "source", "export", "docker build", "docker run", "git clone"),
     *(".venv/bin/pre-commit install", "cmake", "ctest", "ros2 security", "ros2 bag", "ros2 doctor", "ros2 param"),
@@ -73,6 +81,25 @@ def test_every_yaml_block_is_one_that_its_reader_takes(block: Block) -> None:
     assert isinstance(data, dict), str(block)
     if "instruction" in data and "cameras" in data:
         TopicMap.model_validate(data)
+    for section, content in data.items():
+        node = section.rpartition("/")[2]
+        if isinstance(content, dict) and "ros__parameters" in content and node in {*NODES, "**"}:
+            for key, value in flat(content["ros__parameters"]):
+                nodes = [node] if node in NODES else [name for name, items in NODES.items() if declares(items, key)]
+                assert nodes, f"{block}: no node declares {key!r}"
+                parameter(nodes[0], key, value)
+
+
+def flat(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in parameters.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def declares(items: Iterable[Item], key: str) -> bool:
+    return key.startswith("axes.") or key in {item.name for item in (*AUTOSTART, *items)}
 
 
 def edgevlm(words: tuple[str, ...]) -> None:

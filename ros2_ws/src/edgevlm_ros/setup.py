@@ -15,6 +15,7 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", glob("launch/*.launch.py")),
         (f"share/{NAME}/config", glob("config/*")),
+        (f"share/{NAME}/systemd", glob("systemd/*")),
     ],
     install_requires=["setuptools"],
     zip_safe=True,

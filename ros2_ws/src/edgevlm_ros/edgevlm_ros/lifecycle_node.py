@@ -32,6 +32,7 @@ from edgevlm_ros.arguments import (
 from edgevlm_ros.declared import NODES
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.shutdown import Ending, end_with_parent
+from edgevlm_ros.systemd import notify
 
 _LEVELS = {"ok": DiagnosticStatus.OK, "warn": DiagnosticStatus.WARN, "error": DiagnosticStatus.ERROR}
 
@@ -217,6 +218,7 @@ class ShellNode(LifecycleNode):
         array = DiagnosticArray(status=statuses)
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
+        notify("WATCHDOG=1")  # from the executor: one that hangs is silent
 
 
 def _shown(value: object) -> str:
@@ -307,12 +309,14 @@ def _spin(node: Any, ending: Ending) -> None:
     executor.add_node(node)
     node.ending = ending
     ending.wake = lambda: executor.create_task(lambda: None)  # a wait only ends when there is something to do
+    notify("READY=1")
     try:
         while not ending.asked:
             executor.spin_once()
     except ExternalShutdownException:
         pass
     finally:
+        notify("STOPPING=1")
         node.close()
         executor.remove_node(node)
         node.destroy_node()
