@@ -5,7 +5,8 @@ Stages (see `manifest.DualArgs`): vision per picture, text per text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,12 @@ PICTURES_KEPT = 4  # the cameras of a robot, asked in turn
 
 Embedding = NDArray[np.float32]  # (D,), of length 1
 Words = tuple[Value, Value]  # ids and mask of a text
+
+
+def text_values(text: str, encode: Callable[[str], tuple[NDArray[np.int64], NDArray[np.float32]]]) -> Words:
+    """Ids and mask of `text`; `encode` makes both, once, when the first of them is needed."""
+    encoded = cache(lambda: encode(text))
+    return Value(("ids", text), lambda: encoded()[0]), Value(("mask", text), lambda: encoded()[1])
 
 
 class DualDriver:

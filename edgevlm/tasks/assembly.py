@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bounded import map_numbers
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import ChatDriver, DecoderDriver, DenoiseDriver, FuseDriver, PolicyDriver, Seq2SeqDriver
 from edgevlm.engines import Engine, EngineFactory
@@ -49,7 +49,7 @@ def open_driver(bundle: Bundle, graph: Graph) -> ChatDriver:
 def open_rows(bundle: Bundle, path: str) -> NDArray[Any]:
     """The rows that a decoder reads for its ids, mapped into memory. Raises BundleError."""
     try:
-        rows: NDArray[Any] = np.load(bundle.path(path), mmap_mode="r", allow_pickle=False)
+        rows = map_numbers(bundle.path(path))
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: expected a .npy file ({error}); export the bundle again") from error
     check_rows(bundle.path(path), rows)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
+from edgevlm.drivers.dual import text_values
 from edgevlm.drivers.regions import RegionsDriver
 from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError, ContractError
@@ -142,9 +143,7 @@ class Detector(ModelBase):
         return pixels
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
-        ids = Value(("ids", text), lambda: self._encode.encode(text)[0])  # made where the text is new
-        mask = Value(("mask", text), lambda: self._encode.encode(text)[1])
-        return self._driver.embed_text(ids, mask, self._memory)
+        return self._driver.embed_text(*text_values(text, self._encode.encode), self._memory)
 
 
 def _share(threshold: float) -> float:

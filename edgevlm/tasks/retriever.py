@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import CrossDriver, DualDriver
+from edgevlm.drivers.dual import text_values
 from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError, InstructionError
 from edgevlm.graph import Clock, Value
@@ -129,9 +130,7 @@ class Retriever(ModelBase):
     def _words(self, text: str) -> tuple[Value, Value]:
         if not isinstance(text, str):
             raise InstructionError(f"text: expected words, got {text!r:.80}; give a description or a label")
-        ids = Value(("ids", text), lambda: self._encode.encode(text)[0])  # made where the text is new
-        mask = Value(("mask", text), lambda: self._encode.encode(text)[1])
-        return ids, mask
+        return text_values(text, self._encode.encode)
 
 
 def _check_pixels(manifest: Manifest, prepare: PicturePreprocessor) -> None:

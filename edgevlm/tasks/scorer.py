@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import CrossDriver
+from edgevlm.drivers.dual import text_values
 from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError
 from edgevlm.graph import Clock, Value
@@ -102,10 +103,8 @@ class Scorer(ModelBase):
         with self._timed():
             port = self._driver.features.name
             regions = check_features(features, self._head, port)[None]
-            ids, mask = self._encode.encode(text)
             self._call_count += 1
             looked = {port: Value(("regions", self._call_count), regions)}
-            words = Value(("ids", text), ids), Value(("mask", text), mask)
-            logits = self._driver.read(looked, words, self._memory)
+            logits = self._driver.read(looked, text_values(text, self._encode.encode), self._memory)
         powers = np.exp(logits - logits.max())
         return Scores(self.labels, powers / powers.sum(), logits.copy())

@@ -167,6 +167,7 @@ def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> N
             edgevlm.load(root)
 
     refused("embeddings.npy", BundleError, r"expected a \.npy file", b"none")
+    refused("embeddings.npy", BundleError, r"expected a \.npy file", b"\x93NUMPY\x01\x00\x08\x00{[]: 1}\n" + bytes(64))
     refused("chat_template.jinja", BundleError, "chat template", b"{% for %}")
     refused("chat_template.jinja", BundleError, "cannot be read", b"\xff\xfe")
     refused("tokenizer.json", BundleError, "tokenizer", b"{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support import tiny
+from support import paired, spotter, tiny
 
 import edgevlm
 from edgevlm.bundle import open_bundle
@@ -26,6 +27,7 @@ from edgevlm.errors import (
 )
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy, Retriever
+from edgevlm.text import TextEncoder
 
 WORDS = ("push the red cup", "lift the blue cup", "open the drawer")
 
@@ -90,6 +92,27 @@ def test_a_text_and_a_picture_are_encoded_once(opened: tuple[Retriever, tiny.Cou
     assert counted.runs == {"text": 3, "vision": 3} and "vision" not in retriever.last_times_ns
     np.testing.assert_array_equal(retriever.match([picture(2), picture(3)], WORDS[:1]).logits[:1], want)
     assert counted.runs["vision"] == 4
+
+
+@pytest.mark.parametrize(
+    "write", [tiny.dual, partial(tiny.dual, masked=True), paired.cross, paired.scorer, spotter.regions]
+)
+def test_a_new_text_is_tokenized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+    encode, texts = TextEncoder.encode, list[str]()
+
+    def counted(encoder: TextEncoder, text: str) -> Any:
+        texts.append(text)
+        return encode(encoder, text)
+
+    monkeypatch.setattr(TextEncoder, "encode", counted)
+    with edgevlm.load(write(tmp_path / "bundle")) as model:
+        if isinstance(model, edgevlm.Scorer):
+            model.score(paired.regions(), WORDS[0])
+        elif isinstance(model, edgevlm.Detector):
+            model.regions(picture(1), WORDS[:1])
+        else:
+            model.match([picture(1), picture(2)], WORDS[:1])
+    assert texts == [WORDS[0]]
 
 
 def test_only_a_few_pictures_are_kept(opened: tuple[Retriever, tiny.Counted]) -> None:
