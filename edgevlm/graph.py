@@ -1,6 +1,6 @@
 """Stages over versioned values: a stage is run once for each combination of input versions.
 
-A `Graph` is the shared, immutable part (engines); a `Memory` belongs to one session and holds what was computed.
+A `Graph` is the shared, immutable part (the engine); a `Memory` belongs to one session and holds what was computed.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engines import Engine
+from edgevlm.engines import Arrays, Host
 from edgevlm.errors import NonFiniteError, SessionError
 
 Key = tuple[Hashable, ...]
@@ -118,14 +119,14 @@ class Memory:
 
 
 class Graph:
-    """The engines of a bundle, by stage. Shared by all sessions, whose threads take turns at each engine.
+    """The stages of a bundle. Shared by all sessions, whose threads take turns at each stage.
 
     A run after `close` raises SessionError.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], clock: Clock) -> None:
-        self._engines = dict(engines)
-        self._turns = {stage: threading.Lock() for stage in engines}
+    def __init__(self, host: Host, clock: Clock) -> None:
+        self._host = host
+        self._turns = {stage: threading.Lock() for stage in host.stages}
         self._clock = clock
         self.closed = False
 
@@ -154,7 +155,7 @@ class Graph:
         memory.put(stage, key, result)
         return result
 
-    def run_state(self, stage: str, arrays: Mapping[str, NDArray[Any]], memory: Memory) -> dict[str, NDArray[Any]]:
+    def run_state(self, stage: str, arrays: Arrays, memory: Memory) -> Arrays:
         """The outputs of a stage whose inputs hold state: run every time, and nothing is kept.
 
         Its inputs are what runs before it gave, which were looked at then, and what a driver makes of whole numbers:
@@ -169,25 +170,26 @@ class Graph:
         _check_outputs(stage, outputs)
         return outputs
 
-    def _engine_run(self, stage: str, arrays: Mapping[str, NDArray[Any]], memory: Memory) -> dict[str, NDArray[Any]]:
+    def _engine_run(self, stage: str, arrays: Arrays, memory: Memory) -> Arrays:
         with self._turns[stage]:
             if self.closed:
                 raise SessionError("model: expected an open one, it was closed; load the bundle again")
             started = self._clock()
-            outputs = self._engines[stage].run(arrays)
+            outputs = self._host.run(stage, arrays)
             duration_ns = self._clock() - started
         memory.add_time(stage, duration_ns)
         return outputs
 
     def close(self) -> None:
-        """Close every engine, each after the run that it is at."""
+        """Close the engine, after the runs that it is at."""
         self.closed = True
-        for stage, engine in self._engines.items():
-            with self._turns[stage]:
-                engine.close()
+        with ExitStack() as turns:
+            for turn in self._turns.values():
+                turns.enter_context(turn)
+            self._host.close()
 
 
-def _check_outputs(stage: str, outputs: Mapping[str, NDArray[Any]]) -> None:
+def _check_outputs(stage: str, outputs: Arrays) -> None:
     """Raises NonFiniteError."""
     if all_finite(outputs.values()):
         return

@@ -11,18 +11,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from numpy.typing import NDArray
-
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData
-from edgevlm.engines import Engine, EngineFactory, open_engine
+from edgevlm.engines import EngineFactory, hooked
 from edgevlm.options import RuntimeOptions
-from edgevlm_calibration.calibrate import OBSERVER, OPTIONS, ObservingEngine, Recording, Seen, table_stages
+from edgevlm_calibration.calibrate import OBSERVER, OPTIONS, table_stages
+from edgevlm_calibration.hooks import Feeds, Observer, Recorder
 from edgevlm_calibration.observers import OBSERVERS
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.table import PictureSplit, Table
 
-Arrays = dict[str, NDArray[Any]]
 Model = TypeVar("Model")
 CalibrationSample = Any  # a picture, a text, or both: what a run's `show` takes
 
@@ -48,13 +46,9 @@ def calibrate_pictures(
     bundle: Bundle, data: PictureData, tour: CalibrationRun[Model], progress: Progress = silent
 ) -> Table:
     """A table for an fp32 bundle from the calibration pictures and texts of `data`."""
-    seen: Seen = {}
-
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        return ObservingEngine(opened, stage, options, seen.setdefault(stage, {}))
-
+    observer = Observer()
     visits = tour.visits(data, None)
-    with tour.open(bundle, OPTIONS, factory) as model:
+    with tour.open(bundle, OPTIONS, observer.open) as model:
         for done, visit in enumerate(visits):
             progress("calibrate", done, len(visits))
             tour.show(model, visit)
@@ -67,7 +61,7 @@ def calibrate_pictures(
         requested=len(visits),
         samples=len(visits),
         stage_runs=runs,
-        stages=table_stages(seen, OBSERVERS[OBSERVER]),
+        stages=table_stages(observer.ranges, OBSERVERS[OBSERVER]),
         split=PictureSplit(
             calibration=tuple(photo.name for photo in data.calibration),
             held_out=tuple(photo.name for photo in data.held_out),
@@ -77,18 +71,13 @@ def calibrate_pictures(
     )
 
 
-def record(bundle: Bundle, data: PictureData, tour: CalibrationRun[Model], most: int) -> dict[str, list[Arrays]]:
+def record(bundle: Bundle, data: PictureData, tour: CalibrationRun[Model], most: int) -> Feeds:
     """stage -> what it was given in at most so many visits of the calibration part."""
-    feeds: dict[str, list[Arrays]] = {}
-
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        # Copies: the past of a decoder is a view of buffers that are written on.
-        return Recording(open_engine(opened, stage, options), feeds.setdefault(stage, []), copies=True)
-
-    with tour.open(bundle, OPTIONS, factory) as model:
+    recorder = Recorder(bundle)
+    with tour.open(bundle, OPTIONS, hooked(recorder)) as model:
         for visit in tour.visits(data, most):
             tour.show(model, visit)
-    return feeds
+    return recorder.feeds
 
 
 def questions(photos: Sequence[Photo], texts: Sequence[str], most: int) -> list[tuple[Photo, str]]:

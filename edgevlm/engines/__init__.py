@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from edgevlm.bundle import Bundle
-from edgevlm.engines.base import Engine, EngineFactory
+from edgevlm.engines.base import DeviceTensor, Engine, EngineFactory, Tensors
+from edgevlm.engines.hooks import Hook, HookedEngine
+from edgevlm.engines.host import Arrays, Host, HostTensors, to_numpy
 from edgevlm.engines.ort import OrtEngine
 from edgevlm.errors import DependencyError, install
 from edgevlm.options import RuntimeOptions
 
-# engine -> (module it needs, extra that brings it); "auto" takes the first whose module is installed.
-ENGINES = {"ort": ("onnxruntime", "cpu")}
+
+class Row(NamedTuple):
+    """One engine: how it opens, the module that it needs and the extra that brings it."""
+
+    open: EngineFactory
+    module: str
+    extra: str
+
+
+# "auto" takes the first whose module is installed.
+ENGINES: Mapping[str, Row] = {"ort": Row(OrtEngine.open, "onnxruntime", "cpu")}
 
 
 def pick_engine(options: RuntimeOptions) -> str:
@@ -22,19 +35,44 @@ def pick_engine(options: RuntimeOptions) -> str:
     """
     if options.engine != "auto":
         return options.engine
-    for name, (module, _) in ENGINES.items():
-        if find_spec(module) is not None:
+    for name, row in ENGINES.items():
+        if find_spec(row.module) is not None:
             return name
-    extras = " or ".join(install(extra) for _, extra in ENGINES.values())
+    extras = " or ".join(install(row.extra) for row in ENGINES.values())
     raise DependencyError(
         f"no engine is installed, one of {list(ENGINES)} is needed; install one from your clone of edgevlm: {extras}"
     )
 
 
-def open_engine(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-    """One stage of `bundle` in the engine that `options` mean; `ort` is the only one in this version."""
-    assert pick_engine(options) == "ort"
-    return OrtEngine(bundle, stage, options)
+def open_engine(bundle: Bundle, stages: Collection[str], options: RuntimeOptions) -> Engine:
+    """These stages of `bundle` in the engine that `options` mean. Raises DependencyError, EngineError."""
+    return ENGINES[pick_engine(options)].open(bundle, stages, options)
 
 
-__all__ = ["ENGINES", "Engine", "EngineFactory", "OrtEngine", "open_engine", "pick_engine"]
+def hooked(hook: Hook, engines: EngineFactory = open_engine) -> EngineFactory:
+    """As `engines`, under `hook`: a model opens with it by `engines=hooked(hook)`."""
+
+    def open_hooked(bundle: Bundle, stages: Collection[str], options: RuntimeOptions) -> Engine:
+        return HookedEngine(engines(bundle, stages, options), hook)
+
+    return open_hooked
+
+
+__all__ = [
+    "ENGINES",
+    "Arrays",
+    "DeviceTensor",
+    "Engine",
+    "EngineFactory",
+    "Hook",
+    "HookedEngine",
+    "Host",
+    "HostTensors",
+    "OrtEngine",
+    "Row",
+    "Tensors",
+    "hooked",
+    "open_engine",
+    "pick_engine",
+    "to_numpy",
+]

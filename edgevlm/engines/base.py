@@ -1,32 +1,56 @@
-"""The seam to an engine: three verbs."""
+"""The seam to an engine: `open` over the stages of a bundle, `run`, `close`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.options import RuntimeOptions
 
 
-class Engine(Protocol):
-    """One stage in one engine.
+class DeviceTensor(Protocol):
+    """A tensor in the memory of its engine."""
 
-    `run` is synchronous, releases the GIL while the engine works, and returns arrays that the caller owns: the engine
-    never writes into them again. Inputs are read during the call only. One call at a time.
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def numpy(self) -> NDArray[Any]:
+        """On the host: on a CPU the memory itself, at no cost; from another device a copy."""
+        ...
+
+
+Tensors = Mapping[str, DeviceTensor]
+
+
+class Engine(Protocol):
+    """The stages of one bundle in one engine, which owns their sessions, threads and caches.
+
+    `run` is synchronous, releases the GIL while the engine works, and returns a tensor for each output of the stage,
+    by its name: one of `outputs` where that names it, else a new one. The caller owns what is returned: the engine
+    never writes into it again, and it outlives the engine. Inputs are read during the call only. Threads may run
+    different stages at the same time, one stage only in turn.
+
+    Raises:
+        EngineError: the engine was closed or has no such stage, inputs or `outputs` do not fit the stage's ports, or
+            the run failed.
     """
 
     @property
-    def inputs(self) -> tuple[str, ...]: ...
+    def stages(self) -> tuple[str, ...]: ...
 
-    @property
-    def outputs(self) -> tuple[str, ...]: ...
+    def run(self, stage: str, inputs: Tensors, outputs: Tensors | None = None) -> Tensors: ...
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]: ...
+    def close(self) -> None:
+        """Free everything; a second time does nothing."""
+        ...
 
-    def close(self) -> None: ...
 
-
-EngineFactory = Callable[[Bundle, str, RuntimeOptions], Engine]
+# The `open` of an engine: these stages of a bundle, all or none of them; where one is refused nothing stays open.
+EngineFactory = Callable[[Bundle, Collection[str], RuntimeOptions], Engine]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
 from edgevlm.bundle import Bundle
+from edgevlm.engines.base import Tensors
+from edgevlm.engines.host import Arrays, HostTensors, to_numpy
 from edgevlm.engines.run_limit import RUN_LIMITS
 from edgevlm.errors import BundleError, EngineError, require
 from edgevlm.manifest.schema import Port
@@ -22,7 +24,46 @@ TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
 class OrtEngine:
-    """One stage as an `onnxruntime.InferenceSession`; see `Engine` for the promises.
+    """Each stage as an `onnxruntime.InferenceSession`; see `Engine` for the promises."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._root = bundle.root
+        self._sessions: dict[str, _Session] = {}
+
+    @classmethod
+    def open(cls, bundle: Bundle, stages: Collection[str], options: RuntimeOptions) -> OrtEngine:
+        """These stages of `bundle`.
+
+        Raises:
+            DependencyError: onnxruntime is not installed.
+            EngineError: the engine refuses a file; nothing stays open.
+        """
+        engine = cls(bundle)
+        try:
+            for stage in stages:
+                engine._sessions[stage] = _Session(bundle, stage, options)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(self._sessions)
+
+    def run(self, stage: str, inputs: Tensors, outputs: Tensors | None = None) -> Tensors:
+        session = self._sessions.get(stage)
+        if session is None:
+            raise EngineError(f"{self._root}: expected one of the stages {list(self._sessions)}, got {stage!r}")
+        return HostTensors(session.run(to_numpy(inputs), {} if outputs is None else to_numpy(outputs)))
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+
+
+class _Session:
+    """One stage.
 
     Raises:
         DependencyError: onnxruntime is not installed.
@@ -49,9 +90,8 @@ class OrtEngine:
             ) from error
         except BundleError as error:  # it changed since the bundle was opened
             raise EngineError(f"{self._where}: {error}") from error
-        self.inputs: tuple[str, ...] = tuple(port.name for port in spec.inputs)
-        self.outputs: tuple[str, ...] = tuple(port.name for port in spec.outputs)
-        self._names = list(self.outputs)
+        self._outputs = {port.name: port for port in spec.outputs}
+        self._names = list(self._outputs)
         self._check_ports("inputs", spec.inputs, self._session.get_inputs())
         self._check_ports("outputs", spec.outputs, self._session.get_outputs())
 
@@ -70,14 +110,17 @@ class OrtEngine:
                     f"has {kind} {shape}; export the bundle again"
                 )
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Arrays, into: Arrays) -> Arrays:
         if self._session is None:
             raise EngineError(f"{self._where}: expected an open engine, it was closed; load the bundle again")
+        self._check_into(into)
         running = self._run_options()
         running.log_severity_level = _FATAL
         try:
             with RUN_LIMITS.limit(self._limit_s, partial(setattr, running, "terminate", True)):
-                results = self._session.run(self._names, inputs, running)
+                results = (
+                    self._run_into(inputs, into, running) if into else self._session.run(self._names, inputs, running)
+                )
         except self._failures as error:
             if running.terminate:
                 raise EngineError(
@@ -86,6 +129,33 @@ class OrtEngine:
                 ) from error
             raise EngineError(f"{self._where}: {_line(error)}") from error
         return dict(zip(self._names, results, strict=True))
+
+    def _run_into(self, inputs: Arrays, into: Arrays, running: Any) -> list[Any]:
+        """As a plain run, but the engine writes to the arrays of `into`."""
+        binding = self._session.io_binding()
+        sources = {name: np.ascontiguousarray(array) for name, array in inputs.items()}  # alive until the run is over
+        for name, array in sources.items():
+            binding.bind_cpu_input(name, array)
+        for name in self._names:
+            if (target := into.get(name)) is None:
+                binding.bind_output(name)
+            else:
+                binding.bind_output(name, "cpu", 0, target.dtype, target.shape, target.ctypes.data)
+        self._session.run_with_iobinding(binding, running)
+        results = zip(self._names, binding.get_outputs(), strict=True)
+        return [into[name] if name in into else value.numpy() for name, value in results]
+
+    def _check_into(self, into: Arrays) -> None:
+        for name, array in into.items():
+            port = self._outputs.get(name)
+            if port is None:
+                raise EngineError(f"{self._where}: expected outputs of {self._names}, got {name!r}")
+            fits = array.dtype == port.dtype and array.ndim == len(port.shape) and _fits(port.shape, array.shape)
+            if not fits or not array.flags.carray:
+                raise EngineError(
+                    f"{self._where}, output {name!r}: expected a contiguous, writable array {port.dtype} {port.shape}, "
+                    f"got {array.dtype} {array.shape}"
+                )
 
     def close(self) -> None:
         self._session = None

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 _LOOK_EVERY_S = 0.25
+
+
+_Limit = tuple[float, Callable[[], None]]  # steady time to end at, how to end it
+
+
+class _Run:
+    """A block under a limit: a class, because a generator would cost every run a microsecond more."""
+
+    __slots__ = ("_runs",)
+
+    def __init__(self, runs: dict[object, _Limit], limit: _Limit) -> None:
+        self._runs = runs
+        runs[self] = limit
+
+    def __enter__(self) -> None:
+        """It has begun."""
+
+    def __exit__(self, *error: object) -> None:
+        del self._runs[self]
 
 
 class RunLimits:
@@ -17,22 +35,17 @@ class RunLimits:
     """
 
     def __init__(self, idle_s: float = 10.0) -> None:
-        self._runs: dict[object, tuple[float, Callable[[], None]]] = {}  # steady time to end at, how to end it
+        self._runs: dict[object, _Limit] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._idle_s = idle_s
 
-    @contextmanager
-    def limit(self, seconds: float, end: Callable[[], None]) -> Iterator[None]:
-        """Call `end` from another thread, again and again, once the block has taken `seconds`."""
-        run = object()
-        self._runs[run] = (time.monotonic() + seconds, end)
-        if self._thread is None:
+    def limit(self, seconds: float, end: Callable[[], None]) -> _Run:
+        """A block, to enter at once: another thread calls `end`, again and again, once it has taken `seconds`."""
+        run = _Run(self._runs, (time.monotonic() + seconds, end))
+        if self._thread is None:  # looked at after the run is there: see `_goes`
             self._start()
-        try:
-            yield
-        finally:
-            del self._runs[run]
+        return run
 
     def _start(self) -> None:
         with self._lock:

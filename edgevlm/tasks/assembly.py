@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgevlm.bounded import map_numbers
 from edgevlm.bundle import Bundle
 from edgevlm.drivers import ChatDriver, DecoderDriver, DenoiseDriver, FuseDriver, PolicyDriver, Seq2SeqDriver
-from edgevlm.engines import Engine, EngineFactory
+from edgevlm.engines import EngineFactory, Host
 from edgevlm.errors import BundleError
 from edgevlm.graph import Clock, Graph
 from edgevlm.manifest.drivers import KVDecoderSpec, Seq2SeqSpec
@@ -20,14 +20,12 @@ from edgevlm.options import RuntimeOptions
 
 
 def open_graph(
-    bundle: Bundle, options: RuntimeOptions, open_engine: EngineFactory, clock: Clock, resources: ExitStack
+    bundle: Bundle, options: RuntimeOptions, engines: EngineFactory, clock: Clock, resources: ExitStack
 ) -> Graph:
-    """The stages of `bundle` as a graph; `resources` closes each of them when it unwinds."""
-    engines: dict[str, Engine] = {}
-    for name in bundle.manifest.stages:
-        engines[name] = open_engine(bundle, name, options)
-        resources.callback(engines[name].close)
-    return Graph(engines, clock)
+    """The stages of `bundle` as a graph; `resources` closes their engine when it unwinds."""
+    host = Host(engines(bundle, bundle.manifest.stages, options))
+    resources.callback(host.close)
+    return Graph(host, clock)
 
 
 def open_policy_driver(bundle: Bundle, graph: Graph) -> PolicyDriver:

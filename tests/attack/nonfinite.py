@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from support import tiny
 
-from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import Engine, open_engine
+from edgevlm.bundle import open_bundle
+from edgevlm.engines import Arrays, Hook, hooked
 from edgevlm.errors import EdgevlmError
 from edgevlm.manifest.contract import Stamped
 from edgevlm.options import RuntimeOptions
@@ -25,29 +22,19 @@ _OPTIONS = RuntimeOptions(intra_threads=1)
 _CONTRACT = tiny.mono_contract()
 
 
-class _Broken:
-    """An engine whose output of one stage is broken at one place."""
+class _Broken(Hook):
+    """The outputs of one stage are broken at one place."""
 
     def __init__(self, rng: random.Random, stage: str) -> None:
-        self._rng, self._stage, self.ran = rng, stage, False
+        self._rng, self._stage = rng, stage
 
-    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        engine = open_engine(bundle, stage, options)
-        return self if stage == self._stage and self._take(engine) else engine  # type: ignore[return-value]
-
-    def _take(self, engine: Engine) -> bool:
-        self._engine, self.inputs, self.outputs = engine, engine.inputs, engine.outputs
-        return True
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        outputs = {name: np.array(array) for name, array in self._engine.run(inputs).items()}
-        array = outputs[self._rng.choice(sorted(outputs))]
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        if stage != self._stage:
+            return outputs
+        broken = {name: np.array(array) for name, array in outputs.items()}
+        array = broken[self._rng.choice(sorted(broken))]
         array.flat[self._rng.randrange(array.size)] = self._rng.choice(_BAD[:3])
-        self.ran = True
-        return outputs
-
-    def close(self) -> None:
-        self._engine.close()
+        return broken
 
 
 class NonFinite:
@@ -60,18 +47,18 @@ class NonFinite:
         root = tiny.mono(directory / "bundle")
         what = rng.choice(("state", "output", "weights"))
         observation = tiny.observation(_CONTRACT, 0)
-        factory: Any = open_engine
+        hook = Hook()
         if what == "state":
             assert observation.state is not None
             values = observation.state.value.copy()
             values[rng.randrange(len(values))] = rng.choice(_BAD[:3])
             observation = replace(observation, state=Stamped(values, observation.state.stamp_ns))
         elif what == "output":
-            factory = _Broken(rng, rng.choice(("vision", "text", "pool", "head")))
+            hook = _Broken(rng, rng.choice(("vision", "text", "pool", "head")))
         else:
             self._poison(rng, root)
         try:
-            with Policy(open_bundle(root), _OPTIONS, engines=factory) as policy:
+            with Policy(open_bundle(root), _OPTIONS, engines=hooked(hook)) as policy:
                 values = policy.session().act(observation).values
         except EdgevlmError as error:
             assert len(str(error)) < 2000

@@ -12,7 +12,7 @@ from support import tiny
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.data.base import Data
 from edgevlm.data.synthetic import make_up
-from edgevlm.engines import Engine, open_engine
+from edgevlm.engines import Arrays, Hook, hooked
 from edgevlm.errors import CalibrationError, InstructionError
 from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
@@ -42,25 +42,13 @@ def test_every_range_holds_what_the_runtime_itself_computes(bundle: Bundle, data
     table = calibrate_on(bundle, data, samples=36, observer="minmax")
     peaks: dict[tuple[str, str], float] = {}
 
-    class Peeking:
-        def __init__(self, inner: Engine, stage: str) -> None:
-            self.inner, self.stage = inner, stage
-            self.inputs, self.outputs = inner.inputs, inner.outputs
-
-        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-            outputs = self.inner.run(inputs)
+    class Peaks(Hook):
+        def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
             for name, value in {**inputs, **outputs}.items():
-                key = (self.stage, name)
-                peaks[key] = max(peaks.get(key, 0.0), float(np.abs(value).max()))
+                peaks[stage, name] = max(peaks.get((stage, name), 0.0), float(np.abs(value).max()))
             return outputs
 
-        def close(self) -> None:
-            self.inner.close()
-
-    def factory(opened: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        return Peeking(open_engine(opened, stage, options), stage)  # type: ignore[return-value]
-
-    with Policy(bundle, RuntimeOptions(), engines=factory) as policy:
+    with Policy(bundle, RuntimeOptions(), engines=hooked(Peaks())) as policy:
         for episode in data.calibration:
             session = policy.session()
             for observation in episode.observations():

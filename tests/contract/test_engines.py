@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from support import tiny
 
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import ENGINES, Engine, open_engine
+from edgevlm.engines import ENGINES, Host, HostTensors, open_engine
 from edgevlm.errors import EngineError
 from edgevlm.options import RuntimeOptions
 
-INSTALLED = [engine for engine, (module, _) in ENGINES.items() if find_spec(module) is not None]
-Open = Callable[..., Engine]
+INSTALLED = [engine for engine, row in ENGINES.items() if find_spec(row.module) is not None]
+Open = Callable[..., Host]
 
 
 @pytest.fixture(params=INSTALLED)
@@ -46,17 +46,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def open_stage(engine: str, root: Path) -> Iterator[Open]:
-    opened: list[Engine] = []
+def open_host(engine: str, root: Path) -> Iterator[Open]:
+    opened: list[Host] = []
 
-    def open_it(stage: str, bundle: Bundle | None = None, **options: Any) -> Engine:
+    def open_it(bundle: Bundle | None = None, **options: Any) -> Host:
         chosen = RuntimeOptions(**{"engine": engine, "intra_threads": 1, **options})
-        opened.append(open_engine(bundle or open_bundle(root), stage, chosen))
+        bundle = bundle or open_bundle(root)
+        opened.append(Host(open_engine(bundle, bundle.manifest.stages, chosen)))
         return opened[-1]
 
     yield open_it
-    for engine in opened:
-        engine.close()
+    for host in opened:
+        host.close()
 
 
 def pixels(seed: int = 0) -> NDArray[np.float32]:
@@ -76,19 +77,29 @@ def pooled(inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
 # --- numbers ---
 
 
-def test_names_the_ports_of_the_manifest_in_its_order(open_stage: Open) -> None:
-    head = open_stage("head")
-    assert head.inputs == ("text", "state", "front_pooled")
-    assert head.outputs == ("chunk", "waypoints", "step_logits")
+def test_opens_the_stages_that_are_named_in_their_order(engine: str, root: Path) -> None:
+    bundle = open_bundle(root)
+    for stages in (tuple(bundle.manifest.stages), ("pool", "vision")):
+        opened = open_engine(bundle, stages, RuntimeOptions(engine=engine))
+        assert opened.stages == stages
+        opened.close()
 
 
-def test_gives_each_output_under_its_name(open_stage: Open) -> None:
+def test_a_tensor_tells_shape_and_type_without_a_copy_to_the_host(engine: str, root: Path) -> None:
+    opened = open_engine(open_bundle(root), ["pool"], RuntimeOptions(engine=engine))
+    tensor = opened.run("pool", HostTensors(pool_inputs()))["front_pooled"]
+    assert (tensor.shape, tensor.dtype) == (tiny.MAP, np.float32)
+    np.testing.assert_allclose(tensor.numpy(), pooled(pool_inputs()), rtol=1e-5, atol=1e-6)
+    opened.close()
+
+
+def test_gives_each_output_under_its_name(open_host: Open) -> None:
     inputs = {
         "text": np.ones((1, 4), np.float32),
         "state": np.ones((1, 3), np.float32),
         "front_pooled": np.ones(tiny.MAP, np.float32),
     }
-    outputs = open_stage("head").run(inputs)
+    outputs = open_host().run("head", inputs)
     assert {name: array.shape for name, array in outputs.items()} == {
         "chunk": (1, 5, 3),
         "waypoints": (1, 2, 2),
@@ -97,93 +108,157 @@ def test_gives_each_output_under_its_name(open_stage: Open) -> None:
     assert all(array.dtype == np.float32 for array in outputs.values())
 
 
-def test_computes_what_the_graph_says(open_stage: Open) -> None:
-    pool = open_stage("pool")
+def test_computes_what_the_graph_says(open_host: Open) -> None:
+    host = open_host()
 
     @settings(max_examples=25)
     @given(seed=st.integers(0, 10**6), scale=st.sampled_from([1e-3, 1.0, 1e3]))
     def check(seed: int, scale: float) -> None:
         inputs = {name: array * np.float32(scale) for name, array in pool_inputs(seed).items()}
-        got = pool.run(inputs)["front_pooled"]
+        got = host.run("pool", inputs)["front_pooled"]
         np.testing.assert_allclose(got, pooled(inputs), rtol=1e-5, atol=1e-6 * scale)
 
     check()
 
 
-def test_takes_integers_where_the_port_says_so(open_stage: Open) -> None:
-    text = open_stage("text")
+def test_takes_integers_where_the_port_says_so(open_host: Open) -> None:
+    host = open_host()
     ids, mask = np.int64([[3, 5, 0, 0, 0, 0]]), np.float32([[1, 1, 0, 0, 0, 0]])
-    first, second = (text.run({"ids": np.int64([[word] * 6]), "mask": mask})["text"] for word in (3, 5))
-    np.testing.assert_allclose(text.run({"ids": ids, "mask": mask})["text"], (first + second) / 2, atol=1e-6)
+    first, second = (host.run("text", {"ids": np.int64([[word] * 6]), "mask": mask})["text"] for word in (3, 5))
+    np.testing.assert_allclose(host.run("text", {"ids": ids, "mask": mask})["text"], (first + second) / 2, atol=1e-6)
 
 
-def test_the_order_of_the_inputs_is_of_no_account(open_stage: Open) -> None:
-    pool, inputs = open_stage("pool"), pool_inputs()
+def test_the_order_of_the_inputs_is_of_no_account(open_host: Open) -> None:
+    host, inputs = open_host(), pool_inputs()
     backwards = dict(reversed(inputs.items()))
-    np.testing.assert_array_equal(pool.run(inputs)["front_pooled"], pool.run(backwards)["front_pooled"])
+    np.testing.assert_array_equal(host.run("pool", inputs)["front_pooled"], host.run("pool", backwards)["front_pooled"])
 
 
-def test_takes_arrays_whatever_their_strides(open_stage: Open) -> None:
-    vision = open_stage("vision")
-    want = vision.run({"pixels": pixels()})["features"]
+def test_takes_arrays_whatever_their_strides(open_host: Open) -> None:
+    host = open_host()
+    want = host.run("vision", {"pixels": pixels()})["features"]
     wide = np.zeros((1, 3, 8, 16), np.float32)
     wide[..., ::2] = pixels()
-    np.testing.assert_array_equal(vision.run({"pixels": wide[..., ::2]})["features"], want)
+    np.testing.assert_array_equal(host.run("vision", {"pixels": wide[..., ::2]})["features"], want)
     turned = np.ascontiguousarray(pixels().transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    np.testing.assert_array_equal(vision.run({"pixels": turned})["features"], want)
+    np.testing.assert_array_equal(host.run("vision", {"pixels": turned})["features"], want)
     frozen = pixels()
     frozen.setflags(write=False)
-    np.testing.assert_array_equal(vision.run({"pixels": frozen})["features"], want)
+    np.testing.assert_array_equal(host.run("vision", {"pixels": frozen})["features"], want)
 
 
 @pytest.mark.parametrize(
     "options", [{"optimize": False}, {"form": "tensorrt"}, {"spinning": True}, {"intra_threads": 2}]
 )
-def test_no_option_changes_what_is_computed(open_stage: Open, options: dict[str, Any]) -> None:
+def test_no_option_changes_what_is_computed(open_host: Open, options: dict[str, Any]) -> None:
     inputs = pool_inputs()
-    got = open_stage("pool", **options).run(inputs)["front_pooled"]
-    np.testing.assert_allclose(got, open_stage("pool").run(inputs)["front_pooled"], rtol=1e-5, atol=1e-6)
+    got = open_host(**options).run("pool", inputs)["front_pooled"]
+    np.testing.assert_allclose(got, open_host().run("pool", inputs)["front_pooled"], rtol=1e-5, atol=1e-6)
 
 
-def test_equal_inputs_give_equal_bytes_every_time(open_stage: Open) -> None:
-    vision = open_stage("vision")
-    want = vision.run({"pixels": pixels()})["features"].tobytes()
+def test_equal_inputs_give_equal_bytes_every_time(open_host: Open) -> None:
+    host = open_host()
+    want = host.run("vision", {"pixels": pixels()})["features"].tobytes()
     for _ in range(20):
-        vision.run({"pixels": pixels(1)})
-        assert vision.run({"pixels": pixels()})["features"].tobytes() == want
+        host.run("vision", {"pixels": pixels(1)})
+        assert host.run("vision", {"pixels": pixels()})["features"].tobytes() == want
 
 
 # --- who owns what ---
 
 
-def test_outputs_are_the_callers_and_never_written_again(open_stage: Open) -> None:
-    vision = open_stage("vision")
-    first = vision.run({"pixels": pixels()})["features"]
+def test_outputs_are_the_callers_and_never_written_again(open_host: Open) -> None:
+    host = open_host()
+    first = host.run("vision", {"pixels": pixels()})["features"]
     kept = first.copy()
-    others = [vision.run({"pixels": pixels(seed)})["features"] for seed in range(1, 30)]
+    others = [host.run("vision", {"pixels": pixels(seed)})["features"] for seed in range(1, 30)]
     np.testing.assert_array_equal(first, kept)
     assert all(not np.shares_memory(first, other) for other in others)
     first[:] = 0.0
-    np.testing.assert_array_equal(vision.run({"pixels": pixels()})["features"], kept)
+    np.testing.assert_array_equal(host.run("vision", {"pixels": pixels()})["features"], kept)
 
 
-def test_outputs_outlive_the_engine(open_stage: Open) -> None:
-    vision = open_stage("vision")
-    output = vision.run({"pixels": pixels()})["features"]
+def head_inputs(seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    random = np.random.default_rng(seed)
+    shapes = {"text": (1, 4), "state": (1, 3), "front_pooled": tiny.MAP}
+    return {name: random.normal(0.0, 1.0, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("names", [("chunk",), ("step_logits", "waypoints"), ("chunk", "waypoints", "step_logits")])
+def test_writes_to_the_outputs_that_are_named_and_returns_those(open_host: Open, names: tuple[str, ...]) -> None:
+    host = open_host()
+    expected = host.run("head", head_inputs())
+    into = {name: np.full_like(expected[name], np.nan) for name in names}
+    results = host.run("head", {name: np.asfortranarray(array) for name, array in head_inputs().items()}, into)
+    assert list(results) == ["chunk", "waypoints", "step_logits"]
+    for name, array in results.items():
+        np.testing.assert_array_equal(array, expected[name])
+        assert (array is into.get(name)) == (name in names)
+    host.run("head", head_inputs(1))  # into memory of its own
+    np.testing.assert_array_equal(results["chunk"], expected["chunk"])
+
+
+def _backwards() -> NDArray[np.float32]:
+    return np.zeros((3, 5, 1), np.float32).T
+
+
+def _frozen() -> NDArray[np.float32]:
+    array = np.zeros((1, 5, 3), np.float32)
+    array.setflags(write=False)
+    return array
+
+
+@pytest.mark.parametrize(
+    "into",
+    [
+        {"more": np.zeros((1, 5, 3), np.float32)},
+        {"chunk": np.zeros((1, 5, 3), np.float64)},
+        {"chunk": np.zeros((1, 5, 4), np.float32)},
+        {"chunk": np.zeros((5, 3), np.float32)},
+        {"chunk": np.zeros((), np.float32)},
+        {"chunk": _backwards()},
+        {"chunk": _frozen()},
+    ],
+    ids=["another name", "float64", "one column more", "rank", "scalar", "strides", "not writable"],
+)
+def test_refuses_outputs_that_do_not_fit_and_goes_on(open_host: Open, into: dict[str, Any]) -> None:
+    host = open_host()
+    with pytest.raises(EngineError, match=r"stage 'head'.*expected.*got"):
+        host.run("head", head_inputs(), into)
+    assert all(not array.any() for array in into.values())
+    assert np.isfinite(host.run("head", head_inputs())["chunk"]).all()
+
+
+def test_refuses_inputs_that_do_not_fit_where_outputs_are_named(open_host: Open) -> None:
+    host, into = open_host(), {"chunk": np.zeros((1, 5, 3), np.float32)}
+    for inputs in (
+        {},
+        {**head_inputs(), "more": pixels()},
+        {**head_inputs(), "state": np.zeros((1, 3), np.float64)},
+        {**head_inputs(), "state": np.zeros((1, 4), np.float32)},
+        {**head_inputs(), "state": None},
+    ):
+        with pytest.raises(EngineError, match="stage 'head'"):
+            host.run("head", inputs, into)
+
+
+def test_outputs_outlive_the_engine(open_host: Open) -> None:
+    host = open_host()
+    output = host.run("vision", {"pixels": pixels()})["features"]
     kept = output.copy()
-    vision.close()
+    host.close()
     np.testing.assert_array_equal(output, kept)
 
 
-def test_inputs_are_read_during_the_call_only_and_never_written(open_stage: Open) -> None:
-    vision, mine = open_stage("vision"), pixels()
+def test_inputs_are_read_during_the_call_only_and_never_written(open_host: Open) -> None:
+    host, mine = open_host(), pixels()
     before = mine.copy()
-    output = vision.run({"pixels": mine})["features"]
+    output = host.run("vision", {"pixels": mine})["features"]
     np.testing.assert_array_equal(mine, before)
     kept = output.copy()
     mine[:] = np.nan
     np.testing.assert_array_equal(output, kept)
-    np.testing.assert_array_equal(vision.run({"pixels": before})["features"], kept)
+    np.testing.assert_array_equal(host.run("vision", {"pixels": before})["features"], kept)
 
 
 # --- what is refused ---
@@ -205,11 +280,16 @@ def test_inputs_are_read_during_the_call_only_and_never_written(open_stage: Open
     ],
     ids=["none", "another name", "one too many", "rank", "channels", "height", "float64", "uint8", "objects", "None"],
 )
-def test_refuses_inputs_that_do_not_fit_and_goes_on(open_stage: Open, inputs: dict[str, Any]) -> None:
-    vision = open_stage("vision")
+def test_refuses_inputs_that_do_not_fit_and_goes_on(open_host: Open, inputs: dict[str, Any]) -> None:
+    host = open_host()
     with pytest.raises(EngineError, match="stage 'vision'"):
-        vision.run(inputs)
-    assert np.isfinite(vision.run({"pixels": pixels()})["features"]).all()
+        host.run("vision", inputs)
+    assert np.isfinite(host.run("vision", {"pixels": pixels()})["features"]).all()
+
+
+def test_refuses_a_stage_that_it_has_not(open_host: Open) -> None:
+    with pytest.raises(EngineError, match=r"expected one of the stages \[.*'vision'.*\], got 'sight'"):
+        open_host().run("sight", {"pixels": pixels()})
 
 
 @pytest.mark.parametrize(
@@ -217,47 +297,48 @@ def test_refuses_inputs_that_do_not_fit_and_goes_on(open_stage: Open, inputs: di
     [b"", b"no model at all", b"\0" * 1000, (tiny.STAGES / "vision.onnx").read_bytes()[:-40], b"\x08\x08\x12\x00"],
     ids=["empty", "text", "zeros", "truncated", "a model without a graph"],
 )
-def test_refuses_a_corrupt_file_naming_stage_and_file(open_stage: Open, tmp_path: Path, content: bytes) -> None:
+def test_refuses_a_corrupt_file_naming_stage_and_file(open_host: Open, tmp_path: Path, content: bytes) -> None:
     bundle = open_bundle(tiny.mono(tmp_path / "bundle"))
     (bundle.root / "stages" / "vision.onnx").write_bytes(content)  # since it was opened, which refuses such files, too
     with pytest.raises(
         EngineError, match=r"stage 'vision' of .*vision\.onnx.*; (export the bundle again|do not use it)"
     ):
-        open_stage("vision", bundle)
+        open_host(bundle)
 
 
-def test_refuses_a_file_that_vanished_after_the_bundle_was_opened(open_stage: Open, tmp_path: Path) -> None:
+def test_refuses_a_file_that_vanished_after_the_bundle_was_opened(open_host: Open, tmp_path: Path) -> None:
     bundle = open_bundle(tiny.mono(tmp_path / "bundle"))
     (bundle.root / "stages" / "vision.onnx").unlink()
     with pytest.raises(EngineError, match="stage 'vision'"):
-        open_stage("vision", bundle)
+        open_host(bundle)
 
 
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
-def test_refuses_a_file_with_other_ports_than_the_manifest(open_stage: Open, tmp_path: Path, side: str) -> None:
+def test_refuses_a_file_with_other_ports_than_the_manifest(open_host: Open, tmp_path: Path, side: str) -> None:
     place = tiny.mono(tmp_path / "bundle")
     tiny.rewrite(place, lambda data: data["stages"]["vision"][side][0].update(name="other"))
     with pytest.raises(EngineError, match=rf"stage 'vision'.*expected {side} \['other'\].*the file has"):
-        open_stage("vision", open_bundle(place))
+        open_host(open_bundle(place))
 
 
-def test_refuses_a_file_whose_ports_have_another_shape_or_type(open_stage: Open, tmp_path: Path) -> None:
+def test_refuses_a_file_whose_ports_have_another_shape_or_type(open_host: Open, tmp_path: Path) -> None:
     place = tiny.mono(tmp_path / "bundle")
     tiny.rewrite(place, lambda data: data["stages"]["vision"]["outputs"][0].update(shape=[1, 4, 4, 5]))
     with pytest.raises(EngineError, match=r"stage 'vision'.*'features'.*\(1, 4, 4, 5\).*\(1, 4, 4, 4\)"):
-        open_stage("vision", open_bundle(place))
+        open_host(open_bundle(place))
+    place = tiny.mono(tmp_path / "other")
     tiny.rewrite(place, lambda data: data["stages"]["text"]["inputs"][0].update(dtype="float32"))
     with pytest.raises(EngineError, match=r"stage 'text'.*'ids'.*float32.*int64"):
-        open_stage("text", open_bundle(place))
+        open_host(open_bundle(place))
 
 
 # --- threads and the end ---
 
 
-def test_lets_other_threads_run_while_the_engine_works(open_stage: Open) -> None:
-    busy = open_stage("busy")
+def test_lets_other_threads_run_while_the_engine_works(open_host: Open) -> None:
+    host = open_host()
     features = {"features_in": np.ones((1, 4), np.float32)}
-    busy.run(features)
+    host.run("busy", features)
 
     def longest_stall() -> tuple[float, float]:
         """(how long the engine ran, the longest this thread stood still meanwhile), in seconds."""
@@ -267,7 +348,7 @@ def test_lets_other_threads_run_while_the_engine_works(open_stage: Open) -> None
         def work() -> None:
             started.set()
             begin = time.perf_counter()
-            busy.run(features)
+            host.run("busy", features)
             spans.append(time.perf_counter() - begin)
             done.set()
 
@@ -288,17 +369,24 @@ def test_lets_other_threads_run_while_the_engine_works(open_stage: Open) -> None
     assert min(stall / ran for ran, stall in tries) < 0.5
 
 
-def test_two_engines_work_in_two_threads(open_stage: Open) -> None:
-    pools = [open_stage("pool"), open_stage("pool")]
-    wrong: list[int] = []
+@pytest.mark.parametrize("engines", [1, 2])
+def test_two_stages_or_two_engines_work_in_two_threads(open_host: Open, engines: int) -> None:
+    hosts = [open_host() for _ in range(engines)]
+    expected = {seed: hosts[0].run("head", head_inputs(seed))["chunk"] for seed in range(40)}
+    wrong: list[tuple[str, int]] = []
 
-    def work(who: int) -> None:
+    def pool() -> None:
         for seed in range(40):
-            inputs = pool_inputs(100 * who + seed)
-            if not np.allclose(pools[who].run(inputs)["front_pooled"], pooled(inputs), rtol=1e-5, atol=1e-6):
-                wrong.append(seed)
+            inputs = pool_inputs(seed)
+            if not np.allclose(hosts[0].run("pool", inputs)["front_pooled"], pooled(inputs), rtol=1e-5, atol=1e-6):
+                wrong.append(("pool", seed))
 
-    threads = [threading.Thread(target=work, args=(who,)) for who in range(2)]
+    def head() -> None:
+        for seed in range(40):
+            if not np.array_equal(hosts[-1].run("head", head_inputs(seed))["chunk"], expected[seed]):
+                wrong.append(("head", seed))
+
+    threads = [threading.Thread(target=work) for work in (pool, head)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -306,31 +394,31 @@ def test_two_engines_work_in_two_threads(open_stage: Open) -> None:
     assert wrong == []
 
 
-def test_after_close_it_says_so_and_may_be_closed_again(open_stage: Open) -> None:
-    vision = open_stage("vision")
-    vision.close()
-    vision.close()
+def test_after_close_it_says_so_and_may_be_closed_again(open_host: Open) -> None:
+    host = open_host()
+    host.close()
+    host.close()
     with pytest.raises(EngineError, match=r"stage 'vision'.*it was closed; load the bundle again"):
-        vision.run({"pixels": pixels()})
+        host.run("vision", {"pixels": pixels()})
 
 
-def test_affinity_needs_a_processor_for_every_thread(open_stage: Open) -> None:
+def test_affinity_needs_a_processor_for_every_thread(open_host: Open) -> None:
     with pytest.raises(EngineError, match="affinity"):
-        open_stage("vision", affinity=(0, 1), intra_threads=1)
-    pinned = open_stage("vision", affinity=(0,), intra_threads=1)
-    assert np.isfinite(pinned.run({"pixels": pixels()})["features"]).all()
+        open_host(affinity=(0, 1), intra_threads=1)
+    pinned = open_host(affinity=(0,), intra_threads=1)
+    assert np.isfinite(pinned.run("vision", {"pixels": pixels()})["features"]).all()
 
 
 def test_every_engine_of_this_version_is_judged_here_or_not_installed() -> None:
     assert INSTALLED, f"none of {list(ENGINES)} is installed: pip install '.[cpu]'"
 
 
-def test_a_run_that_takes_longer_than_it_may_is_ended_and_says_what_to_raise(open_stage: Open) -> None:
-    stage = open_stage("busy", run_limit_s=0.001)
+def test_a_run_that_takes_longer_than_it_may_is_ended_and_says_what_to_raise(open_host: Open) -> None:
+    stage = open_host(run_limit_s=0.001)
     features = {"features_in": np.ones((1, 4), np.float32)}
     begin = time.monotonic()
     with pytest.raises(EngineError, match="raise run_limit_s"):
         for _ in range(1000):  # the thread that ends a run looks four times a second
-            stage.run(features)
+            stage.run("busy", features)
             assert time.monotonic() - begin < 30
-    assert open_stage("busy").run(features)["features_out"].shape == (1, 4)
+    assert open_host().run("busy", features)["features_out"].shape == (1, 4)

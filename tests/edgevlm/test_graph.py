@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,30 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.functions import Functions, graph_of
 
-from edgevlm.errors import EngineError, NonFiniteError
+from edgevlm.engines import Arrays, Host
+from edgevlm.errors import EngineError, NonFiniteError, SessionError
 from edgevlm.graph import Graph, Memory, Value, all_finite
 
 
 class Adder:
-    """An engine in NumPy: `sum` is a weighted sum of its inputs, each with a weight of its own."""
+    """A stage in NumPy: `sum` is a weighted sum of its inputs, each with a weight of its own."""
 
     def __init__(self, *inputs: str, weight: float = 1.0) -> None:
-        self.inputs, self.outputs = inputs, ("sum",)
+        self.inputs = inputs
         self.weight = weight
         self.runs = 0
         self.fails = False
-        self.closed = False
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def __call__(self, inputs: Arrays) -> Arrays:
         if self.fails:
             raise EngineError("the engine failed")
         self.runs += 1
         total = sum(inputs[name] * (self.weight + place) for place, name in enumerate(self.inputs))
         return {"sum": np.asarray(total)}
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class Clock:
@@ -87,7 +84,7 @@ def test_a_value_whose_maker_failed_can_be_asked_again() -> None:
 )
 def test_memoised_results_equal_fresh_ones(frames: list[int], words: list[int], capacity: int) -> None:
     trunk, fusion = Adder("frame", weight=2.0), Adder("features", "word")
-    graph = Graph({"trunk": trunk, "fusion": fusion}, Clock())
+    graph = graph_of({"trunk": trunk, "fusion": fusion}, Clock())
     memory = Memory({"fusion": capacity})
     for frame, word in zip(frames, words, strict=False):
         features = graph.run("trunk", {"frame": Value(("frame", frame), array(frame))}, memory)["sum"]
@@ -101,7 +98,7 @@ def test_memoised_results_equal_fresh_ones(frames: list[int], words: list[int], 
 
 def test_the_least_recently_used_result_goes_first() -> None:
     engine = Adder("x")
-    graph, memory = Graph({"a": engine}, Clock()), Memory({"a": 2})
+    graph, memory = graph_of({"a": engine}, Clock()), Memory({"a": 2})
     for version in (1, 2, 1, 3, 1):  # 3 takes the place of 2, since 1 was used after it
         graph.run("a", {"x": Value(version, array(1.0))}, memory)
     assert engine.runs == 3
@@ -121,7 +118,7 @@ def misses(keys: list[tuple[int, int]], capacity: int) -> int:
 
 
 def test_inputs_are_not_made_for_a_result_that_is_known() -> None:
-    graph, memory = Graph({"trunk": Adder("frame")}, Clock()), Memory({})
+    graph, memory = graph_of({"trunk": Adder("frame")}, Clock()), Memory({})
     graph.run("trunk", {"frame": Value(1, array(1.0))}, memory)
 
     def never() -> NDArray[Any]:
@@ -131,7 +128,7 @@ def test_inputs_are_not_made_for_a_result_that_is_known() -> None:
 
 
 def test_equal_versions_of_other_stages_or_outputs_are_no_mix_up() -> None:
-    graph, memory = Graph({"a": Adder("x"), "b": Adder("x", weight=5.0), "c": Adder("x")}, Clock()), Memory({})
+    graph, memory = graph_of({"a": Adder("x"), "b": Adder("x", weight=5.0), "c": Adder("x")}, Clock()), Memory({})
     x = Value("x", array(1.0))
     a, b = graph.run("a", {"x": x}, memory)["sum"], graph.run("b", {"x": x}, memory)["sum"]
     assert a.version != b.version
@@ -141,7 +138,7 @@ def test_equal_versions_of_other_stages_or_outputs_are_no_mix_up() -> None:
 
 def test_sessions_share_engines_and_no_results() -> None:
     engine = Adder("x")
-    graph, one, other = Graph({"a": engine}, Clock()), Memory({}), Memory({})
+    graph, one, other = graph_of({"a": engine}, Clock()), Memory({}), Memory({})
     assert graph.run("a", {"x": Value(1, array(1.0))}, one)["sum"].array.tolist() == [1.0]
     assert graph.run("a", {"x": Value(1, array(2.0))}, other)["sum"].array.tolist() == [2.0]
     assert engine.runs == 2
@@ -149,7 +146,7 @@ def test_sessions_share_engines_and_no_results() -> None:
 
 def test_a_failed_run_is_not_kept_and_not_counted() -> None:
     engine = Adder("x")
-    graph, memory = Graph({"a": engine}, Clock()), Memory({})
+    graph, memory = graph_of({"a": engine}, Clock()), Memory({})
     engine.fails = True
     with pytest.raises(EngineError):
         graph.run("a", {"x": Value(1, array(1.0))}, memory)
@@ -161,7 +158,7 @@ def test_a_failed_run_is_not_kept_and_not_counted() -> None:
 
 def test_forgets_one_result_and_all_of_them() -> None:
     engine = Adder("x")
-    graph, memory = Graph({"a": engine}, Clock()), Memory({})
+    graph, memory = graph_of({"a": engine}, Clock()), Memory({})
     for version in (1, 2, 1, 2):
         graph.run("a", {"x": Value(version, array(1.0))}, memory)
     assert engine.runs == 2
@@ -177,7 +174,7 @@ def test_forgets_one_result_and_all_of_them() -> None:
 
 
 def test_times_are_of_the_current_step_and_of_stages_that_ran() -> None:
-    graph, memory = Graph({"a": Adder("x"), "b": Adder("x")}, Clock()), Memory({})
+    graph, memory = graph_of({"a": Adder("x"), "b": Adder("x")}, Clock()), Memory({})
     graph.run("a", {"x": Value(1, array(1.0))}, memory)
     graph.run("a", {"x": Value(2, array(1.0))}, memory)
     assert memory.times_ns == {"a": 20}
@@ -191,15 +188,15 @@ def test_threads_take_turns_at_an_engine() -> None:
     inside, most, entered = 0, 0, threading.Barrier(2)
 
     class Watched(Adder):
-        def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        def __call__(self, inputs: Arrays) -> Arrays:
             nonlocal inside, most
             inside += 1
             most = max(most, inside)
             threading.Event().wait(0.02)  # lets the other thread in, if anything does
             inside -= 1
-            return super().run(inputs)
+            return super().__call__(inputs)
 
-    graph = Graph({"a": Watched("x")}, Clock())
+    graph = graph_of({"a": Watched("x")}, Clock())
 
     def work(memory: Memory) -> None:
         entered.wait()
@@ -213,15 +210,36 @@ def test_threads_take_turns_at_an_engine() -> None:
     assert most == 1
 
 
-def test_close_closes_every_engine() -> None:
-    engines = [Adder("x"), Adder("x")]
-    Graph({"a": engines[0], "b": engines[1]}, Clock()).close()
-    assert all(engine.closed for engine in engines)
+def test_close_waits_for_the_runs_that_the_engine_is_at() -> None:
+    inside, proceed = threading.Event(), threading.Event()
+    open_at_the_end: list[bool] = []
+
+    class Slow(Adder):
+        def __call__(self, inputs: Arrays) -> Arrays:
+            inside.set()
+            proceed.wait(5.0)
+            open_at_the_end.append(not engine.closed)
+            return super().__call__(inputs)
+
+    engine = Functions({"a": Adder("x"), "b": Slow("x")})
+    graph = Graph(Host(engine), Clock())
+    run = threading.Thread(target=lambda: graph.run("b", {"x": Value(1, array(1.0))}, Memory({})))
+    run.start()
+    inside.wait(5.0)
+    close = threading.Thread(target=graph.close)
+    close.start()
+    close.join(0.05)
+    proceed.set()
+    run.join()
+    close.join()
+    assert open_at_the_end == [True] and engine.closed
+    with pytest.raises(SessionError, match="closed"):
+        graph.run("a", {"x": Value(1, array(1.0))}, Memory({}))
 
 
 def test_a_stage_with_state_is_run_every_time_and_nothing_is_kept() -> None:
     adder = Adder("frame")
-    graph, memory = Graph({"step": adder}, Clock()), Memory({})
+    graph, memory = graph_of({"step": adder}, Clock()), Memory({})
     for turn in (1, 2):
         assert graph.run_state("step", {"frame": array(3.0)}, memory)["sum"].tolist() == [3.0]
         assert (adder.runs, memory.runs, memory.times_ns) == (turn, {"step": turn}, {"step": 10 * turn})
@@ -236,7 +254,7 @@ def test_a_stage_with_state_is_run_every_time_and_nothing_is_kept() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_run_that_was_not_finite_raises_there_and_is_not_kept(bad: float) -> None:
     adder = Adder("a")
-    graph, memory, value = Graph({"add": adder}, Clock()), Memory({"add": 4}), Value("v", array(3.0))
+    graph, memory, value = graph_of({"add": adder}, Clock()), Memory({"add": 4}), Value("v", array(3.0))
     adder.weight = bad
     with pytest.raises(NonFiniteError, match=r"stage 'add', output 'sum'.*NaN or infinity"):
         graph.run("add", {"a": value}, memory)
@@ -251,7 +269,7 @@ def test_a_run_that_was_not_finite_raises_there_and_is_not_kept(bad: float) -> N
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_an_input_that_is_not_finite_is_refused_before_the_stage_runs(bad: float) -> None:
     adder = Adder("a")
-    graph, memory = Graph({"add": adder}, Clock()), Memory({"add": 4})
+    graph, memory = graph_of({"add": adder}, Clock()), Memory({"add": 4})
     with pytest.raises(NonFiniteError, match=r"stage 'add', input 'a'"):
         graph.run("add", {"a": Value("v", array(bad))}, memory)
     assert adder.runs == 0

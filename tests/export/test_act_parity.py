@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from support import lerobot_policies as policies
 
 import edgevlm
-from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import Engine, open_engine
+from edgevlm.bundle import open_bundle
+from edgevlm.engines import Arrays, Hook, hooked
 from edgevlm.manifest.contract import Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
@@ -98,27 +98,16 @@ def test_a_wrong_input_moves_the_chunk(
     assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
 
 
-class _Shifted:
-    """A vision stage whose features lie one cell to the side."""
+class _Shifted(Hook):
+    """The features of the vision stage lie one cell to the side."""
 
-    def __init__(self, inner: Engine) -> None:
-        self._inner = inner
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {name: np.roll(value, 1, -1) for name, value in self._inner.run(inputs).items()}
-
-    def close(self) -> None:
-        self._inner.close()
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        return {name: np.roll(value, 1, -1) for name, value in outputs.items()} if stage == "vision" else outputs
 
 
 def test_features_in_the_wrong_place_move_the_chunk(bundles: dict[str, Path]) -> None:
-    def shifted(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        inner = open_engine(bundle, stage, options)
-        return _Shifted(inner) if stage == "vision" else inner
-
     kept = policies.answers("act")
-    with Policy(open_bundle(bundles["act"]), OPTIONS, engines=shifted) as policy:
+    with Policy(open_bundle(bundles["act"]), OPTIONS, engines=hooked(_Shifted())) as policy:
         chunk = policy.act(policies.observation(policy.contract, kept, 0))
     assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
 

@@ -16,11 +16,12 @@ from transformers.image_utils import load_image
 import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.data.pictures import Photo
+from edgevlm.engines import hooked
 from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm_calibration.chat import Question, Talk
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build
-from edgevlm_export.fidelity.chat import Engines
+from edgevlm_export.fidelity.chat import Tap
 from edgevlm_export.fidelity.corruptions import CONTROLS
 from edgevlm_export.report import ExportReport
 
@@ -101,9 +102,10 @@ def test_a_wrong_input_moves_the_logits_by_a_hundred_tolerances(
     answers: list[tuple[tuple[int, ...], NDArray[np.float32]]],
     paths: list[Path],
 ) -> None:
-    wrong, engines = CONTROLS[control], Engines()
-    engines.twist = wrong.inputs
-    with Talk(open_bundle(chat_fp32[0]), engines=engines.open) as talk:
+    wrong, bundle = CONTROLS[control], open_bundle(chat_fp32[0])
+    tap = Tap(bundle)
+    tap.twist = wrong.inputs
+    with Talk(bundle, engines=hooked(tap)) as talk:
         asked: list[Question] = [talk.question(photo(path), TEXT) for path in paths]
         for i, (said, want) in enumerate(answers):
             _, got = talk.answer(wrong.question(asked, i), len(said), said)

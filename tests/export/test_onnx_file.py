@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support import tiny
 
 from edgevlm.bundle import open_bundle
-from edgevlm.engines import open_engine
+from edgevlm.engines import Host, open_engine
 from edgevlm.errors import EngineError
 from edgevlm.onnx_file import read_onnx
 from edgevlm.options import RuntimeOptions
@@ -60,8 +60,8 @@ def test_a_stage_that_computes_without_inputs_is_opened_at_once_and_ended_when_i
     root = tiny.write_bundle(tmp_path / "hostile", parts)
     tiny.refile(root, "stages/busy.onnx", model.SerializeToString())
     begin = time.process_time()
-    stage = open_engine(open_bundle(root), "busy", RuntimeOptions(intra_threads=1, run_limit_s=0.2))
+    host = Host(open_engine(open_bundle(root), ["busy"], RuntimeOptions(intra_threads=1, run_limit_s=0.2)))
     assert time.process_time() - begin < 2.0
     with pytest.raises(EngineError, match="raise run_limit_s"):
-        stage.run({"features_in": np.ones((1, 4), np.float32)})
-    stage.close()
+        host.run("busy", {"features_in": np.ones((1, 4), np.float32)})
+    host.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from support import lerobot_policies as policies
 
 import edgevlm
-from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import Engine, open_engine
+from edgevlm.bundle import open_bundle
+from edgevlm.engines import Arrays, Hook, hooked
 from edgevlm.manifest.contract import Observation, Stamped
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Policy
@@ -26,7 +26,6 @@ STEPS = range(3)
 CASES = ("smolvla", "smolvla_other", "smolvla_few")
 OPTIONS = RuntimeOptions(intra_threads=1)
 Export = Callable[..., ExportReport]
-Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +98,17 @@ def test_a_wrong_input_moves_the_chunk(
     assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
 
 
-class Changed:
-    """A stage whose inputs and outputs are changed on their way."""
+class Changed(Hook):
+    """Inputs and outputs of one stage are changed on their way."""
 
-    def __init__(self, inner: Engine, before: Callable[[Arrays], Arrays], after: Callable[[Arrays], Arrays]) -> None:
-        self._inner, self._before, self._after = inner, before, after
-        self.inputs, self.outputs = inner.inputs, inner.outputs
+    def __init__(self, stage: str, inputs: Callable[[Arrays], Arrays], outputs: Callable[[Arrays], Arrays]) -> None:
+        self._stage, self._inputs, self._outputs = stage, inputs, outputs
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        return self._after(self._inner.run(self._before(dict(inputs))))
+    def before(self, stage: str, inputs: Arrays) -> Arrays:
+        return self._inputs(inputs) if stage == self._stage else inputs
 
-    def close(self) -> None:
-        self._inner.close()
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        return self._outputs(outputs) if stage == self._stage else outputs
 
 
 def same(arrays: Arrays) -> Arrays:
@@ -152,14 +150,8 @@ WRONG: dict[str, tuple[str, Callable[[Arrays], Arrays], Callable[[Arrays], Array
 
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_a_fault_between_the_stages_moves_the_chunk(bundles: dict[str, Path], name: str) -> None:
-    wrong, before, after = WRONG[name]
-
-    def changed(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        inner = open_engine(bundle, stage, options)
-        return Changed(inner, before, after) if stage == wrong else inner
-
     kept = policies.answers("smolvla")
-    with Policy(open_bundle(bundles["smolvla"]), OPTIONS, engines=changed) as policy:
+    with Policy(open_bundle(bundles["smolvla"]), OPTIONS, engines=hooked(Changed(*WRONG[name]))) as policy:
         chunk = policy.act(policies.observation(policy.contract, kept, 0))
     assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
 

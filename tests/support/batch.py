@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import open_bundle
-from edgevlm.engines import open_engine
+from edgevlm.engines import Host, open_engine
 from edgevlm.manifest.contract import SECOND_NS, Observation, WindowSpec
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
@@ -26,7 +26,7 @@ class Batch:
         bundle = open_bundle(root)
         self._manifest, contract = bundle.manifest, bundle.manifest.contract
         self.contract = contract
-        self._stages = {name: open_engine(bundle, name, RuntimeOptions()) for name in self._manifest.stages}
+        self._host = Host(open_engine(bundle, self._manifest.stages, RuntimeOptions()))
         self._preprocess = {c.name: Preprocessor(c, self._manifest.preprocess[c.name]) for c in contract.cameras}
         self._tokenizer = Tokenizer(bundle.path(self._manifest.tokenizer), contract.instruction)
 
@@ -35,12 +35,12 @@ class Batch:
     ) -> dict[str, NDArray[np.float32]]:
         known: dict[str, NDArray[Any]] = {}
         for camera, images in window.items():
-            vision = self._stages[self._manifest.driver.args.vision[camera]]
+            vision = self._manifest.driver.args.vision[camera]
             for slot, picture in enumerate(images):
                 pixels = self._preprocess[camera](
                     np.zeros(self._shape(camera), np.uint8) if picture is None else picture
                 )
-                features = vision.run({"pixels": pixels})["features"]
+                features = self._host.run(vision, {"pixels": pixels})["features"]
                 known[f"{camera}_{slot}"] = np.zeros_like(features) if picture is None else features
             known[f"{camera}_mask"] = np.float32([[picture is not None for picture in images]])
         known["ids"], known["mask"] = self._tokenizer.encode(instruction)
@@ -48,8 +48,7 @@ class Batch:
             fields = self.contract.state.fields
             known["state"] = np.float32([[(v - f.mean) / f.std for v, f in zip(state, fields, strict=True)]])
         for name in ("text", "pool", "head"):
-            stage = self._stages[name]
-            outputs = stage.run({port: known[port] for port in stage.inputs})
+            outputs = self._host.run(name, {port.name: known[port.name] for port in self._manifest.stages[name].inputs})
             known |= outputs
         return outputs
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import DIGEST, MANIFEST, Bundle, new_directory, write_manifest
-from edgevlm.engines import Engine, open_engine
+from edgevlm.engines import Arrays, Engine, Hook, HookedEngine, open_engine
 from edgevlm.manifest.contract import (
     ActionChunk,
     ActionGroup,
@@ -291,31 +291,35 @@ def observation(contract: Contract, index: int, command: str = COMMANDS[0], stam
     return Observation(frames=frames, state=state, instruction=command)
 
 
-class Counted:
-    """A `EngineFactory` around the real engines: counts the runs, and fails or blocks where a test says so."""
+class Counted(Hook):
+    """An `EngineFactory` of the real engine: counts runs, and fails, blocks or changes outputs where a test says so."""
 
     def __init__(self) -> None:
         self.runs: dict[str, int] = {}
         self.closed: list[str] = []
         self.before_run: Callable[[str], None] = lambda stage: None
+        self.change: Callable[[str, Arrays, Arrays], Arrays] = lambda stage, inputs, outputs: outputs
 
-    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        return _CountedEngine(self, stage, open_engine(bundle, stage, options))
+    def __call__(self, bundle: Bundle, stages: Collection[str], options: RuntimeOptions) -> Engine:
+        return _CountedEngine(open_engine(bundle, stages, options), self)
+
+    def before(self, stage: str, inputs: Arrays) -> Arrays:
+        self.before_run(stage)
+        self.runs[stage] = self.runs.get(stage, 0) + 1
+        return inputs
+
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        return self.change(stage, inputs, outputs)
 
 
-class _CountedEngine:
-    def __init__(self, owner: Counted, stage: str, engine: Engine) -> None:
-        self._owner, self._stage, self._engine = owner, stage, engine
-        self.inputs, self.outputs = engine.inputs, engine.outputs
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        self._owner.before_run(self._stage)
-        self._owner.runs[self._stage] = self._owner.runs.get(self._stage, 0) + 1
-        return self._engine.run(inputs)
+class _CountedEngine(HookedEngine):
+    def __init__(self, engine: Engine, owner: Counted) -> None:
+        super().__init__(engine, owner)
+        self._owner = owner
 
     def close(self) -> None:
-        self._owner.closed.append(self._stage)
-        self._engine.close()
+        self._owner.closed += self.stages
+        super().close()
 
 
 Open = Callable[..., tuple[Policy, Counted]]  # a bundle's name -> a policy over it, and its counted engines

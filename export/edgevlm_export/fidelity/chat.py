@@ -6,30 +6,28 @@ Negative controls must move the logits by far more than the bundle is off; the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData, make_up_pictures, open_pictures
-from edgevlm.engines import Engine, open_engine
+from edgevlm.engines import Arrays, hooked
 from edgevlm.errors import FidelityError
-from edgevlm.manifest.schema import Form
-from edgevlm.options import RuntimeOptions
+from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm.tasks.processor import open_processor
 from edgevlm_calibration.chat import Question, Talk, words
 from edgevlm_calibration.pictures import questions
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_export.fidelity.comparison import OPTIONS, OfBundle, OfCheckpoint, Reference, is_exact, open_source
 from edgevlm_export.fidelity.controls import ControlFigures, check_controls, control_figures
-from edgevlm_export.fidelity.corruptions import CONTROLS, OTHER_PICTURE, Ports, Twist
-from edgevlm_export.fidelity.form_equivalence import FORMS, Latest, bit_options, differing_forms, keeping, same_bits
+from edgevlm_export.fidelity.corruptions import CONTROLS, OTHER_PICTURE, Twist
+from edgevlm_export.fidelity.form_equivalence import FORMS, LatestOutputs, bit_options, differing_forms, same_bits
 from edgevlm_export.fidelity.metrics import StageMeter, cosine, judged_on, rows
-from edgevlm_export.fidelity.probe import Arrays, Probe
+from edgevlm_export.fidelity.probe import Probe
 from edgevlm_export.stage_graph import Logits, Said, TalkGraph
 
 PROMPTS = 4  # compared, each with a picture of its own
@@ -88,15 +86,15 @@ def compare_chat(bundle: Bundle, judge: Talker, data: PictureData, progress: Pro
     right: list[tuple[Said, Logits]] = []
     controls: tuple[ControlFigures, ...] = ()
     for form in forms:
-        engines = Engines(judge)
-        with Talk(bundle, options.model_copy(update={"form": form}), engines.open) as talk:
+        tap = Tap(bundle, judge)
+        with Talk(bundle, options.model_copy(update={"form": form}), hooked(tap)) as talk:
             asks = [talk.question(*one, TILES) for one in asked]
             for done, (question, one) in enumerate(zip(asks, asked, strict=True)):
                 progress("verify", done, len(asked))
                 if len(right) < len(asked):  # by the judge, once for all forms
                     right.append(judge.answer(question, one))
             answers = [talk.answer(question, SAID) for question in asks]
-            engines.judge = None
+            tap.judge = None
             free = [said for said, _ in answers]
             # The logits of the right words: those of its own, where it says the same.
             got = [
@@ -106,8 +104,8 @@ def compare_chat(bundle: Bundle, judge: Talker, data: PictureData, progress: Pro
             if not controls:
                 few = FEW_SAID if large else SAID
                 shown = [(said[:few], logits[:few]) for said, logits in right]
-                controls = _controls(talk, engines, asks, shown, [logits[:few] for logits in got])
-        stages += rows(engines.meter.figures(form))
+                controls = _controls(talk, tap, asks, shown, [logits[:few] for logits in got])
+        stages += rows(tap.meter.figures(form))
         compared.append({"form": form, **_figures(got, free, right)})
     progress("verify", len(asked), len(asked))
     figures = {
@@ -154,45 +152,32 @@ def _figures(got: Sequence[Logits], free: Sequence[Said], right: Sequence[tuple[
     }
 
 
-class Engines:
-    """The engines of one bundle: compared with a judge, or given wrong inputs, as long as one is set."""
+class Tap(Probe):
+    """The runs of a chat, compared with a reference or given wrong inputs, as long as one is set."""
 
-    def __init__(self, judge: Talker | None = None) -> None:
-        self.judge, self.meter = judge, StageMeter()
-        self.twist: Twist | None = None
-
-    def open(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        """A EngineFactory."""
-        ports: dict[str, list[str]] = {}
-        for port in bundle.manifest.stages[stage].inputs:
-            ports.setdefault(port.kind, []).append(port.name)
-        inner = open_engine(bundle, stage, options)
+    def __init__(self, bundle: Bundle, judge: Talker | None = None) -> None:
         # A prompt's runs and a new word now and then: PyTorch is slow.
-        told = Probe(inner, stage, self.meter, self._expected, lambda run: run % SAID < COMPARED)
-        return _Twisted(told, ports, self) if "positions" in ports else told
+        super().__init__(StageMeter(), self._expected, lambda run: run % SAID < COMPARED)
+        self.judge = judge
+        self.twist: Twist | None = None
+        self._decoder = bundle.manifest.loop(KVDecoderSpec).decoder
+        self._ports: dict[str, list[str]] = {}
+        for port in bundle.manifest.stages[self._decoder].inputs:
+            self._ports.setdefault(port.kind, []).append(port.name)
 
-    def _expected(self, stage: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
+    def before(self, stage: str, inputs: Arrays) -> Arrays:
+        """The inputs, twisted on their way to the decoder."""
+        if self.twist is None or stage != self._decoder:
+            return inputs
+        return self.twist(dict(inputs), self._ports)
+
+    def _expected(self, stage: str, inputs: Arrays) -> Arrays | None:
         return None if self.judge is None or self.twist is not None else self.judge.stage(stage, inputs)
-
-
-class _Twisted:
-    """A decoder that is given wrong inputs as long as its owner has them."""
-
-    def __init__(self, inner: Engine, ports: Ports, owner: Engines) -> None:
-        self._inner, self._ports, self._owner = inner, ports, owner
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        twist = self._owner.twist
-        return self._inner.run(inputs if twist is None else twist(dict(inputs), self._ports))
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 def _controls(
     talk: Talk,
-    engines: Engines,
+    tap: Tap,
     asks: Sequence[Question],
     right: Sequence[tuple[Said, Logits]],
     got: Sequence[Logits],
@@ -202,17 +187,17 @@ def _controls(
     found = []
     for name, wrong in CONTROLS.items():
         moved = []
-        engines.twist = wrong.inputs
+        tap.twist = wrong.inputs
         for i, (said, want) in enumerate(right):
             moved.append(np.abs(talk.answer(wrong.question(asks, i), len(said), said)[1] - want).ravel())
-        engines.twist = None
+        tap.twist = None
         found.append(control_figures(name, np.concatenate(moved).astype(np.float64), error.astype(np.float64)))
     return tuple(found)
 
 
 def _bits(bundle: Bundle, asked: Sequence[Asked], right: Sequence[tuple[Said, Logits]]) -> dict[str, Any]:
-    latest: dict[Form, Latest] = {form: {} for form in FORMS}
-    talks = [Talk(bundle, bit_options(form), keeping(latest[form])) for form in FORMS]
+    latest = {form: LatestOutputs() for form in FORMS}
+    talks = [Talk(bundle, bit_options(form), hooked(latest[form])) for form in FORMS]
     outputs = 0
     for one, (said, _) in zip(asked, right, strict=False):
         for talk in talks:
@@ -220,7 +205,7 @@ def _bits(bundle: Bundle, asked: Sequence[Asked], right: Sequence[tuple[Said, Lo
         outputs += same_bits(latest["tensorrt"], latest["cpu"])
     for talk in talks:
         talk.close()
-    return {"steps": len(asked), "outputs": outputs, "stages": sorted(latest["cpu"])}
+    return {"steps": len(asked), "outputs": outputs, "stages": sorted(latest["cpu"].stages)}
 
 
 def _accept(

@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from numpy.typing import NDArray
-
 from edgevlm.bundle import MANIFEST, Bundle, open_bundle
-from edgevlm.engines import EngineFactory, open_engine
+from edgevlm.engines import Arrays, EngineFactory, hooked, open_engine
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.schema import Task
 from edgevlm.options import RuntimeOptions
@@ -24,7 +22,7 @@ from edgevlm_export.families import build
 from edgevlm_export.fidelity.controls import ControlFigures
 from edgevlm_export.fidelity.form_equivalence import compare_forms, differing_forms
 from edgevlm_export.fidelity.metrics import StageMeter, rows
-from edgevlm_export.fidelity.probe import Arrays, probed
+from edgevlm_export.fidelity.probe import Probe
 from edgevlm_export.stage_graph import StageGraph, stage_outputs
 
 OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
@@ -45,7 +43,7 @@ class Reference(Protocol):
     @property
     def sha256(self) -> str: ...
 
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
+    def stage(self, name: str, inputs: Arrays) -> Arrays | None:
         """What a stage should put out; None where only the whole answer is compared."""
         ...
 
@@ -58,7 +56,7 @@ class OfCheckpoint(Generic[Graph]):
     def __init__(self, graph: Graph) -> None:
         self.sha256, self.graph = graph.source_sha256, graph
 
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
+    def stage(self, name: str, inputs: Arrays) -> Arrays | None:
         """The stage's module in PyTorch on the same inputs."""
         return stage_outputs(self.graph.stage(name), inputs)
 
@@ -71,7 +69,7 @@ class OfBundle(Generic[Model]):
     def __init__(self, bundle: Bundle, model: Model) -> None:
         self.sha256, self.model = bundle.sha256, model
 
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
+    def stage(self, name: str, inputs: Arrays) -> Arrays | None:
         """Not compared: the whole answer is."""
         return None
 
@@ -115,7 +113,7 @@ def compare(
     for done, form in enumerate(forms):
         progress("verify", done, len(forms))
         meter, options = StageMeter(), OPTIONS.model_copy(update={"form": form})
-        with comparison.open(bundle, options, probed(meter, judge.stage)) as model:
+        with comparison.open(bundle, options, hooked(Probe(meter, judge.stage))) as model:
             said = comparison.ask(model)
         stages += rows(meter.figures(form))
         compared.append({"form": form, **comparison.figures(said)})

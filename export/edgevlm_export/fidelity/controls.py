@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any
@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle import Bundle
 from edgevlm.data.base import Episode
-from edgevlm.engines import Engine, open_engine
+from edgevlm.engines import Arrays, Hook
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.contract import Contract, Observation, Stamped
-from edgevlm.options import RuntimeOptions
 
 FACTOR = 5.0  # a control must move the actions at least this many times as far as the bundle is from its judge
 SHUFFLE_SEED = 0
@@ -101,24 +99,15 @@ def twists(contract: Contract) -> Mapping[str, Twist]:
     return {name: twist for name, twist in TWISTS.items() if contract.instruction or twist is not other_instruction}
 
 
-class ShufflingEngine:
-    """An image stage whose feature maps have their places in the picture shuffled, always in the same way."""
+class ShuffledFeatures(Hook):
+    """The feature maps of `stages` have their places in the picture shuffled, always in the same way."""
 
-    def __init__(self, inner: Engine) -> None:
-        self._inner = inner
-        self.inputs, self.outputs = inner.inputs, inner.outputs
+    def __init__(self, stages: Collection[str]) -> None:
+        self._stages = stages
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {name: _shuffled(value) for name, value in self._inner.run(inputs).items()}
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-def open_shuffled(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-    """A EngineFactory whose image stages put out shuffled features."""
-    inner = open_engine(bundle, stage, options)
-    return ShufflingEngine(inner) if stage in bundle.manifest.policy().args.vision.values() else inner
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        """The outputs, shuffled."""
+        return {name: _shuffled(value) for name, value in outputs.items()} if stage in self._stages else outputs
 
 
 def _shuffled(value: NDArray[Any]) -> NDArray[Any]:

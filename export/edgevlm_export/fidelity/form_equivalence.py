@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.data.base import Episode
-from edgevlm.engines import Engine, EngineFactory, open_engine
+from edgevlm.engines import Arrays, EngineFactory, Hook, hooked
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.schema import Form
 from edgevlm.options import RuntimeOptions
@@ -23,22 +22,19 @@ from edgevlm_calibration.sampling import evenly_spaced
 STEPS = 12
 FORMS: tuple[Form, Form] = ("tensorrt", "cpu")
 
-Latest = dict[str, Mapping[str, NDArray[Any]]]  # stage -> its latest outputs
 Model = TypeVar("Model")
 
 
-class _Keeping:
-    def __init__(self, inner: Engine, stage: str, latest: Latest) -> None:
-        self._inner, self._stage, self._latest = inner, stage, latest
-        self.inputs, self.outputs = inner.inputs, inner.outputs
+class LatestOutputs(Hook):
+    """Holds the latest outputs of each stage."""
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        outputs = self._inner.run(inputs)
-        self._latest[self._stage] = outputs
+    def __init__(self) -> None:
+        self.stages: dict[str, Arrays] = {}
+
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        """The outputs as they are."""
+        self.stages[stage] = outputs
         return outputs
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress) -> dict[str, Any]:
@@ -47,12 +43,12 @@ def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress
     Raises:
         FidelityError: an output differs, naming stage, output and by how much.
     """
-    latest: dict[Form, Latest] = {form: {} for form in FORMS}
+    latest = {form: LatestOutputs() for form in FORMS}
     wanted = evenly_spaced([episode.length for episode in episodes], STEPS)
     total, done, outputs = sum(map(len, wanted)), 0, 0
     with ExitStack() as opened:
         policies = [
-            opened.enter_context(Policy(bundle, bit_options(form), engines=keeping(latest[form]))) for form in FORMS
+            opened.enter_context(Policy(bundle, bit_options(form), engines=hooked(latest[form]))) for form in FORMS
         ]
         for episode, steps in zip(episodes, wanted, strict=True):
             sessions = [policy.session() for policy in policies]
@@ -61,7 +57,7 @@ def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress
                 outputs += same_bits(*(latest[form] for form in FORMS))
                 done += 1
                 progress("compare forms", done, total)
-    return {"steps": done, "outputs": outputs, "stages": sorted(latest["cpu"])}
+    return {"steps": done, "outputs": outputs, "stages": sorted(latest["cpu"].stages)}
 
 
 def compare_forms(
@@ -74,28 +70,28 @@ def compare_forms(
     Raises:
         FidelityError: an output differs, naming stage, output and by how much.
     """
-    latest: dict[Form, Latest] = {form: {} for form in FORMS}
+    latest = {form: LatestOutputs() for form in FORMS}
     outputs = 0
     with ExitStack() as opened:
-        models = [opened.enter_context(open_model(bundle, bit_options(form), keeping(latest[form]))) for form in FORMS]
+        models = [opened.enter_context(open_model(bundle, bit_options(form), hooked(latest[form]))) for form in FORMS]
         for visit in visits:
             for model in models:
                 visit(model)
             outputs += same_bits(latest["tensorrt"], latest["cpu"])
-    return {"steps": len(visits), "outputs": outputs, "stages": sorted(latest["cpu"])}
+    return {"steps": len(visits), "outputs": outputs, "stages": sorted(latest["cpu"].stages)}
 
 
-def same_bits(tensorrt: Latest, cpu: Latest) -> int:
+def same_bits(tensorrt: LatestOutputs, cpu: LatestOutputs) -> int:
     """How many outputs were equal, which is all of them. Raises FidelityError."""
-    for stage, outputs in tensorrt.items():
+    for stage, outputs in tensorrt.stages.items():
         for name, value in outputs.items():
-            if not np.array_equal(value, cpu[stage][name]):
-                gap = float(np.abs(value - cpu[stage][name]).max())
+            if not np.array_equal(value, cpu.stages[stage][name]):
+                gap = float(np.abs(value - cpu.stages[stage][name]).max())
                 raise FidelityError(
                     f"stage {stage!r}, output {name!r}: expected the TensorRT and the CPU form to be bit-equal "
                     f"without engine rewrites, they differ by up to {gap:.3g}; the pass u8_activations is at fault"
                 )
-    return sum(len(outputs) for outputs in tensorrt.values())
+    return sum(len(outputs) for outputs in tensorrt.stages.values())
 
 
 def differing_forms(bundle: Bundle) -> tuple[Form, ...]:
@@ -107,12 +103,3 @@ def differing_forms(bundle: Bundle) -> tuple[Form, ...]:
 def bit_options(form: Form) -> RuntimeOptions:
     """One form without the engine's rewrites."""
     return RuntimeOptions(engine="ort", form=form, intra_threads=1, optimize=False)
-
-
-def keeping(latest: Latest) -> EngineFactory:
-    """Engines that note their latest outputs in `latest`."""
-
-    def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        return _Keeping(open_engine(bundle, stage, options), stage, latest)
-
-    return factory

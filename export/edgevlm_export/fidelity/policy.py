@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.drivers.denoise import noise
-from edgevlm.engines import Engine, open_engine
+from edgevlm.engines import Arrays, Host, open_engine
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.contract import ActionChunk, Contract, Observation, Plan
 from edgevlm.manifest.drivers import DenoiseArgs
@@ -22,8 +21,6 @@ from edgevlm.tasks.policy import Policy
 from edgevlm.temporal import FrameRing
 from edgevlm.text import Tokenizer
 from edgevlm_export.stage_graph import PolicyGraph, WindowInputs, one_thread, stage_outputs
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class PolicyReference(Protocol):
 
     def act(self, observation: Observation) -> Decision: ...
 
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None: ...
+    def stage(self, name: str, inputs: Arrays) -> Arrays | None: ...
 
 
 def decision(chunk: ActionChunk) -> Decision:
@@ -112,7 +109,7 @@ class CheckpointReference:
             plan = self._decode_plan(outputs["waypoints"], outputs["step_logits"], state, now_ns)
         return Decision(self._decode(outputs["chunk"]), plan)
 
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
+    def stage(self, name: str, inputs: Arrays) -> Arrays | None:
         """The stage's module in PyTorch on the same inputs."""
         return stage_outputs(self._modules[name], inputs)
 
@@ -142,7 +139,8 @@ class BundleReference:
 
     def __init__(self, bundle: Bundle, options: RuntimeOptions) -> None:
         self.kind, self.sha256, self.contract = "bundle", bundle.sha256, bundle.manifest.policy().contract
-        self._engines: dict[str, Engine] = {name: open_engine(bundle, name, options) for name in bundle.manifest.stages}
+        self._stages = bundle.manifest.stages
+        self._host = Host(open_engine(bundle, self._stages, options))
         self._policy = Policy(bundle, options)
         self._session = self._policy.session()
 
@@ -159,7 +157,8 @@ class BundleReference:
         """The other bundle's decision."""
         return decision(self._session.act(observation))
 
-    def stage(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays | None:
+    def stage(self, name: str, inputs: Arrays) -> Arrays | None:
         """The other bundle's stage of that name on the same inputs; None if it has none with these ports."""
-        engine = self._engines.get(name)
-        return engine.run(inputs) if engine is not None and set(engine.inputs) == set(inputs) else None
+        spec = self._stages.get(name)
+        fits = spec is not None and {port.name for port in spec.inputs} == set(inputs)
+        return self._host.run(name, inputs) if fits else None

@@ -1,56 +1,29 @@
-"""An engine that is compared with a judge as it works: stage by stage, on the very inputs that it meets."""
+"""An engine that is compared with a reference as it works: stage by stage, on the very inputs that it meets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
 
-from numpy.typing import NDArray
-
-from edgevlm.bundle import Bundle
-from edgevlm.engines import Engine, EngineFactory, open_engine
-from edgevlm.options import RuntimeOptions
+from edgevlm.engines import Arrays, Hook
 from edgevlm_export.fidelity.metrics import StageMeter
 
-Arrays = dict[str, NDArray[Any]]
-# (stage, its inputs) -> what it should put out; None where the judge cannot say
-Expect = Callable[[str, Mapping[str, NDArray[Any]]], Arrays | None]
+# (stage, its inputs) -> the outputs that are expected; None where the reference has none
+Expect = Callable[[str, Arrays], Arrays | None]
 
 
-class Probe:
-    """An engine that tells a meter what it put out and what it should have, in those runs that are `wanted`."""
+class Probe(Hook):
+    """Tells a meter the outputs and the expected ones of those runs of each stage that `compares` names."""
 
-    def __init__(
-        self,
-        inner: Engine,
-        stage: str,
-        meter: StageMeter,
-        expect: Expect,
-        wanted: Callable[[int], bool] = lambda _: True,
-    ) -> None:
-        self._inner, self._stage, self._meter, self._expect, self._wanted = inner, stage, meter, expect, wanted
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-        self._runs = 0
+    def __init__(self, meter: StageMeter, expect: Expect, compares: Callable[[int], bool] = lambda _: True) -> None:
+        self.meter, self._expect, self._compares = meter, expect, compares
+        self._runs: Counter[str] = Counter()
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """The inner engine's outputs."""
-        outputs = self._inner.run(inputs)
-        if self._wanted(self._runs):
-            expected = self._expect(self._stage, inputs)
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        """The outputs as they are."""
+        if self._compares(self._runs[stage]):
+            expected = self._expect(stage, inputs)
             if expected is not None:
-                self._meter.add(self._stage, outputs, expected)
-        self._runs += 1
+                self.meter.add(stage, outputs, expected)
+        self._runs[stage] += 1
         return outputs
-
-    def close(self) -> None:
-        """Free the inner engine."""
-        self._inner.close()
-
-
-def probed(meter: StageMeter, expect: Expect, wanted: Callable[[int], bool] = lambda _: True) -> EngineFactory:
-    """Engines that are compared; see `Probe`."""
-
-    def factory(bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        return Probe(open_engine(bundle, stage, options), stage, meter, expect, wanted)
-
-    return factory

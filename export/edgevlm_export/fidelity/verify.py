@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgevlm.bundle import MANIFEST, Bundle, file_sha256, open_bundle
 from edgevlm.data.base import Data, Episode
 from edgevlm.data.synthetic import make_up
-from edgevlm.engines import EngineFactory
+from edgevlm.engines import EngineFactory, hooked
 from edgevlm.errors import ContractError, FidelityError
 from edgevlm.manifest.contract import Observation
 from edgevlm.manifest.schema import Form
@@ -30,12 +30,12 @@ from edgevlm_calibration.recordings import open_log, open_whole_log
 from edgevlm_calibration.sampling import evenly_spaced
 from edgevlm_export.families import build
 from edgevlm_export.fidelity.chat import verify_chat
-from edgevlm_export.fidelity.controls import ControlFigures, control_figures, open_shuffled, twists
+from edgevlm_export.fidelity.controls import ControlFigures, ShuffledFeatures, control_figures, twists
 from edgevlm_export.fidelity.detector import verify_detector
 from edgevlm_export.fidelity.form_equivalence import check_bits, differing_forms
 from edgevlm_export.fidelity.metrics import ActionMeter, StageMeter, rows
 from edgevlm_export.fidelity.policy import BundleReference, CheckpointReference, Decision, PolicyReference, decision
-from edgevlm_export.fidelity.probe import probed
+from edgevlm_export.fidelity.probe import Probe
 from edgevlm_export.fidelity.retriever import verify_retriever
 from edgevlm_export.fidelity.scorer import verify_scorer
 from edgevlm_export.hub import resolve
@@ -214,6 +214,7 @@ class _Run:
         """Every negative control that these episodes allow, on the steps that were compared."""
         options = OPTIONS.model_copy(update={"form": form})
         error = self.actions[form].normalized()
+        shuffled = ShuffledFeatures(set(self.bundle.manifest.policy().args.vision.values()))
         found = []
         with Policy(self.bundle, options) as policy:
             for name, twist in twists(self.judge.contract).items():
@@ -221,7 +222,7 @@ class _Run:
                 if all(one is not None for one in twisted):
                     moved = self._moved(policy, [one for one in twisted if one is not None])
                     found.append(control_figures(name, moved, error))
-        with Policy(self.bundle, options, engines=open_shuffled) as policy:
+        with Policy(self.bundle, options, engines=hooked(shuffled)) as policy:
             moved = self._moved(policy, [episode.observations() for episode in self._episodes])
             found.append(control_figures("shuffled-features", moved, error))
         return tuple(found)
@@ -238,7 +239,11 @@ class _Run:
         return meter.normalized()
 
     def _tapped(self, form: Form) -> EngineFactory:
-        return probed(self.stages[form], self.judge.stage, lambda run: run < STAGE_RUNS or run % STAGE_EVERY == 0)
+        return hooked(Probe(self.stages[form], self.judge.stage, _compares))
+
+
+def _compares(run: int) -> bool:
+    return run < STAGE_RUNS or run % STAGE_EVERY == 0
 
 
 def _upto(wanted: tuple[int, ...], observations: Iterator[Observation]) -> Iterator[tuple[int, Observation]]:

@@ -20,6 +20,7 @@ from support import talker, tiny
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.drivers import DecoderDriver, ImageToken, KVCache, Prompt
 from edgevlm.drivers.kv_cache import HIDDEN
+from edgevlm.engines import Host
 from edgevlm.errors import BundleError, EngineError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.options import RuntimeOptions
@@ -113,8 +114,7 @@ def open_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
         if name not in known:
             bundle = open_bundle(talker.chat(tmp_path_factory.mktemp("chat") / "bundle", **args))
             engines = tiny.Counted()
-            stages = {stage: engines(bundle, stage, OPTIONS) for stage in bundle.manifest.stages}
-            graph = Graph(stages, lambda: 0)
+            graph = Graph(Host(engines(bundle, bundle.manifest.stages, OPTIONS)), lambda: 0)
             table = np.load(bundle.path("embeddings.npy"))
             driver = DecoderDriver(bundle.manifest, graph, table)
             known[name] = Rig(bundle, driver, engines, graph, driver.cache(), driver.memory())

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support import tiny
+from support.functions import graph_of
 
 from edgevlm.drivers import DenoiseDriver
 from edgevlm.drivers.denoise import noise, times
+from edgevlm.engines import Arrays
 from edgevlm.errors import BundleError
-from edgevlm.graph import Graph, Value
+from edgevlm.graph import Value
 from edgevlm.manifest.schema import FORMAT, DenoiseArgs, FileEntry, Manifest
 
 STEPS, WIDTH = 4, 6
-Arrays = dict[str, NDArray[Any]]
 Edit = Callable[[dict[str, Any]], Any]
 KEYS = [tiny.port(f"cross_{kind}_0", f"cross_{kind}", 1, 7, 2, 4) for kind in ("key", "value")]
 EMBEDDINGS = np.arange(40, dtype=np.float16).reshape(10, 4)
@@ -51,38 +52,26 @@ def described() -> dict[str, Any]:
     }
 
 
-class Pure:
-    """An engine that is a function."""
-
-    def __init__(self, run: Callable[[Mapping[str, NDArray[Any]]], Arrays]) -> None:
-        self.run = run
-        self.inputs: tuple[str, ...] = ()
-        self.outputs: tuple[str, ...] = ()
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def velocity(given: Mapping[str, NDArray[Any]]) -> Arrays:
+def velocity(given: Arrays) -> Arrays:
     """Depends on everything that a step is told."""
     told = given["time"].sum() + given["mask"].sum() + given["cross_key_0"].sum()
     return {"velocity": (given["sample"] * 0.5 + told).astype(np.float32)}
 
 
-def prefix(given: Mapping[str, NDArray[Any]]) -> Arrays:
+def prefix(given: Arrays) -> Arrays:
     total = sum(float(value.sum()) for value in given.values())
     return {port.name: np.full(port.shape, total / 100, np.float32) for port in KEYS}
 
 
-def vision(given: Mapping[str, NDArray[Any]]) -> Arrays:
+def vision(given: Arrays) -> Arrays:
     return {"features": np.full((1, 3, 4), given["pixels"].mean(), np.float32)}
 
 
 def driver(edit: Edit = lambda data: None, embeddings: NDArray[Any] = EMBEDDINGS) -> DenoiseDriver:
     data = described()
     edit(data)
-    engines = {"vision": Pure(vision), "prefix": Pure(prefix), "denoise": Pure(velocity)}
-    return DenoiseDriver(Manifest.model_validate(data), Graph(engines, lambda: 0), embeddings)
+    graph = graph_of({"vision": vision, "prefix": prefix, "denoise": velocity})
+    return DenoiseDriver(Manifest.model_validate(data), graph, embeddings)
 
 
 def observed(version: int = 0) -> tuple[dict[str, list[Value | None]], tuple[Value, Value], Value]:

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 from support import tiny
+from support.functions import graph_of
 
 from edgevlm.bundle import open_bundle
 from edgevlm.drivers import FuseDriver
 from edgevlm.errors import BundleError
-from edgevlm.graph import Graph
 
 Edit = Callable[[dict[str, Any]], Any]
 
 
 def driver(root: Path) -> FuseDriver:
-    return FuseDriver(open_bundle(root).manifest, Graph({}, lambda: 0))
+    return FuseDriver(open_bundle(root).manifest, graph_of({}))
 
 
 def port(name: str, kind: str = "features") -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +13,13 @@ from support import talker, tiny
 from support.talking import OPTIONS, Opened, by_hand
 from tokenizers import Tokenizer
 
-from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import Engine, open_engine
+from edgevlm.bundle import open_bundle
+from edgevlm.engines import Arrays, Hook, hooked
 from edgevlm.errors import (
     EngineError,
     PromptError,
     SessionError,
 )
-from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Answer, Chat
 from edgevlm.tasks.generation_config import collect
 
@@ -49,37 +47,27 @@ def test_a_dialogue_is_the_whole_prompt_read_at_once(opened: Callable[..., Opene
     assert (fresh.token_ids, fresh.reused_tokens) == (answers[2].token_ids, 0)
 
 
-class Saying:
-    """Engines that compute all they should, but for what they find likely: `words` from a place on, then the end."""
+class Saying(Hook):
+    """Stages compute all they should, but for what they find likely: `words` from a place on, then the end."""
 
     def __init__(self, words: Sequence[int]) -> None:
         self.words, self.begin = words, 0
 
-    def __call__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> Engine:
-        engine = open_engine(bundle, stage, options)
-        return _Saying(self, engine) if stage == "decoder" else engine
-
-
-class _Saying:
-    def __init__(self, owner: Saying, engine: Engine) -> None:
-        self._owner, self._engine = owner, engine
-        self.inputs, self.outputs, self.close = engine.inputs, engine.outputs, engine.close
-
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        outputs = self._engine.run(inputs)
-        said = int(inputs["positions"][0, -1]) + 1 - self._owner.begin
-        word = self._owner.words[said] if 0 <= said < len(self._owner.words) else talker.END
-        outputs["logits"] = np.zeros_like(outputs["logits"])
-        outputs["logits"][0, word] = 1.0
-        return outputs
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        if stage != "decoder":
+            return outputs
+        place = int(inputs["positions"][0, -1]) + 1 - self.begin
+        logits = np.zeros_like(outputs["logits"])
+        logits[0, self.words[place] if 0 <= place < len(self.words) else talker.END] = 1.0
+        return {**outputs, "logits": logits}
 
 
 def test_an_answer_as_models_say_it_is_not_read_again_in_the_next_turn(tmp_path: Path) -> None:
     """They say the space before the first word, which templates write as well."""
     words = Tokenizer.from_file(str(tiny.STAGES / "chat_tokenizer.json"))
-    engines = Saying(words.encode(" A red cup.", add_special_tokens=False).ids)
-    with Chat(open_bundle(talker.chat(tmp_path / "chat")), OPTIONS, engines=engines) as chat:
-        engines.begin = len(chat.prepare(talker.picture(1), "what is it?").ids)
+    hook = Saying(words.encode(" A red cup.", add_special_tokens=False).ids)
+    with Chat(open_bundle(talker.chat(tmp_path / "chat")), OPTIONS, engines=hooked(hook)) as chat:
+        hook.begin = len(chat.prepare(talker.picture(1), "what is it?").ids)
         session = chat.session()
         one = session.ask(talker.picture(1), "what is it?", max_new_tokens=LONG)
         assert (one.text, one.ended) == (" A red cup.", "stop")

@@ -13,6 +13,8 @@ from support import talker, tiny
 from support.talking import Opened
 
 import edgevlm
+from edgevlm.bundle import open_bundle
+from edgevlm.engines import Arrays
 from edgevlm.errors import (
     BundleError,
     ContractError,
@@ -26,6 +28,8 @@ from edgevlm.errors import (
     TamperedError,
     TaskError,
 )
+from edgevlm.options import RuntimeOptions
+from edgevlm.tasks import Chat
 
 LONG = 24  # tokens of an answer
 
@@ -203,18 +207,16 @@ def test_embeddings_that_no_model_has_are_refused(tmp_path: Path, number: float)
         edgevlm.load_chat(root)
 
 
-def test_numbers_that_are_not_finite_end_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = with_row(talker.chat(tmp_path / "chat"), tmp_path, 7.0)
-    with edgevlm.load_chat(root) as chat:
+def test_numbers_that_are_not_finite_end_an_answer(tmp_path: Path) -> None:
+    root, counted = with_row(talker.chat(tmp_path / "chat"), tmp_path, 7.0), tiny.Counted()
+
+    def overflow(stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        broken = any((array == 7.0).all(axis=-1).any() for array in inputs.values() if array.ndim == 3)
+        return {name: array * np.float32("inf" if broken else 1) for name, array in outputs.items()}
+
+    with Chat(open_bundle(root), RuntimeOptions(intra_threads=1), engines=counted) as chat:
         good = chat.ask(None, "a", max_new_tokens=2).token_ids
-        decoder = chat._generator._graph._engines["decoder"]
-        plain = decoder.run
-
-        def overflowing(inputs: Any) -> Any:
-            broken = any((array == 7.0).all(axis=-1).any() for array in inputs.values() if array.ndim == 3)
-            return {name: array * np.float32("inf" if broken else 1) for name, array in plain(inputs).items()}
-
-        monkeypatch.setattr(decoder, "run", overflowing)
+        counted.change = overflow
         with pytest.raises(NonFiniteError, match="stage 'decoder', output"):
             chat.ask(None, "a~", max_new_tokens=2)
         assert chat.ask(None, "a", max_new_tokens=2).token_ids == good

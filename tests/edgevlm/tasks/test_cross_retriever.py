@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support import paired, tiny
+from support.functions import graph_of
 
 import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.drivers import CrossDriver
 from edgevlm.errors import BundleError, InstructionError, TaskError
-from edgevlm.graph import Graph
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Retriever
 
@@ -132,4 +131,4 @@ def test_ports_that_do_not_fit_are_named(tmp_path: Path, edit: Any, message: str
     root = paired.cross(tmp_path / "bundle")
     tiny.rewrite(root, edit)
     with pytest.raises(BundleError, match=message):
-        CrossDriver(open_bundle(root).manifest, Graph({}, time.perf_counter_ns))
+        CrossDriver(open_bundle(root).manifest, graph_of({}))

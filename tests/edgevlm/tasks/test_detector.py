@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support import spotter, tiny
+from support.functions import graph_of
 
 import edgevlm
 from edgevlm.bundle import open_bundle
@@ -27,7 +27,6 @@ from edgevlm.errors import (
     ShapeError,
     TaskError,
 )
-from edgevlm.graph import Graph
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks import Detector, Regions
 
@@ -298,4 +297,4 @@ def test_the_driver_looks_at_shapes_before_it_trusts_them(tmp_path: Path, edit: 
     root = spotter.regions(tmp_path / "bundle")
     tiny.rewrite(root, edit)
     with pytest.raises(BundleError, match=message):
-        RegionsDriver(open_bundle(root).manifest, Graph({}, time.perf_counter_ns))
+        RegionsDriver(open_bundle(root).manifest, graph_of({}))

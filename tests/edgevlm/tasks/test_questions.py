@@ -18,6 +18,7 @@ import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
 from edgevlm.drivers import KVCache, Prompt, Seq2SeqDriver
+from edgevlm.engines import Arrays
 from edgevlm.errors import (
     BundleError,
     ContractError,
@@ -141,16 +142,16 @@ def test_a_question_that_does_not_fit_is_refused(opened: Callable[..., Opened], 
 
 
 def test_a_picture_whose_features_overflow_is_refused_and_nothing_is_kept_of_it(
-    opened: Callable[..., Opened], reader: str, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., Opened], reader: str
 ) -> None:
-    chat = opened(reader).chat
+    item = opened(reader)
+    chat = item.chat
     good = chat.ask(talker.picture(1), "what?", max_new_tokens=4)
-    whole = chat._generator._graph._engines["vision"].run
 
-    def broken(inputs: Any) -> Any:
-        return {name: array * np.float32("inf") for name, array in whole(inputs).items()}
+    def overflow(stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
+        return {name: array * np.float32("inf") for name, array in outputs.items()} if stage == "vision" else outputs
 
-    monkeypatch.setattr(chat._generator._graph._engines["vision"], "run", broken)
+    item.engines.change = overflow
     for _ in range(2):
         with pytest.raises(NonFiniteError, match="stage 'vision'"):
             chat.ask(talker.picture(2), "what?", max_new_tokens=4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from support import paired, tiny
 
 import edgevlm
 from edgevlm.bundle import open_bundle
+from edgevlm.engines import Arrays, Hook, hooked
 from edgevlm.errors import (
     BundleError,
     ContractError,
@@ -109,22 +110,17 @@ def test_texts_that_say_nothing_or_too_much_are_refused(scorer: Scorer, text: An
         scorer.score(paired.regions(), text)
 
 
-class _Overflowing:
-    """An engine whose numbers got too large."""
+class _Overflowing(Hook):
+    """The numbers of every stage get too large."""
 
-    inputs, outputs = ("ids", "features"), ("scores",)
-
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
         return {"scores": np.float32([[1.0, np.nan, 2.0]])}
-
-    def close(self) -> None:
-        pass
 
 
 def test_a_model_that_overflows_says_so(tmp_path: Path) -> None:
     bundle = open_bundle(paired.scorer(tmp_path / "bundle"))
     with (
-        Scorer(bundle, RuntimeOptions(), engines=lambda *_: _Overflowing()) as scorer,
+        Scorer(bundle, RuntimeOptions(), engines=hooked(_Overflowing())) as scorer,
         pytest.raises(NonFiniteError, match=r"stage 'head'.*try an fp32 bundle"),
     ):
         scorer.score(paired.regions(), ASKED)

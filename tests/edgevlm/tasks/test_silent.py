@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support import tiny
+from support.functions import graph_of
 from support.tiny import Open
 
 from edgevlm.bundle import open_bundle
 from edgevlm.drivers import FuseDriver
-from edgevlm.engines import open_engine
+from edgevlm.engines import Host, open_engine
 from edgevlm.errors import BundleError, InstructionError
-from edgevlm.graph import Graph
 from edgevlm.loop.instructions import Instructions
 from edgevlm.manifest.contract import Stamped
 from edgevlm.manifest.schema import Manifest
@@ -31,11 +31,14 @@ def test_it_acts_as_its_stages_do_run_by_hand(bundles: dict[str, Path], open_pol
     seen = [tiny.observation(policy.contract, index) for index in range(3)]
     chunks = [session.act(one) for one in seen]
     bundle = open_bundle(bundles["silent"])
-    vision, head = (open_engine(bundle, name, OPTIONS) for name in ("vision", "head"))
-    maps = [vision.run({"pixels": policy.prepare("front", one.frames["front"].value)[0]})["features"] for one in seen]
+    host = Host(open_engine(bundle, bundle.manifest.stages, OPTIONS))
+    maps = [
+        host.run("vision", {"pixels": policy.prepare("front", one.frames["front"].value)[0]})["features"]
+        for one in seen
+    ]
     assert seen[2].state is not None
     state = policy.normalize_state(seen[2].state.value)
-    expected = head.run({"front_0": maps[1], "front_1": maps[2], "state": state})["chunk"][0]
+    expected = host.run("head", {"front_0": maps[1], "front_1": maps[2], "state": state})["chunk"][0]
     action = policy.contract.action
     np.testing.assert_array_equal(chunks[2].values, expected * action.column("scale") + action.column("offset"))
     assert counted.runs == {"vision": 3, "head": 3}, "each frame is encoded once, also without a pool"
@@ -116,4 +119,4 @@ def test_a_head_that_misses_a_slot_is_refused_when_the_bundle_is_opened(tmp_path
     root = tiny.silent(tmp_path / "bundle")
     tiny.rewrite(root, lambda data: data["stages"]["head"]["inputs"].pop(0))
     with pytest.raises(BundleError, match=r"stage 'head'.*every slot of the window"):
-        FuseDriver(open_bundle(root).manifest, Graph({}, lambda: 0))
+        FuseDriver(open_bundle(root).manifest, graph_of({}))
