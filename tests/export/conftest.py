@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,55 +14,119 @@ import pytest
 from support import captioners, chats, hub, lerobot_policies, owls, pairs
 from support.film import contract, write_checkpoint
 from support.film_log import write_log
+from support.shared import Shared
 
 from edgevlm_export import exporter
 from edgevlm_export.exporter import export
-from edgevlm_export.report import ExportReport
+from edgevlm_export.report import ExportReport, StageReport
 from edgevlm_export.stage_graph import Stage
 from edgevlm_export.tracing.trace import trace
 
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), "front", "wrist")
-
-
-@pytest.fixture(scope="session")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_log(tmp_path_factory.mktemp("log") / "log.mcap", contract("front", "wrist"))
-
-
-@pytest.fixture(scope="session")
-def int8(checkpoint: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
-    output = tmp_path_factory.mktemp("int8") / "bundle"
-    return output, export(checkpoint, output, precision="int8", calibration=log)
-
-
-@pytest.fixture(scope="session")
-def fp32(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
-    output = tmp_path_factory.mktemp("fp32") / "bundle"
-    return output, export(checkpoint, output)
-
-
 CHATS = ("llava", "smolvlm", "idefics3", "paligemma", "paligemma2")
-_TRACED: dict[str, bytes] = {}
+PAIRS: dict[str, Callable[[Path], Path]] = {
+    "visual_bert": pairs.visual_bert,
+    "visual_bert_reasoning": partial(pairs.visual_bert, reasoning=True),
+    "blip_matching": captioners.blip_matching,
+}
 Exported = tuple[Path, ExportReport]
+Bundles = Callable[[str, str], Exported]
+Checkpoints = Callable[[str], Path]
+
+
+class Exports:
+    """Checkpoints, traced stages and bundles, each made once in a test run; none is to be changed."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def checkpoint(self, name: str, make: Callable[[Path], object]) -> Path:
+        """What `make(folder)` wrote."""
+        return self._shared.folder(f"{name}-checkpoint", lambda folder: make(folder / "checkpoint")) / "checkpoint"
+
+    def trace(self, stage: Stage) -> onnx.ModelProto:
+        """As `trace`, once for each stage of known ports and weights."""
+        digest = hashlib.sha256(f"{stage.name} {stage.inputs} {stage.outputs}".encode())
+        for name, value in sorted(stage.module.state_dict().items()):
+            digest.update(name.encode() + value.numpy().tobytes())
+        folder = self._shared.folder(
+            f"traced-{digest.hexdigest()}",
+            lambda folder: (folder / "stage.onnx").write_bytes(trace(stage).SerializeToString()),
+        )
+        return onnx.load_model(folder / "stage.onnx")
+
+    def export(self, source: Path, output: Path, **more: Any) -> ExportReport:
+        """`export` that traces nothing twice."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exporter, "trace", self.trace)
+            return export(source, output, **more)
+
+    def bundle(self, name: str, source: Path, **more: Any) -> Exported:
+        """The bundle of a checkpoint, which lies beside it, and its report."""
+
+        def make(folder: Path) -> None:
+            (folder / "checkpoint").symlink_to(source)
+            report = self.export(source, folder / "bundle", **more)
+            (folder / "report.json").write_text(json.dumps(report.to_json()))
+
+        folder = self._shared.folder(f"{name}-{more.get('precision', 'fp32')}", make)
+        report = json.loads((folder / "report.json").read_text())
+        stages = tuple(StageReport(**stage) for stage in report["stages"])
+        return folder / "bundle", ExportReport(**report | {"stages": stages, "warnings": tuple(report["warnings"])})
+
+
+@pytest.fixture(scope="session")
+def exports(shared: Shared) -> Exports:
+    return Exports(shared)
+
+
+@pytest.fixture(scope="session")
+def traced(exports: Exports) -> Callable[..., ExportReport]:
+    """`export` that traces nothing twice."""
+    return exports.export
+
+
+@pytest.fixture(scope="session")
+def remembered_trace(exports: Exports) -> Callable[[Stage], onnx.ModelProto]:
+    """`trace` that traces nothing twice."""
+    return exports.trace
 
 
 @pytest.fixture
-def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def traced_once(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     """For claims about what comes after tracing: a stage of known ports and weights is not traced a second time."""
-    monkeypatch.setattr(exporter, "trace", remembered)
+    monkeypatch.setattr(exporter, "trace", exports.trace)
 
 
-def remembered(stage: Stage) -> onnx.ModelProto:
-    """As `trace`, once for each stage of known ports and weights."""
-    digest = hashlib.sha256(f"{stage.name} {stage.inputs} {stage.outputs}".encode())
-    for name, value in sorted(stage.module.state_dict().items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    if digest.hexdigest() not in _TRACED:
-        _TRACED[digest.hexdigest()] = trace(stage).SerializeToString()
-    return onnx.load_model_from_string(_TRACED[digest.hexdigest()])
+@pytest.fixture(scope="session")
+def checkpoint(exports: Exports) -> Path:
+    return exports.checkpoint("film", lambda folder: write_checkpoint(folder, "front", "wrist"))
+
+
+@pytest.fixture(scope="session")
+def log(shared: Shared) -> Path:
+    views = contract("front", "wrist")
+    return shared.folder("film-log", lambda folder: write_log(folder / "log.mcap", views)) / "log.mcap"
+
+
+@pytest.fixture(scope="session")
+def int8(checkpoint: Path, log: Path, exports: Exports) -> Exported:
+    return exports.bundle("film", checkpoint, precision="int8", calibration=log)
+
+
+@pytest.fixture(scope="session")
+def fp32(checkpoint: Path, exports: Exports) -> Exported:
+    return exports.bundle("film", checkpoint)
+
+
+@pytest.fixture(scope="session")
+def photos(shared: Shared) -> Path:
+    """A folder of real photographs."""
+
+    def link(folder: Path) -> None:
+        for path in hub.photographs():
+            (folder / path.name).symlink_to(path)
+
+    return shared.folder("photos", link)
 
 
 @pytest.fixture(scope="session", params=["clip", "siglip"])
@@ -71,15 +136,19 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def hub_source(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hub_source(family: str, exports: Exports) -> Path:
     """A checkpoint directory saved with upstream code."""
-    return Path(getattr(hub, family)(tmp_path_factory.mktemp(family) / "checkpoint"))
+    return exports.checkpoint(family, getattr(hub, family))
 
 
 @pytest.fixture(scope="session")
-def hub_fp32(hub_source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
-    output = tmp_path_factory.mktemp("hub-fp32") / "bundle"
-    return output, once(hub_source, output)
+def hub_fp32(family: str, hub_source: Path, exports: Exports) -> Exported:
+    return exports.bundle(family, hub_source)
+
+
+@pytest.fixture(scope="session")
+def hub_int8(family: str, hub_source: Path, photos: Path, exports: Exports) -> Exported:
+    return exports.bundle(family, hub_source, precision="int8", calibration=photos)
 
 
 @pytest.fixture(scope="session", params=[*CHATS, "blip2", "blip", "blip_vqa"])
@@ -89,40 +158,25 @@ def chat_family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def chat_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def chat_checkpoint(exports: Exports) -> Checkpoints:
     """The checkpoint directory of a family of chats, saved with upstream code, once."""
-
-    @cache
-    def get(name: str) -> Path:
-        maker = getattr(chats, name) if name in CHATS else getattr(captioners, name)
-        return Path(maker(tmp_path_factory.mktemp(name) / "checkpoint"))
-
-    return get
+    return lambda name: exports.checkpoint(name, getattr(chats if name in CHATS else captioners, name))
 
 
 @pytest.fixture(scope="session")
-def chat_bundle(
-    chat_checkpoint: Callable[[str], Path], photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], Exported]:
+def chat_bundle(chat_checkpoint: Checkpoints, photos: Path, exports: Exports) -> Bundles:
     """A family of chats in a precision, exported once."""
-
-    @cache
-    def get(name: str, precision: str) -> Exported:
-        output = tmp_path_factory.mktemp(f"{name}-{precision}") / "bundle"
-        more = {"calibration": photos} if precision == "int8" else {}
-        return output, once(chat_checkpoint(name), output, precision=precision, **more)
-
-    return get
+    return lambda name, precision: exports.bundle(name, chat_checkpoint(name), **in_precision(precision, photos))
 
 
 @pytest.fixture(scope="session")
-def chat_source(chat_family: str, chat_checkpoint: Callable[[str], Path]) -> Path:
+def chat_source(chat_family: str, chat_checkpoint: Checkpoints) -> Path:
     """A checkpoint directory saved with upstream code."""
     return chat_checkpoint(chat_family)
 
 
 @pytest.fixture(scope="session")
-def chat_fp32(chat_family: str, chat_bundle: Callable[[str, str], Exported]) -> Exported:
+def chat_fp32(chat_family: str, chat_bundle: Bundles) -> Exported:
     return chat_bundle(chat_family, "fp32")
 
 
@@ -133,113 +187,64 @@ def owl_family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def owl_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def owl_checkpoint(exports: Exports) -> Checkpoints:
     """The checkpoint directory of a family of detectors, saved with upstream code, once."""
-
-    @cache
-    def get(name: str) -> Path:
-        return Path(getattr(owls, name)(tmp_path_factory.mktemp(name) / "checkpoint"))
-
-    return get
+    return lambda name: exports.checkpoint(name, getattr(owls, name))
 
 
 @pytest.fixture(scope="session")
-def owl_bundle(
-    owl_checkpoint: Callable[[str], Path], photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], Exported]:
+def owl_bundle(owl_checkpoint: Checkpoints, photos: Path, exports: Exports) -> Bundles:
     """A family of detectors in a precision, exported once."""
-
-    @cache
-    def get(name: str, precision: str) -> Exported:
-        output = tmp_path_factory.mktemp(f"{name}-{precision}") / "bundle"
-        more = {"calibration": photos} if precision == "int8" else {}
-        return output, once(owl_checkpoint(name), output, precision=precision, **more)
-
-    return get
+    return lambda name, precision: exports.bundle(name, owl_checkpoint(name), **in_precision(precision, photos))
 
 
 @pytest.fixture(scope="session")
-def owl_fp32(owl_family: str, owl_bundle: Callable[[str, str], Exported]) -> Exported:
+def owl_fp32(owl_family: str, owl_bundle: Bundles) -> Exported:
     return owl_bundle(owl_family, "fp32")
 
 
 @pytest.fixture(scope="session")
-def owl_source(owl_family: str, owl_checkpoint: Callable[[str], Path]) -> Path:
+def owl_source(owl_family: str, owl_checkpoint: Checkpoints) -> Path:
     """A checkpoint directory saved with upstream code."""
     return owl_checkpoint(owl_family)
 
 
-PAIRS: dict[str, Callable[[Path], Path]] = {
-    "visual_bert": pairs.visual_bert,
-    "visual_bert_reasoning": partial(pairs.visual_bert, reasoning=True),
-    "blip_matching": captioners.blip_matching,
-}
+@pytest.fixture(scope="session")
+def pair_data(photos: Path, shared: Shared) -> Checkpoints:
+    """What a model of PAIRS is calibrated and judged on."""
+    regions = shared.folder("regions", lambda folder: pairs.regions_folder(folder / "folder")) / "folder"
+    return lambda name: photos if name == "blip_matching" else regions
 
 
 @pytest.fixture(scope="session")
-def pair_bundle(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Exported]:
-    """A model of PAIRS in a precision, exported once; its checkpoint and its data lie beside the bundle."""
-    folder = pairs.regions_folder(tmp_path_factory.mktemp("regions") / "folder")
+def pair_bundle(pair_data: Checkpoints, exports: Exports) -> Bundles:
+    """A model of PAIRS in a precision, exported once."""
 
-    @cache
-    def source(name: str) -> Path:
-        return PAIRS[name](tmp_path_factory.mktemp(name) / "checkpoint")
-
-    @cache
     def get(name: str, precision: str) -> Exported:
-        work = tmp_path_factory.mktemp(f"{name}-{precision}")
-        data = photos if name == "blip_matching" else folder
-        (work / "checkpoint").symlink_to(source(name))
-        (work / "data").symlink_to(data)
-        more = {"calibration": data} if precision == "int8" else {}
-        return work / "bundle", once(work / "checkpoint", work / "bundle", precision=precision, **more)
+        source = exports.checkpoint(name, PAIRS[name])
+        return exports.bundle(name, source, **in_precision(precision, pair_data(name)))
 
     return get
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of real photographs."""
-    folder = tmp_path_factory.mktemp("photos")
-    for path in hub.photographs():
-        (folder / path.name).symlink_to(path)
-    return folder
-
-
-def once(source: Path, output: Path, **more: Any) -> ExportReport:
-    """An export that traces nothing twice."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "trace", remembered)
-        return export(source, output, **more)
-
-
-@pytest.fixture(scope="session")
-def traced() -> Callable[..., ExportReport]:
-    """`export` that traces nothing twice."""
-    return once
-
-
-@pytest.fixture(scope="session")
-def remembered_trace() -> Callable[[Stage], onnx.ModelProto]:
-    """`trace` that traces nothing twice."""
-    return remembered
-
-
-@pytest.fixture(scope="session")
-def smolvla_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smolvla_files(shared: Shared) -> Path:
     """A LeRobot policy that takes words (`policy`), one with outlier channels (`outliers`), a robot file and a log."""
-    return lerobot_policies.write_smolvla(tmp_path_factory.mktemp("smolvla-files"))
+    return shared.folder("smolvla-files", lambda folder: lerobot_policies.write_smolvla(folder))
 
 
 @pytest.fixture(scope="session")
-def smolvla_bundle(smolvla_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def smolvla_bundle(smolvla_files: Path, exports: Exports) -> Callable[[str], Path]:
     """That policy in a precision, exported once."""
+    robot = smolvla_files / "robot.yaml"
 
-    @cache
     def get(precision: str) -> Path:
-        output = tmp_path_factory.mktemp(f"smolvla-{precision}") / "bundle"
-        more = {"calibration": smolvla_files / "log.mcap"} if precision == "int8" else {}
-        once(smolvla_files / "policy", output, precision=precision, robot=smolvla_files / "robot.yaml", **more)
-        return output
+        more = in_precision(precision, smolvla_files / "log.mcap")
+        return exports.bundle("smolvla", smolvla_files / "policy", robot=robot, **more)[0]
 
     return get
+
+
+def in_precision(precision: str, data: Path) -> dict[str, Any]:
+    """The arguments of an export that is calibrated where it has to be."""
+    return {"precision": precision} | ({"calibration": data} if precision == "int8" else {})

@@ -23,14 +23,6 @@ from edgevlm_export.report import ExportReport
 Exported = tuple[Path, ExportReport]
 
 
-@pytest.fixture(scope="module")
-def int8(
-    hub_source: Path, photos: Path, traced: Callable[..., ExportReport], tmp_path_factory: pytest.TempPathFactory
-) -> Exported:
-    output = tmp_path_factory.mktemp("hub-int8") / "bundle"
-    return output, traced(hub_source, output, precision="int8", calibration=photos)
-
-
 def check_stages(report: ExportReport) -> None:
     """Every stage keeps .99 in int8, or is in fp32 and says what int8 would have cost; one at least is int8."""
     stages = {stage.stage: stage for stage in report.stages}
@@ -45,29 +37,29 @@ def check_stages(report: ExportReport) -> None:
         assert row["cosine_mean"] > 0.99, row
 
 
-def test_int8_keeps_its_stages_or_says_why_not(int8: Exported) -> None:
-    check_stages(int8[1])
-    assert {row["form"] for row in int8[1].fidelity["retrieval"]} == {"cpu", "tensorrt"}
-    assert all(row["same_best_text"] >= 0.8 for row in int8[1].fidelity["retrieval"])
-    assert all(control["passed"] for control in int8[1].fidelity["controls"])
-    bits = int8[1].fidelity["forms_bit_equal"]
+def test_int8_keeps_its_stages_or_says_why_not(hub_int8: Exported) -> None:
+    check_stages(hub_int8[1])
+    assert {row["form"] for row in hub_int8[1].fidelity["retrieval"]} == {"cpu", "tensorrt"}
+    assert all(row["same_best_text"] >= 0.8 for row in hub_int8[1].fidelity["retrieval"])
+    assert all(control["passed"] for control in hub_int8[1].fidelity["controls"])
+    bits = hub_int8[1].fidelity["forms_bit_equal"]
     assert bits["outputs"] > 10 and set(bits["stages"]) == {"vision", "text"}
 
 
-def test_int8_runs_and_is_smaller(int8: Exported, hub_fp32: Exported, photos: Path) -> None:
-    small = {stage.stage: stage for stage in int8[1].stages}
+def test_int8_runs_and_is_smaller(hub_int8: Exported, hub_fp32: Exported, photos: Path) -> None:
+    small = {stage.stage: stage for stage in hub_int8[1].stages}
     for stage in hub_fp32[1].stages:
         if small[stage.stage].precision == "int8":
             assert small[stage.stage].bytes["cpu"] < 0.75 * stage.bytes["cpu"]
-    with edgevlm.load_retriever(int8[0]) as quick, edgevlm.load_retriever(hub_fp32[0]) as whole:
+    with edgevlm.load_retriever(hub_int8[0]) as quick, edgevlm.load_retriever(hub_fp32[0]) as whole:
         labels = ["a photo of a cat", "a cup of coffee", "a rocket"]
         got, want = (one.classify(photos / "coffee.png", labels).scores for one in (quick, whole))
         assert 0 < np.abs(got - want).max() < 0.1
 
 
-def test_pictures_that_calibrated_do_not_judge(int8: Exported) -> None:
-    split = open_bundle(int8[0]).records()["calibration"]["split"]
-    judged = int8[1].fidelity["data"]["held_out_pictures"]
+def test_pictures_that_calibrated_do_not_judge(hub_int8: Exported) -> None:
+    split = open_bundle(hub_int8[0]).records()["calibration"]["split"]
+    judged = hub_int8[1].fidelity["data"]["held_out_pictures"]
     assert set(judged) == set(split["held_out"]) and not set(judged) & set(split["calibration"])
     assert not set(split["held_out_texts"]) & set(split["calibration_texts"])
     assert len(judged) + len(split["calibration"]) == len(hub.photographs())

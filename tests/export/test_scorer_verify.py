@@ -60,7 +60,9 @@ def test_features_that_calibrated_do_not_judge(pair_bundle: Bundles) -> None:
     assert not set(split["held_out"]) & set(split["calibration"])
 
 
-def test_verify_gives_the_figures_of_the_export_again(pair_bundle: Bundles, tmp_path: Path) -> None:
+def test_verify_gives_the_figures_of_the_export_again(
+    pair_bundle: Bundles, pair_data: Callable[[str], Path], tmp_path: Path
+) -> None:
     root, report = pair_bundle("visual_bert", "fp32")
     arguments = ["verify", root, "--against", root.parent / "checkpoint", "--json", tmp_path / "f.json"]
     done = CliRunner().invoke(app, list(map(str, arguments)))
@@ -68,7 +70,7 @@ def test_verify_gives_the_figures_of_the_export_again(pair_bundle: Bundles, tmp_
     again = json.loads((tmp_path / "f.json").read_text())["fidelity"]
     assert again["scoring"] == report.fidelity["scoring"]
     assert "the whole model against PyTorch" in done.output
-    figures = verify(root, against=root, data=root.parent / "data")
+    figures = verify(root, against=root, data=pair_data("visual_bert"))
     assert figures["against"]["kind"] == "bundle" and figures["data"]["kind"] == "regions"
 
 

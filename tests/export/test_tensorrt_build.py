@@ -19,11 +19,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_stage_builds_for_sm86(
-    precision: str, hub_source: Path, photos: Path, traced: Callable[..., ExportReport], tmp_path: Path
+    precision: str, hub_fp32: tuple[Path, ExportReport], hub_int8: tuple[Path, ExportReport]
 ) -> None:
-    more = {"precision": precision, "calibration": photos} if precision == "int8" else {}
-    traced(hub_source, tmp_path / "bundle", **more)
-    bundle = open_bundle(tmp_path / "bundle")
+    bundle = open_bundle({"fp32": hub_fp32, "int8": hub_int8}[precision][0])
     for name in bundle.manifest.stages:
         engine = build(bundle, name)
         assert engine is not None and engine.nbytes > 1000, name
