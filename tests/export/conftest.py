@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,17 @@ from support.film import contract, write_checkpoint
 from support.film_log import write_log
 from support.shared import Shared
 
+from edgevlm.text.confined import run_confined
 from edgevlm_export import exporter
 from edgevlm_export.exporter import export
+from edgevlm_export.families.common import dialogues
 from edgevlm_export.report import ExportReport, StageReport
 from edgevlm_export.stage_graph import Stage
 from edgevlm_export.tracing.trace import trace
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
 CHATS = ("llava", "smolvlm", "idefics3", "paligemma", "paligemma2")
+ALIKE = ("idefics3", "paligemma", "blip", "blip_vqa")  # each much like one of the others
 PAIRS: dict[str, Callable[[Path], Path]] = {
     "visual_bert": pairs.visual_bert,
     "visual_bert_reasoning": partial(pairs.visual_bert, reasoning=True),
@@ -54,6 +58,15 @@ class Exports:
         )
         return onnx.load_model(folder / "stage.onnx")
 
+    def confined(self, module: str, request: object, **more: Any) -> Any:
+        """As `run_confined`, once for each request: a process that imports transformers takes seconds to begin."""
+        asked = json.dumps([module, request], sort_keys=True)
+        folder = self._shared.folder(
+            f"answer-{hashlib.sha256(asked.encode()).hexdigest()}",
+            lambda folder: (folder / "answer.json").write_text(json.dumps(run_confined(module, request, **more))),
+        )
+        return json.loads((folder / "answer.json").read_text())
+
     def export(self, source: Path, output: Path, **more: Any) -> ExportReport:
         """`export` that traces nothing twice."""
         with pytest.MonkeyPatch.context() as patch:
@@ -77,6 +90,14 @@ class Exports:
 @pytest.fixture(scope="session")
 def exports(shared: Shared) -> Exports:
     return Exports(shared)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates_once(exports: Exports) -> Iterator[None]:
+    """A chat template that many exports share becomes data once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialogues, "run_confined", exports.confined)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +172,7 @@ def hub_int8(family: str, hub_source: Path, photos: Path, exports: Exports) -> E
     return exports.bundle(family, hub_source, precision="int8", calibration=photos)
 
 
-@pytest.fixture(scope="session", params=[*CHATS, "blip2", "blip", "blip_vqa"])
+@pytest.fixture(scope="session", params=["llava", "smolvlm", "paligemma2", "blip2", *map(slow, ALIKE)])
 def chat_family(request: pytest.FixtureRequest) -> str:
     """Each family of chats in turn."""
     return str(request.param)
@@ -223,6 +244,21 @@ def pair_bundle(pair_data: Checkpoints, exports: Exports) -> Bundles:
     def get(name: str, precision: str) -> Exported:
         source = exports.checkpoint(name, PAIRS[name])
         return exports.bundle(name, source, **in_precision(precision, pair_data(name)))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(exports: Exports) -> Callable[[str], Path]:
+    """The LeRobot policy of a golden case."""
+
+    def make(folder: Path, case: str) -> None:
+        lerobot_policies.write_policy(folder / "policy", case)
+        lerobot_policies.write_robot(folder / "robot.yaml", case=case)
+
+    def get(case: str) -> Path:
+        files = exports.checkpoint(f"golden-{case}", lambda folder: make(folder, case))
+        return exports.bundle(f"golden-{case}", files / "policy", robot=files / "robot.yaml")[0]
 
     return get
 

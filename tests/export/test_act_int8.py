@@ -145,6 +145,7 @@ def test_the_judge_refuses_int8_that_costs_more_than_it_may(int8: Bundle, recipe
         recipe.judge(int8, silent)
 
 
+@pytest.mark.slow
 def test_it_also_refuses_the_one_stage_that_is_left_in_int8(files: Path, traced: Callable[..., ExportReport]) -> None:
     """Vision keeps less and goes back to fp32; the head alone costs 0.016, and 0.069 is not five times that."""
     more = {"robot": files / "robot.yaml", "precision": "int8", "calibration": files / "log.mcap"}
@@ -168,6 +169,7 @@ def proven(files: Path, name: str, traced: Callable[..., ExportReport]) -> Bundl
     return bundle
 
 
+@pytest.mark.slow
 def test_int8_passes_its_judge_where_inputs_matter_as_after_training(
     files: Path, traced: Callable[..., ExportReport]
 ) -> None:
@@ -176,6 +178,7 @@ def test_int8_passes_its_judge_where_inputs_matter_as_after_training(
     assert {name: stage.precision for name, stage in stages.items()} == {"vision": "int8", "head": "int8"}
 
 
+@pytest.mark.slow
 def test_large_channels_break_plain_int8_and_the_manifest_says_what_became_of_it(
     files: Path, traced: Callable[..., ExportReport], remembered_trace: Callable[[Stage], onnx.ModelProto]
 ) -> None:
@@ -203,6 +206,7 @@ def test_the_large_channels_change_nothing_in_floats(
     assert models[0].SerializeToString() != models[1].SerializeToString()
 
 
+@pytest.mark.slow
 def test_the_verbs_of_the_command_line_take_it(files: Path) -> None:
     robot = ["--robot", str(files / "robot.yaml")]
     run(["export", str(files / "policy"), "-o", str(files / "fp32"), *robot])

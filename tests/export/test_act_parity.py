@@ -23,23 +23,14 @@ from edgevlm_export.report import ExportReport
 TOLERANCE = 1e-4  # of the largest number of the chunk
 CONTROL = 100  # a wrong input moves the chunk by this many tolerances
 STEPS = range(3)
-CASES = ("act", "act_other")
+CASES = ("act", pytest.param("act_other", marks=pytest.mark.slow))
 OPTIONS = RuntimeOptions(intra_threads=1)
 Export = Callable[..., ExportReport]
 
 
-@pytest.fixture(scope="module")
-def bundles(traced: Export, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("act")
-    for case in CASES:
-        source, robot = policies.write_policy(folder / f"{case}-source", case), folder / f"{case}.yaml"
-        traced(source, folder / case, robot=policies.write_robot(robot, case=case))
-    return {case: folder / case for case in CASES}
-
-
 @pytest.fixture
-def opened(bundles: dict[str, Path]) -> Iterator[Policy]:
-    policy = edgevlm.load(bundles["act"], OPTIONS)
+def opened(golden_bundle: Callable[[str], Path]) -> Iterator[Policy]:
+    policy = edgevlm.load(golden_bundle("act"), OPTIONS)
     assert isinstance(policy, Policy)
     with policy:
         yield policy
@@ -50,9 +41,9 @@ def off(chunk: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_bundle_gives_the_chunk_that_lerobot_gives(bundles: dict[str, Path], case: str) -> None:
+def test_the_bundle_gives_the_chunk_that_lerobot_gives(golden_bundle: Callable[[str], Path], case: str) -> None:
     kept = policies.answers(case)
-    with edgevlm.load(bundles[case], OPTIONS) as policy:
+    with edgevlm.load(golden_bundle(case), OPTIONS) as policy:
         assert isinstance(policy, Policy)
         for step in STEPS:
             chunk = policy.act(policies.observation(policy.contract, kept, step))
@@ -60,6 +51,7 @@ def test_the_bundle_gives_the_chunk_that_lerobot_gives(bundles: dict[str, Path],
             assert chunk.names == policies.JOINTS and chunk.units == ("rad",) * 4 + ("1",)
 
 
+@pytest.mark.slow
 def test_statistics_among_the_weights_give_the_same_chunk(traced: Export, tmp_path: Path) -> None:
     source = policies.write_policy(tmp_path / "old", old=True)
     assert not list(source.glob("policy_*"))
@@ -105,9 +97,9 @@ class _Shifted(Hook):
         return {name: np.roll(value, 1, -1) for name, value in outputs.items()} if stage == "vision" else outputs
 
 
-def test_features_in_the_wrong_place_move_the_chunk(bundles: dict[str, Path]) -> None:
+def test_features_in_the_wrong_place_move_the_chunk(golden_bundle: Callable[[str], Path]) -> None:
     kept = policies.answers("act")
-    with Policy(open_bundle(bundles["act"]), OPTIONS, engines=hooked(_Shifted())) as policy:
+    with Policy(open_bundle(golden_bundle("act")), OPTIONS, engines=hooked(_Shifted())) as policy:
         chunk = policy.act(policies.observation(policy.contract, kept, 0))
     assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
 
@@ -122,9 +114,10 @@ def test_the_chunk_does_not_depend_on_what_was_said_or_seen_before(opened: Polic
     assert session.encodes_per_frame == 1.0
 
 
-def test_cameras_of_one_size_share_a_stage_and_others_do_not(bundles: dict[str, Path]) -> None:
-    assert set(open_bundle(bundles["act"]).manifest.stages) == {"vision", "head"}
-    assert set(open_bundle(bundles["act_other"]).manifest.stages) == {"vision_front_eye", "vision_side_eye", "head"}
+@pytest.mark.slow
+def test_cameras_of_one_size_share_a_stage_and_others_do_not(golden_bundle: Callable[[str], Path]) -> None:
+    alike, other = (open_bundle(golden_bundle(case)).manifest.stages for case in ("act", "act_other"))
+    assert set(alike) == {"vision", "head"} and set(other) == {"vision_front_eye", "vision_side_eye", "head"}
 
 
 def test_the_contract_says_what_the_two_files_say(opened: Policy) -> None:

@@ -24,7 +24,9 @@ LEAST = {"llava": 17, "paligemma2": 17, "blip2": 8, "blip": 4, "blip_vqa": 1}
 ALONE = {"blip2": 5, "blip": 1}  # of those that caption: the second picture is shown without words
 
 
-@pytest.fixture(scope="module", params=LEAST)
+@pytest.fixture(
+    scope="module", params=["llava", *(pytest.param(name, marks=pytest.mark.slow) for name in list(LEAST)[1:])]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -97,6 +97,7 @@ def cli(home: Path, url: str, *arguments: str, **more: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.slow
 def test_an_export_from_an_id_is_that_of_the_directory_and_works_again_offline(
     served: Hub, source: Path, traced: Callable[..., ExportReport], tmp_path: Path
 ) -> None:

@@ -23,23 +23,14 @@ from edgevlm_export.report import ExportReport
 TOLERANCE = 1e-4  # of the largest number of the chunk
 CONTROL = 100  # a wrong input moves the chunk by this many tolerances
 STEPS = range(3)
-CASES = ("smolvla", "smolvla_other", "smolvla_few")
+CASES = ("smolvla", *(pytest.param(case, marks=pytest.mark.slow) for case in ("smolvla_other", "smolvla_few")))
 OPTIONS = RuntimeOptions(intra_threads=1)
 Export = Callable[..., ExportReport]
 
 
-@pytest.fixture(scope="module")
-def bundles(traced: Export, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("smolvla")
-    for case in CASES:
-        source, robot = policies.write_policy(folder / f"{case}-source", case), folder / f"{case}.yaml"
-        traced(source, folder / case, robot=policies.write_robot(robot, case=case))
-    return {case: folder / case for case in CASES}
-
-
 @pytest.fixture
-def opened(bundles: dict[str, Path]) -> Iterator[Policy]:
-    policy = edgevlm.load(bundles["smolvla"], OPTIONS)
+def opened(golden_bundle: Callable[[str], Path]) -> Iterator[Policy]:
+    policy = edgevlm.load(golden_bundle("smolvla"), OPTIONS)
     assert isinstance(policy, Policy)
     with policy:
         yield policy
@@ -50,9 +41,9 @@ def off(chunk: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_bundle_gives_the_chunk_that_lerobot_gives(bundles: dict[str, Path], case: str) -> None:
+def test_the_bundle_gives_the_chunk_that_lerobot_gives(golden_bundle: Callable[[str], Path], case: str) -> None:
     kept = policies.answers(case)
-    with edgevlm.load(bundles[case], OPTIONS) as policy:
+    with edgevlm.load(golden_bundle(case), OPTIONS) as policy:
         assert isinstance(policy, Policy)
         for step in STEPS:
             chunk = policy.act(policies.observation(policy.contract, kept, step))
@@ -60,6 +51,7 @@ def test_the_bundle_gives_the_chunk_that_lerobot_gives(bundles: dict[str, Path],
             assert chunk.names == policies.JOINTS and chunk.units == ("rad",) * 4 + ("1",)
 
 
+@pytest.mark.slow
 def test_statistics_among_the_weights_give_the_same_chunk(traced: Export, tmp_path: Path) -> None:
     source = policies.write_policy(tmp_path / "old", "smolvla", old=True)
     assert not list(source.glob("policy_*"))
@@ -149,9 +141,9 @@ WRONG: dict[str, tuple[str, Callable[[Arrays], Arrays], Callable[[Arrays], Array
 
 
 @pytest.mark.parametrize("name", sorted(WRONG))
-def test_a_fault_between_the_stages_moves_the_chunk(bundles: dict[str, Path], name: str) -> None:
+def test_a_fault_between_the_stages_moves_the_chunk(golden_bundle: Callable[[str], Path], name: str) -> None:
     kept = policies.answers("smolvla")
-    with Policy(open_bundle(bundles["smolvla"]), OPTIONS, engines=hooked(Changed(*WRONG[name]))) as policy:
+    with Policy(open_bundle(golden_bundle("smolvla")), OPTIONS, engines=hooked(Changed(*WRONG[name]))) as policy:
         chunk = policy.act(policies.observation(policy.contract, kept, 0))
     assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
 

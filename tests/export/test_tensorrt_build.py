@@ -12,9 +12,10 @@ from support.rtx import build
 from edgevlm.bundle import open_bundle
 from edgevlm_export.report import ExportReport
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs pip install '.[tensorrt-rtx]'"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs pip install '.[tensorrt-rtx]'"),
+]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

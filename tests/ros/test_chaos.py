@@ -15,6 +15,7 @@ pytest.importorskip("mujoco", reason="needs the extra sim")
 from ros.chaos.play import run_patiently
 from ros.chaos.rows import BY_NAME, CI
 
+pytestmark = pytest.mark.slow
 FAULTS = [name for name in CI if name != "control"]
 
 
