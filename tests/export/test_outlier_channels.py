@@ -48,7 +48,10 @@ Course = PictureRecipe[Any]
 Models = dict[str, onnx.ModelProto]
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "clip"]
+
+
+@pytest.fixture(scope="module", params=["clip", *SLOW])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -21,6 +21,7 @@ def demo(bundle: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
+@pytest.mark.slow
 def test_two_episodes_in_real_time_write_every_figure(int8: Path, tmp_path: Path) -> None:
     ran = demo(int8, tmp_path, "--episodes", "2")
     assert ran.returncode == 0, ran.stdout + ran.stderr

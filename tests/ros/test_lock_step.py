@@ -31,6 +31,7 @@ def setup(int8: Path, domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return Setup(int8, CONFIG / "lock_step.yaml", tmp_path / "logs", domain)
 
 
+@pytest.mark.slow
 def test_ten_episodes_over_dds_are_those_of_one_process_to_the_last_bit(setup: Setup) -> None:
     plan = EvaluationPlan(episodes=10, seed=SEED)
     episodes, metrics = drive(setup, plan, QUIET)

@@ -90,6 +90,7 @@ class SecondRobot:
         return session.act(Observation(frames, Stamped(state, state_ns), robot.COMMANDS[0]))
 
 
+@pytest.mark.slow
 def test_the_second_robot_runs_by_its_yaml_alone(domain: int, processes: Processes, second: Path) -> None:
     """Two cameras, one late and compressed, seven joints in degrees among others, topics of its own, a namespace."""
     parameters = {**QUICK, "bundle": f"{second}/fp32", "topics": f"{second}/topics.yaml"}
