@@ -203,7 +203,7 @@ class TextGenerator:
             SessionError: the chat was closed, also while the answer was coming.
         """
         memory, watch, progress = reader.memory, question.watch, _Progress()
-        speech = StreamingDetokenizer(self.processor.words.answering(question.turn.text), question.request.stop)
+        speech = self.processor.words.stream(question.turn.text, question.request.stop)
         before = Counter(memory.runs)
         memory.begin_step()
         watch.go_on()

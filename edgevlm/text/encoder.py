@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import InstructionError
 from edgevlm.manifest.schema import TextSpec
-from edgevlm.text.opened_tokenizer import is_unicode, open_tokenizer
+from edgevlm.text.tokenizer_file import is_unicode, open_tokenizer
 
 _SHOWN = 80  # characters of a text in a message
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+from collections.abc import Sequence
+from functools import lru_cache
 
 from edgevlm.errors import PromptError
 from edgevlm.manifest.text import QuestionSpec
@@ -24,6 +24,7 @@ class QuestionWriter(SpecialTokens):
     def __init__(self, spec: QuestionSpec, tokenizer: str | os.PathLike[str], begin: tuple[int, ...]) -> None:
         super().__init__(tokenizer, needs_text=spec.needs_text)
         self._spec, self._begin = spec, begin
+        self._encode = lru_cache(maxsize=1)(self.fast.encode)  # a question is checked, read and gone on from
 
     @property
     def encoded(self) -> bool:
@@ -44,23 +45,12 @@ class QuestionWriter(SpecialTokens):
             )
         return own if self.encoded else (*self._begin, *own)
 
-    def answering(self, text: str) -> Callable[[Sequence[int]], str]:
-        """What makes text of an answer's tokens; of one that goes on from `text`, what is to stand behind it.
+    def _begun(self, text: str) -> Sequence[int]:
+        return () if self.encoded else self._own(text)
 
-        That may be the rest of a word: by themselves, such tokens say `##board`. A new word begins with its space.
-        """
-        if self.encoded:
-            return self.decode
-        begun = self._own(text)
-        before = self.decode(begun)
-
-        def decode(ids: Sequence[int]) -> str:
-            text = self.decode((*begun, *ids))
-            # Usually all of `before`; less where a tokenizer takes spaces away once the next word is there.
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False)))
-            return text[same:]
-
-        return decode
+    def _words(self, text: str) -> Sequence[int]:
+        encoding = self._encode(text)
+        return [number for number, added in zip(encoding.ids, encoding.special_tokens_mask, strict=True) if not added]
 
     def _own(self, text: str) -> tuple[int, ...]:
-        return tuple(self.fast.encode(text, add_special_tokens=self._spec.special_tokens).ids)
+        return tuple(self._encode(text).ids if self._spec.special_tokens else self._words(text))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgevlm.errors import InstructionError, PromptError
-from edgevlm.text.opened_tokenizer import is_unicode, open_tokenizer
+from edgevlm.text.streaming import StreamingDetokenizer, TokenDecoder
+from edgevlm.text.tokenizer_file import is_unicode, open_tokenizer
 
 SHOWN = 80  # characters of a text in a message
 MAX_TEXT = 1 << 20  # characters of one turn: more than any model reads
@@ -32,6 +33,7 @@ class SpecialTokens:
         self.fast.no_truncation()
         self.needs_text = needs_text
         self._special, self._pictures = special_tokens(file), tuple[str, ...]()
+        self._decoder = TokenDecoder(self.fast, file)
 
     @property
     def knows_turns(self) -> bool:
@@ -65,12 +67,20 @@ class SpecialTokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a model's own tokens; the special ones say nothing."""
-        text: str = self.fast.decode(list(ids), skip_special_tokens=True)
-        return text
+        return self._decoder.decode(ids)
 
-    def answering(self, text: str) -> Callable[[Sequence[int]], str]:
-        """What makes text of the tokens of an answer to `text`."""
-        return self.decode
+    def stream(self, text: str, stops: Iterable[str]) -> StreamingDetokenizer:
+        """What makes text of the tokens of an answer to `text`. Raises ContractError."""
+        return StreamingDetokenizer(self._decoder, stops, self._begun(text))
+
+    def _begun(self, text: str) -> Sequence[int]:
+        """The tokens of `text` that an answer goes on from, so that it may begin with the rest of a word."""
+        return ()
+
+    def _words(self, text: str) -> Sequence[int]:
+        """The tokens of `text` alone."""
+        ids: list[int] = self.fast.encode(text, add_special_tokens=False).ids
+        return ids
 
     def check(self, text: object) -> str:
         """The words of a user, if they are some, or none where none are needed.
@@ -83,7 +93,7 @@ class SpecialTokens:
             raise InstructionError(f"text: expected words, got {text!r:.{SHOWN}}; ask something")
         if len(text) > MAX_TEXT:
             raise PromptError(f"text: expected at most {MAX_TEXT} characters, got {len(text)}; say it in fewer")
-        ids = set(self.fast.encode(text, add_special_tokens=False).ids)
+        ids = set(self._words(text))
         if self.needs_text and not ids:
             raise InstructionError(
                 f"text: expected words, got {text!r:.{SHOWN}}, which none can be read of; ask something"

@@ -25,8 +25,8 @@ from edgevlm.bundle import Bundle
 from edgevlm.errors import BundleError, DependencyError
 from edgevlm.manifest.text import DialogueSpec, PromptSpec
 from edgevlm.text.confined import MAX_REPLY, MAX_SOURCE, Unanswered, run_confined
-from edgevlm.text.opened_tokenizer import open_tokenizer
 from edgevlm.text.special_tokens import special_tokens
+from edgevlm.text.tokenizer_file import open_tokenizer
 
 CHILD = "edgevlm.text.template_child"
 FORM = 1  # of what is cached; a new one when `derive` changes what it makes of a template

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import InstructionError
 from edgevlm.manifest.contract import InstructionSpec
-from edgevlm.text.opened_tokenizer import is_unicode, open_tokenizer
+from edgevlm.text.tokenizer_file import is_unicode, open_tokenizer
 
 _SHOWN = 80  # characters of an instruction in a message
 

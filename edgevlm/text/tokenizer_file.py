@@ -1,4 +1,4 @@
-"""What a tokenizer.json may ask of the library that runs it: known parts, texts that grow little, patterns that end.
+"""Opening a tokenizer.json that asks for no more than known parts, texts that grow little, patterns that end.
 
 The library's normalizers and pre-tokenizers are data, but data can still make a text grow without bound (a chain of
 replacements) or a pattern search that does not end (a repeated group with choices in it). Parts are named by their
@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from edgevlm.bounded import MB, read_bounded
 from edgevlm.errors import BundleError
 
+TOKENIZER_BYTES = 256 * MB
 MOST_GROWTH = 64  # characters that may become of one
 MOST_PARTS = 64  # of one kind, sequences counted by what is in them
 PREPENDED = 64  # characters that may be put before a text
@@ -43,6 +48,41 @@ _MEMBERS: Mapping[str, str] = {  # kind -> where a "Sequence" of it lists its me
 }
 
 
+def open_tokenizer(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """(the tokenizer, what its file says). The file's own padding and truncation are left as they are.
+
+    Raises:
+        BundleError: the file cannot be read, is no tokenizer, or has parts that `check_tokenizer` refuses.
+    """
+    from tokenizers import Tokenizer as Fast  # takes a while to import, and `import edgevlm` must not
+
+    try:
+        text = read_bounded(Path(path).resolve(), TOKENIZER_BYTES).decode("utf-8")
+        described = json.loads(text)
+    except OSError as error:
+        raise BundleError(f"{path}: the tokenizer cannot be read ({error}); export the bundle again") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: expected a tokenizer.json, got: {error}; export the bundle again") from error
+    if not isinstance(described, dict):
+        raise BundleError(
+            f"{path}: expected a tokenizer.json, got a {type(described).__name__}; export the bundle again"
+        )
+    check_tokenizer(described, str(path))
+    try:
+        return Fast.from_str(text), described
+    except Exception as error:  # the library raises nothing narrower
+        raise BundleError(f"{path}: expected a tokenizer.json, got: {error}; export the bundle again") from error
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written down: no lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_tokenizer(described: Mapping[str, Any], where: str) -> None:
     """Whether the parts of a tokenizer.json are known ones, and bounded in what they make of a text.
 
@@ -51,7 +91,7 @@ def check_tokenizer(described: Mapping[str, Any], where: str) -> None:
     """
     try:
         growth = 1
-        for part in _parts(described.get("normalizer"), "normalizer"):
+        for part in parts(described.get("normalizer"), "normalizer"):
             growth *= _growth(part)
         if growth > MOST_GROWTH:
             raise ValueError(f"normalizers that may make {growth} characters of one, {MOST_GROWTH} are allowed")
@@ -60,7 +100,7 @@ def check_tokenizer(described: Mapping[str, Any], where: str) -> None:
             ("decoder", _DECODERS),
             ("post_processor", _POST_PROCESSORS),
         ):
-            for part in _parts(described.get(kind), kind):
+            for part in parts(described.get(kind), kind):
                 _known(part, kind, known)
                 _check_pattern(part.get("pattern"))
         model = described.get("model")
@@ -73,8 +113,8 @@ def check_tokenizer(described: Mapping[str, Any], where: str) -> None:
         ) from error
 
 
-def _parts(part: Any, kind: str) -> Iterator[Mapping[str, Any]]:
-    """The members of a sequence, or the part itself; nothing for null. Raises ValueError."""
+def parts(part: Any, kind: str) -> Iterator[Mapping[str, Any]]:
+    """The members of a sequence of `kind`, or the part itself; nothing for null. Raises ValueError."""
     waiting, count = [part], 0
     while waiting:
         part = waiting.pop(0)

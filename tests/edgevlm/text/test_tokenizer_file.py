@@ -15,8 +15,7 @@ from support import tiny
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from edgevlm.errors import BundleError
-from edgevlm.text.opened_tokenizer import open_tokenizer
-from edgevlm.text.tokenizer_file import MOST_GROWTH, check_regex, check_tokenizer
+from edgevlm.text.tokenizer_file import MOST_GROWTH, check_regex, check_tokenizer, open_tokenizer
 
 PLAIN = json.loads(tiny.TOKENIZER.read_text())
 # Patterns of byte-level tokenizers in wide use, by what they do: contractions, letters, numbers, signs, white space.
