@@ -243,6 +243,7 @@ def test_nan_in_the_state_holds(rig: Rig) -> None:
 
 def test_parameters_are_refused_when_bad_and_frozen_while_active(start: Gates) -> None:
     rig = start("manual", autostart=False)
+    wait_until(lambda: rig.messages.get("state") == "not active", 20)
     assert rig.change(Transition.TRANSITION_CONFIGURE)
     for name, value, reason in (
         ("axes.dx.velocity", -1.0, "axes.dx.velocity"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -492,15 +492,29 @@ def _told(command: Line, statuses: Sequence[Sequence[float]]) -> bool:
 
 
 def _signed(epoch: _Epoch, rules: Rules) -> list[Violation]:
-    """Every command is one that a gate tells of. A gate that is killed may be unable to tell of its last one."""
+    """Every command is one that a gate tells of. A gate that is killed may be unable to tell of its last one.
+
+    Of a gate that begins, the commands may be heard before its statuses: two topics are discovered one after the other.
+    Then its first status here has a number, and so many commands before it are its own.
+    """
     statuses = epoch.of("status")
     if not statuses:
         return []
     strange = [c for c in unsigned([*epoch.of("command"), *statuses]) if c["r"] < statuses[-1]["r"]]
+    early = set(_early(strange, statuses))
+    strange = [command for command in strange if command["stamp"] not in early]
     stamps = Counter(command["stamp"] for command in strange)
     if len(stamps) < 3:
         return []
     return [Violation("rival", c["r"], f"{c['topic']}: the gate tells of no such command") for c in strange]
+
+
+def _early(strange: Sequence[Line], statuses: Sequence[Line]) -> Iterator[int]:
+    """Stamps of commands of a gate whose statuses were not heard yet."""
+    for before, first in pairwise([{"r": 0, "number": statuses[0]["number"]}, *statuses]):
+        if first["number"] <= before["number"] and first["number"] > 1:
+            own = sorted({c["stamp"] for c in strange if before["r"] < c["r"] < first["r"]})
+            yield from own[-(first["number"] - 1) :]
 
 
 def _same(a: float, b: float) -> bool:

@@ -48,7 +48,8 @@ def clean(seconds: float = 3.0, speed: float = 0.25, lag_ms: float = 1.0) -> Str
         lines.append({"k": "command", "r": arrived, "topic": "command/twist", "stamp": now, "values": values})
         lines.append({"k": "command", "r": arrived, "topic": "command/gripper", "stamp": now, "values": [0.5]})
         lines.append({"k": "command", "r": arrived, "topic": "command/joint_position", "stamp": now, "values": [0.2]})
-        lines.append({"k": "status", "r": arrived, "stamp": now, "values": [*values, 0.5, 0.2]})
+        status = {"number": step + 1, "stamp": now, "values": [*values, 0.5, 0.2]}
+        lines.append({"k": "status", "r": arrived, **status})
     return [{"s": line["r"], **line} for line in lines]
 
 
@@ -276,7 +277,7 @@ def test_a_robot_measured_outside_may_brake_and_not_go_on() -> None:
     for step in range(1, 5):
         values = [max(0.0, abs(value) - A * 0.025 * 0.9) * (1 if value > 0 else -1) for value in values]
         stamp = last["stamp"] + step * PERIOD_NS
-        for kind, more in (("command", {"topic": "command/twist"}), ("status", {})):
+        for kind, more in (("command", {"topic": "command/twist"}), ("status", {"number": 1000 + step})):
             lines.append({"k": kind, "r": stamp + MS, "s": stamp, "stamp": stamp, "values": list(values), **more})
     assert judge(lines, RULES) == []
     for line in lines:
@@ -298,7 +299,7 @@ def test_braking_needs_no_reason_and_going_on_does() -> None:
     for step, share in enumerate((0.5, 0.1, 0.0), 1):
         values = [value * share for value in last["values"]]
         stamp = last["stamp"] + step * PERIOD_NS
-        for kind, more in (("command", {"topic": "command/twist"}), ("status", {})):
+        for kind, more in (("command", {"topic": "command/twist"}), ("status", {"number": 1000 + step})):
             lines.append({"k": kind, "r": stamp + MS, "s": stamp, "stamp": stamp, "values": values, **more})
     assert judge(lines, RULES) == []
     lines[-2]["values"] = lines[-4]["values"]
@@ -332,6 +333,22 @@ def test_a_release_alone_does_not_end_an_emergency_stop_and_a_re_arm_does() -> N
     assert {violation.kind for violation in judge(lines, RULES)} == {"estop"}
     lines.append({"k": "rearm", "r": pressed_ns + MS})
     assert judge(lines, RULES) == []
+
+
+def test_a_gate_that_begins_may_be_heard_before_its_statuses_and_a_stranger_may_not() -> None:
+    lines = clean(3.0, speed=0.0)
+    for line in lines:
+        if line["k"] in ("command", "status"):
+            line["values"] = [0.001 if value == 0.0 else value for value in line["values"]]
+    again_ns = START_NS + S
+    statuses = [line for line in lines if line["k"] == "status" and line["stamp"] >= again_ns]
+    for number, status in enumerate(statuses, 1):
+        status["number"] = number  # another gate, of which the first five statuses are not heard
+    heard = [line for line in lines if not any(line is status for status in statuses[:5])]
+    assert "rival" not in {violation.kind for violation in judge(heard, RULES)}
+    for number, status in enumerate(statuses[5:], 1):
+        status["number"] = number  # its first status is heard: who sent the five before?
+    assert "rival" in {violation.kind for violation in judge(heard, RULES)}
 
 
 def test_commands_that_the_gate_does_not_tell_of_are_told_apart() -> None:

@@ -27,7 +27,7 @@ from edgevlm_ros.serialized_cache import SerializedCache
 from edgevlm_ros.stamps import seconds, to_ns
 from edgevlm_ros.topics import StateAssembler, message_stamp_ns
 
-_EARLY_KEPT = 64
+_MOST_EARLY = 64
 _LONGEST_REST_S = 4.0  # ros2 launch waits 5 s before it goes on to harder signals
 _MORE_COMMANDS, _MORE_S = 10, 0.2
 _ONE_INSTANT_NS = SECOND_NS // 1000
@@ -62,8 +62,8 @@ class ActiveGate:
         self.status: SerializedCache[GateCommand]
         self.stop: Publisher
         self.watched: dict[str, str] = {}  # topic -> its full name, with remaps applied
-        whole = limits.chunk_deadline == "whole_chunk"
-        chunk_s = max(limits.deadline_s, horizon_s) if whole else limits.deadline_s
+        to_its_end = limits.chunk_deadline == "whole_chunk"
+        chunk_s = max(limits.deadline_s, horizon_s) if to_its_end else limits.deadline_s
         deadlines = [Deadline(name="chunk", timeout_s=chunk_s), Deadline(name="heartbeat", timeout_s=limits.deadline_s)]
         deadlines.append(Deadline(name="state", timeout_s=limits.state_max_age_s))
         self.watchdog = Watchdog(deadlines, node.steady_ns())
@@ -73,7 +73,7 @@ class ActiveGate:
         self._rivals, self._conflicts = PublisherConflicts(), dict[str, str]()
         self._early: list[tuple[int, Callable[[int], None]]] = []  # lock-step: what came before the state of its stamp
         self._last: GateCommand | None = None
-        self._commanded_steady_ns, self._told_steady_ns = node.steady_ns(), 0
+        self._commanded_steady_ns, self._reported_steady_ns = node.steady_ns(), 0
         self._stopped: bool | None = None
         self._ended = False  # the stop signal was the last message
         self._state_ns: int | None = None  # stamp of the last whole state
@@ -221,7 +221,7 @@ class ActiveGate:
             take(now_ns)
             return
         if self._state_ns is None or (stamp_ns is not None and stamp_ns > self._state_ns):
-            self._early = [*self._early[-_EARLY_KEPT:], (stamp_ns or 0, take)]
+            self._early = [*self._early[-_MOST_EARLY:], (stamp_ns or 0, take)]
             return
         take(self._state_ns)
         self._step()
@@ -262,8 +262,8 @@ class ActiveGate:
             self._stopped = command.stop
             self.stop.publish(Bool(data=command.stop))
         changed = self._last is None or (command.mode, command.cause) != (self._last.mode, self._last.cause)
-        if command.values is not None or changed or steady_ns - self._told_steady_ns >= _TELL_EVERY_NS:
-            self._told_steady_ns = steady_ns
+        if command.values is not None or changed or steady_ns - self._reported_steady_ns >= _TELL_EVERY_NS:
+            self._reported_steady_ns = steady_ns
             self.status.publish(command, status_says(command), status_numbers(command))
         if self._last is None or command.cause != self._last.cause:
             why = f" ({self._estops.reasons()})" if command.cause == "estop" else ""
@@ -339,7 +339,7 @@ class ActiveGate:
             counts = self.commander.counts
             return [
                 gate_row(self._last, counts),
-                input_row(self.watchdog.rows(self._node.steady_ns()), self.pace.told),
+                input_row(self.watchdog.rows(self._node.steady_ns()), self.pace.advice),
                 *count_rows(counts, self._refused_here, self.commander.columns),
                 self._periods.report(self._limits.command_period_s),
                 rival_row(self._conflicts),

@@ -51,16 +51,16 @@ def sections(path: Path) -> dict[str, Mapping[str, Any]]:
     """
     loaded = _load(path)
     if not isinstance(loaded, Mapping):
-        raise ArgumentsError(f"{path}: expected `<node>: {{{_KEY}: ...}}`, got {_shown(loaded)}")
-    found = dict(_walk(path, loaded, "", _DEEPEST))
-    if not found:
+        raise ArgumentsError(f"{path}: expected `<node>: {{{_KEY}: ...}}`, got {_text(loaded)}")
+    nodes = dict(_walk(path, loaded, "", _DEEPEST))
+    if not nodes:
         raise ArgumentsError(f"{path}: expected `<node>: {{{_KEY}: ...}}`, got an empty file")
-    for section, parameters in found.items():
+    for section, parameters in nodes.items():
         for name, value in _leaves(parameters, "", _DEEPEST):
             if value is None or placeholder(value):
                 what = "no value" if value is None else f"the placeholder {value!r}"
                 raise ArgumentsError(f"{path}: parameter {name} of {section} has {what}; write its value there")
-    return found
+    return nodes
 
 
 def section_faults(named: Collection[str], node: str, others: Collection[str]) -> list[str]:
@@ -73,16 +73,16 @@ def section_faults(named: Collection[str], node: str, others: Collection[str]) -
     """
     own = node.rpartition("/")[2]
     mine = any(applies(section, node) for section in named)
-    found = []
+    faults = []
     for section in named:
         last = section.rstrip("/").rpartition("/")[2]
         if last in ("*", "**") or (mine and last == own):
             continue
         if last == own:
-            found.append(f"section {section!r} is not for {node}; write /**/{own} or {node}")
+            faults.append(f"section {section!r} is not for {node}; write /**/{own} or {node}")
         elif last not in others and SequenceMatcher(None, last, own).ratio() >= _CLOSE:
-            found.append(f"section {section!r}: no node has this name; did you mean {own}?")
-    return found
+            faults.append(f"section {section!r}: no node has this name; did you mean {own}?")
+    return faults
 
 
 def applies(section: str, node: str) -> bool:
@@ -125,15 +125,15 @@ def _load(path: Path) -> Any:
         raise ArgumentsError(f"{path}: expected YAML, got bytes that are no text ({error.reason})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         template = " (a template that was not filled in?)" if "{{" in path.read_text(encoding="utf-8") else ""
-        told = " ".join(str(error).split()) or "nested too deeply"
-        raise ArgumentsError(f"{path}: expected YAML{template}, got an error: {told}") from error
+        reason = " ".join(str(error).split()) or "nested too deeply"
+        raise ArgumentsError(f"{path}: expected YAML{template}, got an error: {reason}") from error
 
 
 def _walk(path: Path, node: Mapping[Any, Any], name: str, deepest: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for key, value in node.items():
         if key == _KEY:
             if not isinstance(value, Mapping):
-                raise ArgumentsError(f"{path}: {_KEY} of {name or '/'}: expected parameters, got {_shown(value)}")
+                raise ArgumentsError(f"{path}: {_KEY} of {name or '/'}: expected parameters, got {_text(value)}")
             yield name or "/", value
             continue
         place = f"{name}/{str(key).strip('/')}"
@@ -157,5 +157,5 @@ def _leaves(parameters: Mapping[Any, Any], prefix: str, deepest: int) -> Iterato
             yield name, value
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return "nothing" if value is None else f"{value!r:.60}"

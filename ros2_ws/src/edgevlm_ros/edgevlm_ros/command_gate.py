@@ -194,9 +194,9 @@ class CommandGate(ShellNode):
         work.status = SerializedCache(
             status, STATUS_NUMBERS, lambda command: status_message(command, work.commander.columns)
         )
-        said = advertise(self, String, "gate_limits", LATCHED)
-        said.publish(String(data=work.pace.gate.text()))
-        self._running += [status, said]
+        gate_limits = advertise(self, String, "gate_limits", LATCHED)
+        gate_limits.publish(String(data=work.pace.gate.text()))
+        self._running += [status, gate_limits]
         work.stop = self._stop
         work.watched = {setpoint.topic: "" for setpoint in sent} | {"command/stop": ""}
 
@@ -223,8 +223,8 @@ class CommandGate(ShellNode):
         self._pacer = Pacer(limits.command_period_s, work.on_timer)
         self._pacer.start()
 
-    def _destroy(self, made: list[Publisher | Subscription | Service | Timer]) -> None:
-        for endpoint in made:
+    def _destroy(self, endpoints: list[Publisher | Subscription | Service | Timer]) -> None:
+        for endpoint in endpoints:
             if isinstance(endpoint, Timer):
                 self.destroy_timer(endpoint)
             elif isinstance(endpoint, Subscription):
@@ -233,7 +233,7 @@ class CommandGate(ShellNode):
                 self.destroy_service(endpoint)
             else:
                 self.destroy_publisher(endpoint)
-        made.clear()
+        endpoints.clear()
 
     def _on_rearm(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.message = "the gate is not active" if self._work is None else self._work.rearm()

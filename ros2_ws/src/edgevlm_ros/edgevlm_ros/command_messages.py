@@ -68,7 +68,7 @@ def setpoints(
         ContractError: a group cannot be told in a standard message, two groups would share a topic, or a
             `command_unit` of the map does not fit.
     """
-    made, start = [], 0
+    rows, start = [], 0
     groups = contract.action.groups
     if names and len(names) != len(groups):
         raise ContractError(
@@ -83,11 +83,11 @@ def setpoints(
         start = part.stop
         message_type, topic, make = _form(group, columns[part], joints, period_s)
         factors = tuple(_factor(column, message_type, fields, topics) for column in columns[part])
-        made.append(Setpoint(names[i] if names else topic, message_type, group.frame_id, part, factors, make))
-    taken = [setpoint.topic for setpoint in made]
+        rows.append(Setpoint(names[i] if names else topic, message_type, group.frame_id, part, factors, make))
+    taken = [setpoint.topic for setpoint in rows]
     if len(set(taken)) != len(taken):
         raise ContractError(f"command topics {taken}: expected a topic of its own for each group; set command_topics")
-    return tuple(made)
+    return tuple(rows)
 
 
 def _factor(column: Column, message_type: type, fields: Sequence[str], topics: TopicMap) -> float:

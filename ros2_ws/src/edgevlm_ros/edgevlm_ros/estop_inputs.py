@@ -36,12 +36,12 @@ _SUBSCRIPTIONS: Mapping[str, QoSProfile] = {
 
 def publishers(node: ShellNode, topic: str) -> dict[str, str]:
     """Who publishes a topic (its full name), by the graph: id -> name of the node."""
-    found = {}
+    names = {}
     for info in node.get_publishers_info_by_topic(topic):
         name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
         known = "_UNKNOWN_" not in name  # the graph hears of a node's name later than of its endpoints
-        found[bytes(info.endpoint_gid).hex()] = name if known else "a node without a name yet"
-    return found
+        names[bytes(info.endpoint_gid).hex()] = name if known else "a node without a name yet"
+    return names
 
 
 class EstopInputs:

@@ -13,7 +13,7 @@ from edgevlm.gate.chunking import ConsumptionIndexed, Executor, LatestChunk, Rec
 from edgevlm.gate.columns import columns, orientations
 from edgevlm.gate.limits import FALLBACKS, AxisLimits, Cause, GateLimits, OrientationLimits
 from edgevlm.manifest.contract import ActionGroup, Contract
-from edgevlm_ros.parameter_items import AUTOSTART, Item, told
+from edgevlm_ros.parameter_items import AUTOSTART, Item, one_line
 
 _RATE = 1e9
 EXECUTORS: Mapping[str, type[LatestChunk] | type[TemporalEnsemble] | type[ConsumptionIndexed]] = {
@@ -152,7 +152,7 @@ def _limits(
             latched=tuple(values["latched"]),
         )
     except ValidationError as error:
-        raise ContractError(told(error)) from error
+        raise ContractError(one_line(error)) from error
 
 
 def _axis(values: Mapping[str, Any], name: str) -> AxisLimits:
@@ -168,7 +168,7 @@ def _axis(values: Mapping[str, Any], name: str) -> AxisLimits:
             continuous=values[f"axes.{name}.continuous"],
         )
     except ValidationError as error:
-        raise ContractError(f"axes.{name}.{told(error)}") from error
+        raise ContractError(f"axes.{name}.{one_line(error)}") from error
 
 
 def _orientation(values: Mapping[str, Any], i: int, names: tuple[str, ...]) -> OrientationLimits:
@@ -181,18 +181,18 @@ def _orientation(values: Mapping[str, Any], i: int, names: tuple[str, ...]) -> O
             tracking=values[f"orientations.{i}.tracking"],
         )
     except ValidationError as error:
-        raise ContractError(f"orientations.{i}.{told(error)}") from error
+        raise ContractError(f"orientations.{i}.{one_line(error)}") from error
 
 
 def _moving(contract: Contract) -> list[tuple[str, str]]:
     """Name and unit of every column that moves by itself: neither a gripper's nor part of an orientation."""
-    found = []
+    columns_left = []
     for group in contract.action.groups:
         turning = _rotation(group)
         for name, unit in zip(group.names, group.units, strict=True):
             if group.kind != "gripper" and name not in turning:
-                found.append((name, unit))
-    return found
+                columns_left.append((name, unit))
+    return columns_left
 
 
 def _turning(contract: Contract) -> list[tuple[str, ...]]:

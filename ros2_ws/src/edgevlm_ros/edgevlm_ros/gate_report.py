@@ -17,8 +17,8 @@ from edgevlm.manifest.contract import SECOND_NS, ActionChunk
 from edgevlm_ros.lifecycle_node import Report
 from edgevlm_ros.pace import Chunks, GateSays, Step, judge
 
-_PERIODS_KEPT = 1000
-_STEPS_KEPT = 16
+_PERIODS = 1000
+_STEPS = 16
 _LOG_EVERY_NS = SECOND_NS
 REFUSALS = (
     *(f"chunk.{reason}" for reason in ("schema", "bundle", *get_args(Reason))),
@@ -48,20 +48,20 @@ class Periods:
 
     def __init__(self) -> None:
         self._last_ns: int | None = None
-        self._kept_ns: deque[int] = deque(maxlen=_PERIODS_KEPT)
+        self._periods_ns: deque[int] = deque(maxlen=_PERIODS)
 
     def tick(self, now_steady_ns: int) -> None:
         """A command was computed now."""
         if self._last_ns is not None:
-            self._kept_ns.append(now_steady_ns - self._last_ns)
+            self._periods_ns.append(now_steady_ns - self._last_ns)
         self._last_ns = now_steady_ns
 
     def report(self, target_s: float) -> Report:
         """Over the last 1000."""
-        figures: dict[str, object] = {"n": len(self._kept_ns), "target_ms": target_s * 1e3}
-        kept_ms = np.array(self._kept_ns, np.float64) / 1e6
+        figures: dict[str, object] = {"n": len(self._periods_ns), "target_ms": target_s * 1e3}
+        periods_ms = np.array(self._periods_ns, np.float64) / 1e6
         for name, share in (("p50_ms", 50), ("p99_ms", 99), ("max_ms", 100)):
-            figures[name] = float(np.percentile(kept_ms, share)) if len(kept_ms) else 0.0
+            figures[name] = float(np.percentile(periods_ms, share)) if len(periods_ms) else 0.0
         return ("period", "ok", "time between commands", figures)
 
 
@@ -70,21 +70,21 @@ class ChunkPace:
 
     Attributes:
         gate: what the gate tells the policy.
-        told: what to change; empty while nothing need be.
+        advice: what to change; empty while nothing need be.
     """
 
     def __init__(self, limits: GateLimits) -> None:
         self.gate = GateSays(limits.deadline_s * 1e3, limits.chunk_deadline)
-        self.told = ""
-        self._took_ms: deque[float] = deque(maxlen=_STEPS_KEPT)
+        self.advice = ""
+        self._took_ms: deque[float] = deque(maxlen=_STEPS)
 
     def took(self, step_ns: int, chunk: ActionChunk) -> str:
         """A chunk came whose step took so long; what to log now."""
         self._took_ms.append(max(0.0, step_ns / 1e6))
         step = Step(min(self._took_ms), max(self._took_ms), len(self._took_ms), 0.0)
         level, text = judge(step, Chunks(len(chunk.values), chunk.step_s * 1e3), self.gate)
-        before, self.told = self.told, text if level == "error" else ""
-        return self.told if not before else ""
+        before, self.advice = self.advice, text if level == "error" else ""
+        return self.advice if not before else ""
 
 
 def gate_row(command: GateCommand | None, counts: Mapping[str, int]) -> Report:
@@ -115,8 +115,8 @@ def input_row(rows: Sequence[Row], slow: str = "") -> Report:
         figures[f"{row.name}.count"] = row.beats
         figures[f"{row.name}.missing"] = row.missing
     silent = [row.name for row in rows if row.health == "missing"]
-    told = [*([f"missing: {', '.join(silent)}"] if silent else []), *([slow] if slow else [])]
-    return ("inputs", "warn" if told else "ok", "; ".join(told) or "all come", figures)
+    advice = [*([f"missing: {', '.join(silent)}"] if silent else []), *([slow] if slow else [])]
+    return ("inputs", "warn" if advice else "ok", "; ".join(advice) or "all come", figures)
 
 
 def count_rows(counts: Mapping[str, int], refused: Mapping[str, int], columns: Sequence[Column]) -> list[Report]:

@@ -35,7 +35,7 @@ class Probe:
     def __init__(self, node: ShellNode, contract: Contract, topics: TopicMap) -> None:
         self._node, self._contract, self._topics = node, contract, topics
         names = [*topics.cameras.values(), *state_types(topics)]
-        self._seen = {topic: TopicFacts(node.resolve_topic_name(topic)) for topic in dict.fromkeys(names)}
+        self._facts = {topic: TopicFacts(node.resolve_topic_name(topic)) for topic in dict.fromkeys(names)}
         self._cameras = {topics.cameras[camera.name]: camera for camera in contract.cameras}
         self._assembler = StateAssembler(contract.state, topics) if contract.state else None
         self._state: Any = None
@@ -73,85 +73,85 @@ class Probe:
             for name, types in self._node.get_topic_names_and_types()
             if self._node.count_publishers(name)  # some names have only subscribers
         }
-        return Facts(self._seen, names, numbers, missing, period=f"within {for_s:g} s")
+        return Facts(self._facts, names, numbers, missing, period=f"within {for_s:g} s")
 
     def _enough(self) -> bool:
-        frames = all(len(set(self._seen[topic].stamps_ns)) >= _FRAMES for topic in self._cameras)
-        states = all(seen.messages >= _STATES for topic, seen in self._seen.items() if topic not in self._cameras)
+        frames = all(len(set(self._facts[topic].stamps_ns)) >= _FRAMES for topic in self._cameras)
+        states = all(facts.messages >= _STATES for topic, facts in self._facts.items() if topic not in self._cameras)
         return frames and states and not (self._assembler and self._assembler.missing)
 
     def _subscribe(self, helper: Node) -> None:
         expected = state_types(self._topics)
-        for topic, seen in self._seen.items():
-            infos = self._node.get_publishers_info_by_topic(seen.name)
-            seen.publishers = tuple(
+        for topic, facts in self._facts.items():
+            infos = self._node.get_publishers_info_by_topic(facts.name)
+            facts.publishers = tuple(
                 (f"{info.node_namespace.rstrip('/')}/{info.node_name}", info.topic_type) for info in infos
             )
-            if topic in self._subscribed or len(seen.types) != 1:
+            if topic in self._subscribed or len(facts.types) != 1:
                 continue
-            (type_name,) = seen.types
+            (type_name,) = facts.types
             if topic in self._cameras:
                 if type_name in CAMERA_TYPES:
-                    self._listen(helper, topic, type_name, self._take_frame(seen, type_name, self._cameras[topic]))
+                    self._listen(helper, topic, type_name, self._take_frame(facts, type_name, self._cameras[topic]))
             elif expected[topic] in ("", type_name):
-                self._listen(helper, topic, type_name, self._take_state(helper, seen, topic))
+                self._listen(helper, topic, type_name, self._take_state(helper, facts, topic))
 
     def _listen(self, helper: Node, topic: str, type_name: str, callback: Callable[[Any], None]) -> None:
         self._subscribed.add(topic)
-        seen = self._seen[topic]
+        facts = self._facts[topic]
         try:
             kind = message_class(type_name)
         except EdgevlmError as error:
-            seen.problem = str(error)
+            facts.problem = str(error)
             return
         raw = topic in self._cameras
 
         def take(message: Any) -> None:
-            seen.messages += 1
+            facts.messages += 1
             try:
                 callback(message)
             except EdgevlmError as error:
-                seen.problem = str(error)
+                facts.problem = str(error)
 
         self._helper_clock = helper.get_clock()
-        helper.create_subscription(kind, seen.name, take, copy(SENSOR), raw=raw)
+        helper.create_subscription(kind, facts.name, take, copy(SENSOR), raw=raw)
 
-    def _stamp(self, seen: TopicFacts, stamp_ns: int) -> None:
+    def _stamp(self, facts: TopicFacts, stamp_ns: int) -> None:
         now_ns = int(self._helper_clock.now().nanoseconds)
-        seen.stamps_ns = [*seen.stamps_ns, stamp_ns]
+        facts.stamps_ns = [*facts.stamps_ns, stamp_ns]
         if now_ns:  # a simulated clock that has not come yet tells nothing
-            seen.ages_ns = [*seen.ages_ns, now_ns - stamp_ns]
+            facts.ages_ns = [*facts.ages_ns, now_ns - stamp_ns]
 
-    def _take_frame(self, seen: TopicFacts, type_name: str, camera: CameraSpec) -> Callable[[bytes], None]:
+    def _take_frame(self, facts: TopicFacts, type_name: str, camera: CameraSpec) -> Callable[[bytes], None]:
         def take(data: bytes) -> None:
             message = read_message(type_name, data)
-            self._stamp(seen, message.stamp_ns)
-            seen.frame_ids.add(message.frame_id)
+            self._stamp(facts, message.stamp_ns)
+            facts.frame_ids.add(message.frame_id)
             if message.compressed:
                 header = message.header()
-                seen.sizes.add((header.width, header.height))
+                facts.sizes.add((header.width, header.height))
             else:
-                seen.encodings.add(message.encoding)
-                seen.sizes.add((message.width, message.height))
+                facts.encodings.add(message.encoding)
+                facts.sizes.add((message.width, message.height))
 
         return take
 
-    def _take_state(self, helper: Node, seen: TopicFacts, topic: str) -> Callable[[Any], None]:
+    def _take_state(self, helper: Node, facts: TopicFacts, topic: str) -> Callable[[Any], None]:
         def take(message: Any) -> None:
             assert self._assembler is not None
             now_ns = int(helper.get_clock().now().nanoseconds)
             header = getattr(message, "header", None)
             if header is not None:
-                seen.frame_ids.add(header.frame_id)
+                facts.frame_ids.add(header.frame_id)
                 if stamp_ns := to_ns(header.stamp):
-                    self._stamp(seen, stamp_ns)
-            if seen.types == (JOINT_STATE,):
-                seen.joints.update(message.name)
-                seen.uneven = uneven(message) or seen.uneven
+                    self._stamp(facts, stamp_ns)
+            if facts.types == (JOINT_STATE,):
+                facts.joints.update(message.name)
+                facts.uneven = uneven(message) or facts.uneven
             try:
                 state = self._assembler.feed(topic, message, message_stamp_ns(message, now_ns))
             except LogError as error:
-                seen.problem = str(error)
+                facts.problem = str(error)
                 return
             self._state = state.value if state is not None else self._state
 

@@ -59,7 +59,7 @@ class InputPipeline:
         self._watchdog = Watchdog([Deadline(name=name, timeout_s=silence_s) for name in sources], clocks.steady())
         self._counts: Counter[str] = Counter()
         self._last_refusal: dict[str, str] = {}
-        self._told: Counter[str] = Counter()  # refusals of each source at the last report
+        self._reported: Counter[str] = Counter()  # refusals of each source at the last report
         self._newest_ns: dict[str, int] = {}
         self._encodings: dict[str, str] = {}  # of each camera's last readable frame
         self._clock = DataClock(round(spec.reset_after_s * SECOND_NS))
@@ -99,12 +99,12 @@ class InputPipeline:
         self._counts["state.received"] += 1
         now_ns = self._now_ns()
         try:
-            whole = self._assembler.feed(topic, message, message_stamp_ns(message, now_ns))
-            if whole is None:
+            complete = self._assembler.feed(topic, message, message_stamp_ns(message, now_ns))
+            if complete is None:
                 return  # other joints, or another topic's fields are still to come
-            if whole.stamp_ns == self._newest_ns.get("state"):
+            if complete.stamp_ns == self._newest_ns.get("state"):
                 return  # another topic's message of this stamp decides
-            state = Stamped(check_state(self._state, whole.value), whole.stamp_ns)
+            state = Stamped(check_state(self._state, complete.value), complete.stamp_ns)
         except NonFiniteError as error:
             self._refuse("state", "not_finite", str(error))
             return
@@ -168,7 +168,7 @@ class InputPipeline:
             "last_refusal": self._last_refusal.get(name, ""),
         }
         bad = sum(refused.values()) + sum(count for why, count in verdicts.items() if why != "taken")
-        fresh, self._told[name] = bad > self._told[name], bad
+        fresh, self._reported[name] = bad > self._reported[name], bad
         section = "state_input" if name == "state" else f"camera {name}"
         if row.health == "missing":
             return section, "error", f"nothing usable for {row.silent_s:.1f} s", figures

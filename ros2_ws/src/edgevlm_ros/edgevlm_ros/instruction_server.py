@@ -51,18 +51,18 @@ class InstructionServer:
     """The service and the action are there as long as the node, and refuse until `start`.
 
     Args:
-        told: takes what is in force whenever that changes; None: nothing.
+        changed: takes what is in force whenever that changes; None: nothing.
         newest: the last inference.
     """
 
-    def __init__(self, node: ShellNode, told: Callable[[str | None], None], newest: Callable[[], Newest]) -> None:
-        self._node, self._told, self._newest = node, told, newest
+    def __init__(self, node: ShellNode, changed: Callable[[str | None], None], newest: Callable[[], Newest]) -> None:
+        self._node, self._changed, self._newest = node, changed, newest
         self._rules: Rules | None = None
         self._goal: _Goal | None = None
         self._accepted: dict[bytes, _Goal] = {}
         self._subscriptions: list[Any] = []
         self._last_refusal = self._bad_qos = ""
-        self._said: str | None = None
+        self._announced: str | None = None
         self._ticks = 0
         self.instructions = Instructions(_nothing_is_known)
         self._timer = node.create_timer(_TICK_S, self._tick, clock=node.steady)
@@ -121,16 +121,16 @@ class InstructionServer:
 
     def report(self) -> Report:
         """The row `instruction`."""
-        said = self.instructions
-        figures: dict[str, object] = {"text": said.text or "", "source": said.source}
+        current = self.instructions
+        figures: dict[str, object] = {"text": current.text or "", "source": current.source}
         for generator in ("topic", "service"):
             figures |= {
-                f"{generator}_{what}": said.counts[f"{generator}.{what}"] for what in ("taken", "refused", "ignored")
+                f"{generator}_{what}": current.counts[f"{generator}.{what}"] for what in ("taken", "refused", "ignored")
             }
-        figures |= {f"goal_{what}": said.counts[f"goal.{what}"] for what in ("taken", "refused", "preempted")}
+        figures |= {f"goal_{what}": current.counts[f"goal.{what}"] for what in ("taken", "refused", "preempted")}
         figures |= {"last_refusal": self._last_refusal, "incompatible_qos": self._bad_qos}
-        waits = "" if said.text is not None else self.waits
-        return "instruction", "warn" if self._bad_qos else "ok", self._bad_qos or waits or said.source, figures
+        waits = "" if current.text is not None else self.waits
+        return "instruction", "warn" if self._bad_qos else "ok", self._bad_qos or waits or current.source, figures
 
     def _hear(self, message: String) -> None:
         reason = self.instructions.say("topic", message.data)
@@ -222,9 +222,9 @@ class InstructionServer:
             if self._ticks % _TICKS_PER_FEEDBACK == 1:
                 goal.handle.publish_feedback(_feedback(newest, max(0, elapsed_ns)))
 
-    def _refused(self, told: str) -> None:
-        self._last_refusal = told
-        self._node.get_logger().warning(told, throttle_duration_sec=1.0)
+    def _refused(self, reason: str) -> None:
+        self._last_refusal = reason
+        self._node.get_logger().warning(reason, throttle_duration_sec=1.0)
 
     def _on_bad_qos(self, event: Any) -> None:
         topic = self._subscriptions[0].topic_name if self._subscriptions else "instruction"
@@ -236,9 +236,9 @@ class InstructionServer:
         self._node.get_logger().warning(self._bad_qos)
 
     def _tell(self) -> None:
-        if self.instructions.text != self._said:
-            self._said = self.instructions.text
-            self._told(self._said)
+        if self.instructions.text != self._announced:
+            self._announced = self.instructions.text
+            self._changed(self._announced)
 
 
 def _feedback(newest: Newest, elapsed_ns: int) -> ExecuteInstruction.Feedback:

@@ -38,7 +38,7 @@ _LEVELS = {"ok": DiagnosticStatus.OK, "warn": DiagnosticStatus.WARN, "error": Di
 
 STEP_END_S = 4.0  # a model's step that takes longer is left behind: ros2 launch sends harder signals after 5 s
 
-_KEPT_BYTES = 32 << 20
+_POOLED_BYTES = 32 << 20
 _SWITCH_S = 0.0005  # a thread that has work waits this long for another that computes, instead of 5 ms
 
 
@@ -211,7 +211,7 @@ class ShellNode(LifecycleNode):
                 name=f"{name}: {section}",
                 message=message,
                 hardware_id=name,
-                values=[KeyValue(key=key, value=_shown(value)) for key, value in figures.items()],
+                values=[KeyValue(key=key, value=_text(value)) for key, value in figures.items()],
             )
             for section, level, message, figures in rows
         ]
@@ -221,16 +221,16 @@ class ShellNode(LifecycleNode):
         notify("WATCHDOG=1")  # from the executor: one that hangs is silent
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _vitals() -> dict[str, object]:
     """Memory of this process, and the hottest sensor where the machine tells."""
-    found: dict[str, object] = {}
+    vitals: dict[str, object] = {}
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
-            found["memory_mb"] = int(line.split()[1]) / 1024
+            vitals["memory_mb"] = int(line.split()[1]) / 1024
     temperatures = []
     for path in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         try:
@@ -238,8 +238,8 @@ def _vitals() -> dict[str, object]:
         except (OSError, ValueError):
             continue  # a sensor that is off
     if temperatures:
-        found["temperature_c"] = max(temperatures)
-    return found
+        vitals["temperature_c"] = max(temperatures)
+    return vitals
 
 
 def _keep_memory() -> None:
@@ -251,7 +251,7 @@ def _keep_memory() -> None:
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option in (-1, -3):
-            mallopt(option, _KEPT_BYTES)
+            mallopt(option, _POOLED_BYTES)
 
 
 def run(make: Callable[[], Runnable]) -> None:
@@ -268,7 +268,7 @@ def run(make: Callable[[], Runnable]) -> None:
         files = {str(path): tuple(sections(path)) for path in parameter_files(sys.argv)}
         _init()
         try:
-            node = _made(make, files)
+            node = _create(make, files)
             _spin(node, ending)
         finally:
             rclpy.try_shutdown()
@@ -286,16 +286,16 @@ def _init() -> None:
         raise ArgumentsError(f"ROS arguments: {rcl_message(error)}; see docs.ros.org, 'ROS 2 arguments'") from error
 
 
-def _made(make: Callable[[], Runnable], files: Mapping[str, tuple[str, ...]]) -> Any:
+def _create(make: Callable[[], Runnable], files: Mapping[str, tuple[str, ...]]) -> Any:
     try:
         node: Any = make()
     except (InvalidNodeNameException, InvalidNamespaceException) as error:
         raise ArgumentsError(f"ROS arguments: {rcl_message(error)}; correct __node or __ns") from error
     name = node.get_fully_qualified_name()
-    found = [f"{path}: {fault}" for path, named in files.items() for fault in section_faults(named, name, NODES)]
-    if found:
+    faults = [f"{path}: {fault}" for path, named in files.items() for fault in section_faults(named, name, NODES)]
+    if faults:
         node.destroy_node()
-        raise ArgumentsError("; ".join(found))
+        raise ArgumentsError("; ".join(faults))
     if words := stray(sys.argv):
         node.get_logger().warning(f"{words} change nothing: parameters and remaps come after --ros-args")
     for path, named in files.items():

@@ -67,9 +67,11 @@ class Listener:
         fixed: bool = False,
     ) -> Subscription:
         """A subscription under the owner's name; of messages that wait, those subscribed first are taken first."""
-        made = listen(self._node, kind, self._owner.resolve_topic_name(topic), take, profile, raw=raw, fixed=fixed)
-        self._subscriptions.append(made)
-        return made
+        subscription = listen(
+            self._node, kind, self._owner.resolve_topic_name(topic), take, profile, raw=raw, fixed=fixed
+        )
+        self._subscriptions.append(subscription)
+        return subscription
 
     def start(self) -> None:
         """Begin to take messages."""
@@ -90,7 +92,9 @@ class Listener:
 
     def _run(self) -> None:
         context, guard = self._owner.context.handle, self._guard.handle
-        items = [(made, made.handle, made.handle.pointer) for made in self._subscriptions]
+        items = [
+            (subscription, subscription.handle, subscription.handle.pointer) for subscription in self._subscriptions
+        ]
         waiting = _rclpy.WaitSet(len(items), 1, 0, 0, 0, 0, context)
         with ExitStack() as held:
             for used in (context, guard, waiting, *(handle for _, handle, _ in items)):
@@ -104,11 +108,11 @@ class Listener:
                 self._turn(items, set(waiting.get_ready_entities("subscription")))
 
     def _turn(self, items: list[tuple[Subscription, Any, int]], ready: set[int]) -> None:
-        for made, handle, pointer in items:
+        for subscription, handle, pointer in items:
             if self._ending:
                 return
-            if pointer in ready and (taken := handle.take_message(made.msg_type, made.raw)) is not None:
-                made.callback(taken[0])
+            if pointer in ready and (taken := handle.take_message(subscription.msg_type, subscription.raw)) is not None:
+                subscription.callback(taken[0])
         at_ns = self._wake_at_ns()
         if at_ns is not None and at_ns <= self._owner.steady_ns() and not self._ending:
             self._wake()

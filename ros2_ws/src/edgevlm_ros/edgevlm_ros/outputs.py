@@ -60,8 +60,8 @@ class Outputs:
 
     def contract(self, contract: Contract, bundle_sha256: str) -> None:
         """Latched: the contract as JSON, with the hash of the bundle it belongs to."""
-        told = {"bundle_sha256": bundle_sha256, "contract": contract.model_dump(mode="json")}
-        self._contract.publish(String(data=json.dumps(told)))
+        fields = {"bundle_sha256": bundle_sha256, "contract": contract.model_dump(mode="json")}
+        self._contract.publish(String(data=json.dumps(fields)))
 
     def instruction(self, text: str | None) -> None:
         """Latched: what is being followed; empty when nothing is."""

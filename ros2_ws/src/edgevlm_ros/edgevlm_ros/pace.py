@@ -76,10 +76,10 @@ def read_gate(text: str) -> GateSays:
     if len(text) > _MOST_TEXT:
         raise ContractError(f"gate_limits: expected at most {_MOST_TEXT} characters, got {len(text)}; {_WHOSE}")
     try:
-        found = json.loads(text)
-        said = GateSays(float(found["deadline_ms"]), found["chunk_deadline"])
-        if said.chunk_deadline in ("deadline", "whole_chunk") and 0 < said.deadline_ms < math.inf:
-            return said
+        fields = json.loads(text)
+        gate = GateSays(float(fields["deadline_ms"]), fields["chunk_deadline"])
+        if gate.chunk_deadline in ("deadline", "whole_chunk") and 0 < gate.deadline_ms < math.inf:
+            return gate
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     raise ContractError(f"gate_limits: expected deadline_ms and chunk_deadline, got {text!r:.80}; {_WHOSE}")
@@ -114,10 +114,10 @@ def _too_slow_for(gate: GateSays, step: Step, chunks: Chunks) -> tuple[Level, st
     over = step.interval_ms > gate.deadline_ms
     how = "too slow" if over else "nearly too slow"
     bears = 2 * step.interval_ms <= chunks.horizon_ms
-    whole = f", or chunk_deadline to whole_chunk (a chunk lasts {_rows(chunks)})" if bears else ""
+    instead = f", or chunk_deadline to whole_chunk (a chunk lasts {_rows(chunks)})" if bears else ""
     return "error" if over else "warn", (
         f"this policy is {how} for its gate: {_step(step)}, and the gate falls back when no chunk comes for "
-        f"{gate.deadline_ms:.0f} ms; set its deadline_ms to at least {least_deadline_ms(step):.0f}{whole}"
+        f"{gate.deadline_ms:.0f} ms; set its deadline_ms to at least {least_deadline_ms(step):.0f}{instead}"
     )
 
 

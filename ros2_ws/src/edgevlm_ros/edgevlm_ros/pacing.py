@@ -28,7 +28,7 @@ class Pacing:
         self._best_ms = self._p99_ms = self._live_p99_ms = self._period_ms = 0.0
         self._steps = self._live = 0
         self._chunks = Chunks(1, 1.0)
-        self._told: Level = "ok"
+        self._level: Level = "ok"
 
     def measured(self, times_ns: Sequence[int], action: ActionSpec) -> None:
         """Steps of the model on this machine, before anything depends on them."""
@@ -39,7 +39,7 @@ class Pacing:
     def observed(self, rates_hz: Sequence[float | None]) -> None:
         """How often each camera sends; the slowest decides how often there is an observation."""
         self._period_ms = max((1e3 / rate for rate in rates_hz if rate), default=0.0)
-        self._told = "ok"
+        self._level = "ok"
 
     def lately(self, latency: Mapping[str, float | int]) -> None:
         """What the steps since activation took, as `Worker.latency`."""
@@ -75,6 +75,6 @@ class Pacing:
             "gate_chunk_deadline": gate.chunk_deadline if gate else "",
         }
         order = ("ok", "warn", "error")
-        news = text if order.index(level) > order.index(self._told) else ""
-        self._told = level
+        news = text if order.index(level) > order.index(self._level) else ""
+        self._level = level
         return ("pace", level, text, figures), news

@@ -37,7 +37,7 @@ AUTOSTART = (
 )
 
 
-def told(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """One line for a person: pydantic's first fault with its place, or the message."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]

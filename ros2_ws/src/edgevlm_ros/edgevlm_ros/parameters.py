@@ -12,10 +12,10 @@ from rclpy.parameter import Parameter
 
 from edgevlm.errors import ContractError, EdgevlmError
 from edgevlm_ros.compat import overrides
-from edgevlm_ros.parameter_items import Item, Value, fit, told
+from edgevlm_ros.parameter_items import Item, Value, fit, one_line
 from edgevlm_ros.undeclared_parameters import refuse_undeclared
 
-__all__ = ["Check", "Item", "Parameters", "Value", "told"]
+__all__ = ["Check", "Item", "Parameters", "Value", "one_line"]
 
 Check = Callable[[Mapping[str, Any]], object]
 
@@ -73,11 +73,11 @@ class Parameters:
         Raises:
             ContractError: which, each with the nearest name.
         """
-        given = {name: parameter.value for name, parameter in overrides(self._node).items()}
-        refuse_undeclared(given, self._static, columns)
+        values = {name: parameter.value for name, parameter in overrides(self._node).items()}
+        refuse_undeclared(values, self._static, columns)
 
-    def _on_set(self, given: list[Parameter]) -> SetParametersResult:
-        mine = {parameter.name: parameter.value for parameter in given if parameter.name in self._items}
+    def _on_set(self, values: list[Parameter]) -> SetParametersResult:
+        mine = {parameter.name: parameter.value for parameter in values if parameter.name in self._items}
         if not mine:
             return SetParametersResult(successful=True)
         try:
@@ -86,7 +86,7 @@ class Parameters:
                     raise ContractError(f"{name}: cannot change while the node is active; deactivate it first")
             self._check({**self.values(), **{name: fit(self._items[name], value) for name, value in mine.items()}})
         except (ValueError, EdgevlmError) as error:
-            return SetParametersResult(successful=False, reason=told(error))
+            return SetParametersResult(successful=False, reason=one_line(error))
         return SetParametersResult(successful=True)
 
 

@@ -98,14 +98,14 @@ class PolicyNode(ShellNode):
         self._check_pace()
         contract = policy.contract
         spec = match_spec(values, contract)
-        found = [] if values["topics"] else self._found(contract, values["check_s"] / 2)
-        self._topics = topics = live_topics(contract, values["topics"], found)
+        published = [] if values["topics"] else self._published_cameras(contract, values["check_s"] / 2)
+        self._topics = topics = live_topics(contract, values["topics"], published)
         live = Probe(self, contract, topics).look(values["check_s"])
         mailbox: Mailbox[Matched] = Mailbox(merge)
         clocks = Clocks(self.now_ns, self.steady_ns)
         senses = InputPipeline(contract, topics, spec, mailbox, clocks, values["silence_s"])
         self._inputs = inputs = Inputs(self, senses)
-        senses.warn = lambda told: self.get_logger().warning(told, throttle_duration_sec=1.0)
+        senses.warn = lambda text: self.get_logger().warning(text, throttle_duration_sec=1.0)
         senses.restarted = lambda: self._later(partial(self._server.abort, "the clock began anew"))
         self._subscribe(inputs, contract, topics, live)
         if values["check_contract"]:
@@ -167,14 +167,14 @@ class PolicyNode(ShellNode):
     def _newest(self) -> Newest:
         return self._run.newest if self._run is not None else Newest()
 
-    def _found(self, contract: Contract, for_s: float) -> list[str]:
+    def _published_cameras(self, contract: Contract, for_s: float) -> list[str]:
         """Which of the cameras' topics by convention are live, after namespaces and remaps; waits for one of each."""
         ends, until_ns = ("", "/compressed"), self.steady_ns() + round(for_s * SECOND_NS)
         while True:
             names = [[f"{camera.name}/image_raw{end}" for end in ends] for camera in contract.cameras]
-            found = [[f"/{name}" for name in pair if self.count_publishers(name)] for pair in names]
-            if all(found) or self.steady_ns() >= until_ns or self.ending.asked:
-                return [name for pair in found for name in pair]
+            published = [[f"/{name}" for name in pair if self.count_publishers(name)] for pair in names]
+            if all(published) or self.steady_ns() >= until_ns or self.ending.asked:
+                return [name for pair in published for name in pair]
             time.sleep(_LOOK_S)  # discovery goes on in a thread of its own
 
     def _subscribe(self, inputs: Inputs, contract: Contract, topics: TopicMap, live: Facts) -> None:
@@ -182,20 +182,20 @@ class PolicyNode(ShellNode):
         cameras = {topics.cameras[camera.name]: camera.name for camera in contract.cameras}
         states = state_types(topics)
         for topic in (*cameras, *states):
-            seen = live.topics[topic]
+            facts = live.topics[topic]
             allowed = CAMERA_TYPES if topic in cameras else (states[topic],) if states[topic] else ()
-            if len(seen.types) != 1 or (allowed and seen.types[0] not in allowed):
+            if len(facts.types) != 1 or (allowed and facts.types[0] not in allowed):
                 if not self._settings["check_contract"]:
                     raise ContractError(
-                        f"topic {seen.name}: expected one publisher to learn its type from, got {seen.types}"
+                        f"topic {facts.name}: expected one publisher to learn its type from, got {facts.types}"
                     )
                 continue  # the check tells
-            kind = message_class(seen.types[0])
+            kind = message_class(facts.types[0])
             if topic in cameras:
-                subscription = inputs.camera(cameras[topic], kind, topic, seen.types[0])
+                subscription = inputs.camera(cameras[topic], kind, topic, facts.types[0])
             else:
                 subscription = inputs.state(kind, topic)
-            seen.qos = mismatch(self, seen.name, subscription.qos_profile)
+            facts.qos = mismatch(self, facts.name, subscription.qos_profile)
 
     def _start(self, policy: Policy, mailbox: Mailbox[Matched], clocks: Clocks) -> None:
         self._run = now = ActivePolicy(self._outputs, policy.contract, policy.bundle.sha256, clocks)

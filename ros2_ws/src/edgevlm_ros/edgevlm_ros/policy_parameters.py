@@ -11,7 +11,7 @@ from edgevlm.errors import ContractError
 from edgevlm.loop.matching import MatchSpec
 from edgevlm.manifest.contract import Contract
 from edgevlm.options import RuntimeOptions
-from edgevlm_ros.parameter_items import AUTOSTART, Item, told
+from edgevlm_ros.parameter_items import AUTOSTART, Item, one_line
 
 ITEMS = (
     *AUTOSTART,
@@ -57,7 +57,7 @@ def runtime_options(values: Mapping[str, Any]) -> RuntimeOptions:
     try:
         return RuntimeOptions(engine=values["engine"], intra_threads=values["intra_threads"])
     except ValidationError as error:
-        raise ContractError(told(error)) from error
+        raise ContractError(one_line(error)) from error
 
 
 def match_spec(values: Mapping[str, Any], contract: Contract) -> MatchSpec:

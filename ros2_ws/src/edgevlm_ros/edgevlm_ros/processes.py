@@ -39,10 +39,10 @@ def free_domain() -> int:
 def environment(domain: int | None = None) -> dict[str, str]:
     """This process's environment, with DDS set up for camera images; with `domain`, also kept to this machine."""
     profile = Path(get_package_share_directory("edgevlm_ros")) / "config" / "fastdds.xml"
-    made = {**os.environ, "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile), "PYTHONUNBUFFERED": "1"}
+    variables = {**os.environ, "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile), "PYTHONUNBUFFERED": "1"}
     if domain is not None:
-        made.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
-    return made
+        variables.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
+    return variables
 
 
 class Processes:

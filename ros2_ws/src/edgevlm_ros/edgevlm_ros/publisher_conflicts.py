@@ -29,14 +29,14 @@ class PublisherConflicts:
         self._session: dict[str, int] = {}
         self._retired: dict[str, set[int]] = {}
         self._owner: dict[str, tuple[int, str]] = {}  # a session, and its publisher from when it was the only one
-        self._told: dict[str, tuple[int, str]] = {}  # what messages have shown: until when, and what
+        self._reported: dict[str, tuple[int, str]] = {}  # what messages have shown: until when, and what
         self._since_ns: dict[str, int] = {}  # when the graph began to show more than one publisher
         self._graph: dict[str, Publishers] = {}
 
     def heard(self, topic: str, session: int, now_ns: int) -> None:
         """A message of a topic whose messages carry their sender's session."""
         if fault := self._copied(topic, session) or self._alternating(topic, session):
-            self._told[topic] = (now_ns + self._quiet_ns, fault)
+            self._reported[topic] = (now_ns + self._quiet_ns, fault)
 
     def counted(self, graph: Mapping[str, Publishers], now_ns: int) -> None:
         """Whom the graph shows for each topic."""
@@ -46,13 +46,13 @@ class PublisherConflicts:
 
     def conflicts(self, now_ns: int) -> dict[str, str]:
         """Topics with more than one publisher now, and what is known of them."""
-        told = {topic: fault for topic, (until_ns, fault) in self._told.items() if now_ns <= until_ns}
+        reported = {topic: fault for topic, (until_ns, fault) in self._reported.items() if now_ns <= until_ns}
         settled = {
             topic: f"{topic} has {len(self._graph[topic])} publishers ({self._names(topic)})"
             for topic, since_ns in self._since_ns.items()
             if now_ns - since_ns >= self._settle_ns
         }
-        return {**told, **settled}
+        return {**reported, **settled}
 
     def _copied(self, topic: str, session: int) -> str:
         publishers = self._graph.get(topic, {})

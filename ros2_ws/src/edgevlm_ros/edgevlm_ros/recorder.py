@@ -56,18 +56,18 @@ class Recorder(Node):
         settings = Parameters(self, ITEMS, frozen=lambda: self._started)
         settings.refuse_undeclared()
         self._started = False
-        wanted = [topic for topic in settings["topics_record"] if topic]
+        patterns = [topic for topic in settings["topics_record"] if topic]
         contract = _contract(settings["bundle"])
-        if not wanted and contract is None:
+        if not patterns and contract is None:
             raise ContractError("nothing to record: expected `bundle` or `topics_record`, got neither; give one")
         self._map = live_topics(contract, settings["topics"]) if contract else None
         self._chosen: set[str] = set(self._map.cameras) if self._map and settings["topics"] else set()
-        self._wanted = wanted or list(PUBLISHED)
-        self._with_inputs = not wanted
+        self._topic_patterns = patterns or list(PUBLISHED)
+        self._with_inputs = not patterns
         self.path = _path(settings["output"])
         self.part = self.path.with_name(f"{self.path.name}.part")
         self._log = _open(self.path, self.part)
-        self._subscriptions_made: dict[str, Subscription] = {}
+        self._recorded: dict[str, Subscription] = {}
         self._refused: set[str] = set()
         self._early: list[tuple[str, str, bytes]] = []  # came before the first /clock
         self.counts: Counter[str] = Counter()
@@ -89,15 +89,15 @@ class Recorder(Node):
             self._log.raw(topic, type_name, data, 0)
         self._save_map()
         self._log.close()
-        told = ", ".join(f"{topic} {count}" for topic, count in sorted(self.counts.items()))
-        self.get_logger().info(f"recorded {self.path}: {told or 'no message came'}")
+        summary = ", ".join(f"{topic} {count}" for topic, count in sorted(self.counts.items()))
+        self.get_logger().info(f"recorded {self.path}: {summary or 'no message came'}")
 
     def _look(self) -> None:
         """Subscribe to what is wanted and live by now."""
         live = {topic: types for topic, types in self.get_topic_names_and_types() if types}
         inputs = self._inputs()
         for topic, types in sorted(live.items()):
-            if topic in self._subscriptions_made or topic in self._refused:
+            if topic in self._recorded or topic in self._refused:
                 continue
             if topic in inputs or any(fnmatchcase(topic, pattern) for pattern in self._patterns()):
                 self._subscribe(topic, types)
@@ -145,7 +145,7 @@ class Recorder(Node):
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
         take = self._taker(topic, types[0])
-        self._subscriptions_made[topic] = self.create_subscription(kind, topic, take, qos, raw=True)
+        self._recorded[topic] = self.create_subscription(kind, topic, take, qos, raw=True)
         self.get_logger().info(f"recording {topic} ({types[0]})")
 
     def _taker(self, topic: str, type_name: str) -> Callable[[bytes], None]:
@@ -171,7 +171,7 @@ class Recorder(Node):
         space = self.get_namespace().rstrip("/")
         return [
             self.resolve_topic_name(topic) if "*" not in topic else topic if topic[0] == "/" else f"{space}/{topic}"
-            for topic in self._wanted
+            for topic in self._topic_patterns
         ]
 
     def _absolute(self) -> TopicMap:

@@ -117,9 +117,9 @@ def stamp(message: Any, now_ns: int) -> Any:
 
 
 def _unstamped(message: JointTrajectory, now_ns: int) -> JointTrajectory:
-    made = deepcopy(message)
-    made.header.stamp = to_time(0)
-    return made
+    copy = deepcopy(message)
+    copy.header.stamp = to_time(0)
+    return copy
 
 
 def _array(kind: CommandKind, message: JointState, joints: Sequence[str]) -> Float64MultiArray:

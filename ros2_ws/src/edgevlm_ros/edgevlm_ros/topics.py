@@ -87,12 +87,12 @@ def message_stamp_ns(message: Any, now_ns: int) -> int:
 def wrong_types(expected: Mapping[str, str], live: Mapping[str, Collection[str]]) -> list[str]:
     """A line for each topic of `state_types` without a publisher, or whose publishers have another type."""
     faults = []
-    for topic, wanted in expected.items():
+    for topic, type_name in expected.items():
         types = sorted(live.get(topic, ()))
         if not types:
             faults.append(f"{topic}: nobody publishes it; start its publisher, remap it or correct the topic map")
-        elif len(types) > 1 or (wanted and types != [wanted]):
+        elif len(types) > 1 or (type_name and types != [type_name]):
             faults.append(
-                f"{topic}: expected {wanted or 'one type'}, got {', '.join(types)}; remap it to the right one"
+                f"{topic}: expected {type_name or 'one type'}, got {', '.join(types)}; remap it to the right one"
             )
     return faults

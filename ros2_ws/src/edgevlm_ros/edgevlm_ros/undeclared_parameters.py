@@ -102,8 +102,8 @@ def _contract_hint(name: str, columns: Collection[str] | None) -> str:
         return f" (expected {root}.<{what}>.{{{','.join(fields)}}})"
     near = nearest(name, columns)
     moved = sorted({column.split(".")[1] for column in columns if column.startswith("axes.")})
-    told = f"the contract has the axes {', '.join(moved) or 'none'}"
-    return f" ({told}; did you mean {near}?)" if near else f" ({told})"
+    axes = f"the contract has the axes {', '.join(moved) or 'none'}"
+    return f" ({axes}; did you mean {near}?)" if near else f" ({axes})"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -121,7 +121,7 @@ def _qos_fault(name: str, value: object) -> str:
         near = nearest(policy, QOS_VALUES)
         return f"{name}: expected one of the policies {', '.join(QOS_VALUES)}" + (f", such as {near}" if near else "")
     if policy == "depth":
-        whole = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 100_000
-        return "" if whole else f"{name}: expected a whole number from 1 to 100000, got {value!r}"
+        valid = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 100_000
+        return "" if valid else f"{name}: expected a whole number from 1 to 100000, got {value!r}"
     known = isinstance(value, str) and value.lower() in QOS_VALUES[policy]
     return "" if known else f"{name}: expected one of {', '.join(QOS_VALUES[policy])}, got {value!r}"

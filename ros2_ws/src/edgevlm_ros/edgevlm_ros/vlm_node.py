@@ -61,7 +61,7 @@ class VlmNode(ShellNode):
     def __init__(self, open_model: Callable[[str], Chat] = load_chat) -> None:
         super().__init__("vlm_node")
         self._open = open_model
-        self._given = Parameters(self, ITEMS, frozen=lambda: self.active)
+        self._settings = Parameters(self, ITEMS, frozen=lambda: self.active)
         self._chat: Chat | None = None
         self._frame: Image | CompressedImage | None = None
         self._questions: queue.Queue[_Question | None] = queue.Queue(_WAITING)
@@ -75,15 +75,15 @@ class VlmNode(ShellNode):
         self._decisions = advertise(self, String, "decision", RELIABLE)
         # A question that waits for its answer must not keep pictures and other questions out.
         self.create_service(Ask, "ask", self._serve, callback_group=ReentrantCallbackGroup())
-        self.begin(self._given)
+        self.begin(self._settings)
 
     def configure(self) -> None:
-        if self._given["transport"] not in ("raw", "compressed"):
-            raise ContractError(f"transport: expected raw or compressed, got {self._given['transport']!r}")
-        self._chat = self._open(self._given["bundle"])
+        if self._settings["transport"] not in ("raw", "compressed"):
+            raise ContractError(f"transport: expected raw or compressed, got {self._settings['transport']!r}")
+        self._chat = self._open(self._settings["bundle"])
 
     def activate(self) -> None:
-        compressed = self._given["transport"] == "compressed"
+        compressed = self._settings["transport"] == "compressed"
         kind, topic = (CompressedImage, "image_raw/compressed") if compressed else (Image, "image_raw")
         self._subscription = listen(self, kind, topic, self._keep, SENSOR)
         if self._stuck:
@@ -91,8 +91,8 @@ class VlmNode(ShellNode):
         self._questions, self._cancel = queue.Queue(_WAITING), threading.Event()
         self._thread = threading.Thread(target=self._work, args=(self._questions,), name="edgevlm-chat", daemon=True)
         self._thread.start()
-        if self._given["period_s"] > 0:
-            self._timer = self.create_timer(self._given["period_s"], self._ask_again)
+        if self._settings["period_s"] > 0:
+            self._timer = self.create_timer(self._settings["period_s"], self._ask_again)
 
     def deactivate(self) -> None:
         if self._timer is not None:
@@ -123,7 +123,7 @@ class VlmNode(ShellNode):
         figures = {**{key: self._counts[key] for key in keys}, "busy_ms": self._busy_ms, "last_error": self._error}
         age_ms = (self.now_ns() - to_ns(self._frame.header.stamp)) / 1e6 if self._frame else math.nan
         camera = {"received": self._counts["received"], "refused": self._counts["refused"], "age_ms": age_ms}
-        stale = self.active and not age_ms <= self._given["max_age_s"] * 1e3
+        stale = self.active and not age_ms <= self._settings["max_age_s"] * 1e3
         return [
             ("chat", "error" if self._error else "ok", self._error or "ok", figures),
             ("camera", "warn" if stale else "ok", "no fresh frame" if stale else "ok", camera),
@@ -133,19 +133,19 @@ class VlmNode(ShellNode):
         self._counts["received"] += 1
         self._frame = frame
 
-    def _picture(self, given: CompressedImage) -> tuple[NDArray[np.uint8], Header]:
+    def _picture(self, picture: CompressedImage) -> tuple[NDArray[np.uint8], Header]:
         """The picture that came with the question, or the camera's newest, as RGB.
 
         Raises:
             ContractError: there is none, it is too old, or no picture.
         """
-        if len(given.data):
-            return decode(bytes(given.data), "rgb8"), given.header
+        if len(picture.data):
+            return decode(bytes(picture.data), "rgb8"), picture.header
         frame = self._frame
         if frame is None:
             raise ContractError("ask: no picture was given and none came from the camera; check the image topic")
         age_s = (self.now_ns() - to_ns(frame.header.stamp)) / 1e9
-        if age_s > self._given["max_age_s"]:
+        if age_s > self._settings["max_age_s"]:
             raise ContractError(f"ask: the camera's newest picture is {age_s:.1f} s old; check the camera")
         if isinstance(frame, CompressedImage):
             return decode(bytes(frame.data), "rgb8"), frame.header
@@ -153,7 +153,11 @@ class VlmNode(ShellNode):
         return reorder(pixels, check_encoding(frame.encoding), "rgb8"), frame.header
 
     def _put(
-        self, text: str, given: CompressedImage, max_new_tokens: int, done: Callable[[Answer | None, str, float], None]
+        self,
+        text: str,
+        picture: CompressedImage,
+        max_new_tokens: int,
+        done: Callable[[Answer | None, str, float], None],
     ) -> Header:
         """Hand a question to the model's thread; the header of the picture it is about.
 
@@ -166,7 +170,7 @@ class VlmNode(ShellNode):
             raise ContractError("ask: expected a question, got an empty text")
         self._counts["asked"] += 1
         try:
-            image, header = self._picture(given)
+            image, header = self._picture(picture)
         except EdgevlmError:
             self._counts["refused"] += 1
             raise
@@ -177,34 +181,34 @@ class VlmNode(ShellNode):
         return header
 
     async def _serve(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
-        told: Future = Future()
+        answered: Future = Future()
         try:
-            tokens = request.max_new_tokens or self._given["max_new_tokens"]
+            tokens = request.max_new_tokens or self._settings["max_new_tokens"]
             response.header = self._put(
-                request.text, request.image, tokens, lambda *outcome: self._resolve(told, outcome)
+                request.text, request.image, tokens, lambda *outcome: self._resolve(answered, outcome)
             )
         except EdgevlmError as error:
             response.message = str(error)
             return response
-        answer, problem, response.duration_ms = await told
+        answer, problem, response.duration_ms = await answered
         response.success, response.message = answer is not None, problem
         if answer is not None:
             response.text, response.token_ids = answer.text, list(answer.token_ids)
         return response
 
-    def _resolve(self, told: Future, outcome: tuple[Answer | None, str, float]) -> None:
-        told.set_result(outcome)
+    def _resolve(self, answered: Future, outcome: tuple[Answer | None, str, float]) -> None:
+        answered.set_result(outcome)
         if self.executor is not None:
             self.executor.wake()  # it may be waiting for messages
 
     def _ask_again(self) -> None:
-        question = self._given["question"]
+        question = self._settings["question"]
         if not self._questions.empty():
             return  # the last one has not been answered yet
         if not question and (self._chat is None or self._chat.needs_text):
             return
         try:
-            self._put(question, CompressedImage(), self._given["max_new_tokens"], self._publish)
+            self._put(question, CompressedImage(), self._settings["max_new_tokens"], self._publish)
         except EdgevlmError as error:
             self._error = str(error)
 
@@ -212,7 +216,7 @@ class VlmNode(ShellNode):
         if answer is None:
             return
         self._answers.publish(String(data=answer.text))
-        choices = [choice for choice in self._given["choices"] if choice]
+        choices = [choice for choice in self._settings["choices"] if choice]
         if choices:
             self._decisions.publish(String(data=decision(answer.text, choices)))
 
