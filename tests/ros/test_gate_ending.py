@@ -41,6 +41,25 @@ def start(domain: int, tmp_path: Path) -> Iterator[Callable[..., Moving]]:
         moving.close()
 
 
+THREADS_LEFT = Path(__file__).parent / "threads_left.py"
+
+
+def test_a_gate_that_ends_leaves_no_thread_of_dds(start: Callable[..., Moving]) -> None:
+    """One that is still there crashes now and then while the process takes its libraries down."""
+    moving = start(child=THREADS_LEFT)
+    moving.process.send_signal(signal.SIGINT)
+    assert moving.process.wait(10) == 0
+    assert moving.processes.log("gate").splitlines()[-1] == "left: []"
+
+
+def test_a_node_that_is_refused_while_it_is_made_leaves_none_either(domain: int, tmp_path: Path) -> None:
+    with Processes(tmp_path, environment(domain)) as processes:
+        process = processes.start("recorder", THREADS_LEFT, arguments=["edgevlm_ros.recorder:Recorder"])
+        assert process.wait(30) == 0
+        lines = processes.log("recorder").splitlines()
+        assert "nothing to record" in lines[-2] and lines[-1] == "left: []"
+
+
 @pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT, signal.SIGTERM]])
 def test_a_signal_brakes_within_the_limits_and_the_last_command_rests(
     start: Callable[..., Moving], numbers: list[int]

@@ -28,14 +28,17 @@ PARAMETERS: dict[str, Any] = {
 
 
 class Moving:
-    """A gate that follows at full velocity."""
+    """A gate that follows at full velocity; in `child`, a program that is told which node to run."""
 
-    def __init__(self, domain: int, directory: Path, **parameters: Any) -> None:
+    def __init__(self, domain: int, directory: Path, child: Path | None = None, **parameters: Any) -> None:
         bundle = tiny.mono(directory / "mono")
         opened = open_bundle(bundle)
         self.processes = Processes(directory, environment(domain))
         self.process = self.processes.start(
-            "gate", "edgevlm_ros.command_gate", parameters={**PARAMETERS, "bundle": str(bundle), **parameters}
+            "gate",
+            child or "edgevlm_ros.command_gate",
+            parameters={**PARAMETERS, "bundle": str(bundle), **parameters},
+            arguments=["edgevlm_ros.command_gate:CommandGate"] if child else [],
         )
         topics = {"command/twist": TwistStamped, "command/gripper": JointState}
         self.rig = Rig(domain, opened.manifest.policy().contract, opened.sha256, topics)

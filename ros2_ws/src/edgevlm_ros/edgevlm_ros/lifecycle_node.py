@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import time
 import traceback
@@ -268,15 +269,26 @@ def run(make: Callable[[], Runnable]) -> None:
         files = {str(path): tuple(sections(path)) for path in parameter_files(sys.argv)}
         _init()
         try:
-            node = _create(make, files)
-            _spin(node, ending)
+            _spin(_create(make, files), ending)
         finally:
+            _free()
             rclpy.try_shutdown()
     except EdgevlmError as error:
         rclpy.logging.get_logger("edgevlm").fatal(str(error))
+        traceback.clear_frames(error.__traceback__)  # a node that was refused while it was made
+        _free()
         raise SystemExit(error.exit_code) from error
     finally:
         ending.over()
+
+
+def _free() -> None:
+    """Free what the node leaves in reference cycles, such as its state machine, also what was frozen.
+
+    Any of it keeps the DDS participant and its threads, which then crash while the process takes its libraries down.
+    """
+    gc.unfreeze()
+    gc.collect()
 
 
 def _init() -> None:
@@ -318,5 +330,6 @@ def _spin(node: Any, ending: Ending) -> None:
     finally:
         notify("STOPPING=1")
         node.close()
+        ending.wake = lambda: None  # it held the executor
         executor.remove_node(node)
         node.destroy_node()
