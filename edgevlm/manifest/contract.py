@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, NewType, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -315,7 +315,10 @@ class ActionChunk:
     plan: Plan | None = None
 
 
-def check_frame(camera: CameraSpec, image: Any) -> NDArray[np.uint8]:
+CheckedFrame = NewType("CheckedFrame", NDArray[np.uint8])  # fits its camera's contract; made where frames enter
+
+
+def check_frame(camera: CameraSpec, image: Any) -> CheckedFrame:
     """The frame itself if it fits the camera's contract; rows may be padded, pixels must lie side by side.
 
     Raises:
@@ -331,7 +334,7 @@ def check_frame(camera: CameraSpec, image: Any) -> NDArray[np.uint8]:
         raise ShapeError(
             f"{_expected_image(camera)} with its pixels side by side, got strides {strides}; pass a contiguous copy"
         )
-    return image
+    return CheckedFrame(image)
 
 
 def _expected_image(camera: CameraSpec) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import DependencyError, PictureError, ShapeError
-from edgevlm.manifest.contract import CameraSpec
+from edgevlm.manifest.contract import CameraSpec, CheckedFrame
 from edgevlm.manifest.image_ops import ImageOp, PadToSquare, ResizeShortest, SmoothToSquare
 from edgevlm.preprocess.native import native_available
 from edgevlm.preprocess.pipeline import Preprocessor
@@ -47,7 +47,7 @@ class PicturePreprocessor:
             BundleError: the operations do not fit pictures of this size.
         """
         image = check_picture(image_hwc_u8)
-        return self._prepared(*image.shape[:2])(image)
+        return self._prepared(*image.shape[:2]).prepare(CheckedFrame(image))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of the tiles of a picture of this size, without preparing it; (0, 0): it is not cut.

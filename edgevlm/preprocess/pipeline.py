@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, DependencyError, ShapeError
-from edgevlm.manifest.contract import CameraSpec, check_frame
+from edgevlm.manifest.contract import CameraSpec, CheckedFrame, check_frame
 from edgevlm.manifest.image_ops import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Sized, Tiles
 from edgevlm.preprocess import fused, twin
 from edgevlm.preprocess.filters import Taps
@@ -59,7 +59,10 @@ class Preprocessor:
         Raises:
             ShapeError: the frame or `out` has another shape, dtype or layout.
         """
-        image = check_frame(self.camera, image_hwc_u8)
+        return self.prepare(check_frame(self.camera, image_hwc_u8), out)
+
+    def prepare(self, image: CheckedFrame, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """As a call, of a frame that was checked where it came in. Raises ShapeError: `out` does not fit."""
         result = np.empty(self.shape, np.float32) if out is None else self._checked(out)
         if self._fused is not None:
             self._fused.run(image, result)

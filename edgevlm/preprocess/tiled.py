@@ -74,7 +74,7 @@ class Tiled:
         self._whole = change(size, Resize(height=side, width=side, filter=parts.tiles.filter), native)
         self._native = native_plan((side, side), "rgb8", (None, None, None), self._table) if native else None
 
-    def __call__(self, image_hwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def prepare(self, image_hwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The tiles row by row, then the whole picture."""
         picture = image_hwc_u8
         for step in self._changes:

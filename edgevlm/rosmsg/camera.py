@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import DependencyError, LogError, require
+from edgevlm.errors import DependencyError, LogError, ShapeError, require
 from edgevlm.images import encodings as images
 from edgevlm.images.header import ImageHeader, read_header
-from edgevlm.manifest.contract import CHANNELS, CameraSpec, Encoding, check_frame
+from edgevlm.manifest.contract import CHANNELS, CameraSpec, CheckedFrame, Encoding
 from edgevlm.rosmsg.schemas import COMPRESSED_IMAGE
 
 _NS = 1_000_000_000
@@ -118,7 +118,7 @@ class CameraMessage:
         """The picture in an encoding; without a copy where it has that already.
 
         Args:
-            size: (height, width) that a compressed picture must announce; compared before it is decoded.
+            size: (height, width) that it must have; of a compressed picture compared before it is decoded.
 
         Raises:
             LogError: it holds depth, or `format` says that its pixels are not the camera's colours.
@@ -132,9 +132,17 @@ class CameraMessage:
             if (problem := format_problem(self.encoding, header, encoding)) is not None:
                 raise LogError(problem)
             return images.decode(header.data, encoding, size)
+        if size is not None and (self.height, self.width) != size:
+            raise ShapeError(
+                f"image: expected {size[1]}x{size[0]}, got {self.width}x{self.height}; set the camera's resolution"
+            )
         image = images.view(self.data, self.height, self.width, self.encoding, self.step)
         have = images.check_encoding(self.encoding)
         return image if have == encoding else reorder(image, have, encoding)
+
+    def frame(self, camera: CameraSpec) -> CheckedFrame:
+        """The picture as the camera's contract wants it. Raises as `picture` does."""
+        return CheckedFrame(self.picture(camera.encoding, (camera.height, camera.width)))
 
     @property
     def _what(self) -> str:
@@ -203,7 +211,7 @@ def read_message(type_name: str, data: bytes) -> CameraMessage:
     return CameraMessage(stamp_ns, frame_id, False, encoding, height, width, step, pixels)
 
 
-def read_frame(type_name: str, data: bytes, camera: CameraSpec) -> NDArray[np.uint8]:
+def read_frame(type_name: str, data: bytes, camera: CameraSpec) -> CheckedFrame:
     """One camera message as the contract wants it: uint8 `camera.shape` in `camera.encoding`.
 
     Rows of a raw picture may be padded. Pixels are never scaled.
@@ -214,8 +222,7 @@ def read_frame(type_name: str, data: bytes, camera: CameraSpec) -> NDArray[np.ui
         ContractError: a compressed picture that cannot be decoded.
         DependencyError: OpenCV, for compressed pictures, is not installed.
     """
-    message = read_message(type_name, data)
-    return check_frame(camera, message.picture(camera.encoding, (camera.height, camera.width)))
+    return read_message(type_name, data).frame(camera)
 
 
 def reorder(image: NDArray[np.uint8], have: Encoding, want: Encoding) -> NDArray[np.uint8]:

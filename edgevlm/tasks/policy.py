@@ -20,7 +20,16 @@ from edgevlm.drivers.policy import Text
 from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
 from edgevlm.graph import Clock, Memory, Value
-from edgevlm.manifest.contract import SECOND_NS, ActionChunk, CameraSpec, Contract, Observation, Plan, Stamped
+from edgevlm.manifest.contract import (
+    SECOND_NS,
+    ActionChunk,
+    CameraSpec,
+    CheckedFrame,
+    Contract,
+    Observation,
+    Plan,
+    Stamped,
+)
 from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
@@ -79,11 +88,11 @@ class Policy:
             )
         return normalized
 
-    def prepare(self, camera: str, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+    def prepare(self, camera: str, image: CheckedFrame) -> tuple[NDArray[np.float32], int]:
         """The model's pixels (1, 3, H, W) of a frame, and the nanoseconds it took; sessions take turns."""
         with self._turns[camera]:
             started = self.clock()
-            return self.preprocessors[camera](image), self.clock() - started
+            return self.preprocessors[camera].prepare(image), self.clock() - started
 
     def session(self) -> Session:
         """A fresh, cheap session; one robot, one session."""
@@ -247,7 +256,7 @@ class Session:
             elif newest_ns is not None and stamp_ns <= newest_ns:
                 self.late_frames += 1
                 return
-            self._add(spec, image.copy(), stamp_ns)
+            self._add(spec, CheckedFrame(image.copy()), stamp_ns)
 
     def act(self, observation: Observation) -> ActionChunk:
         """A chunk for this observation; with the same stamp as before a frame is not taken twice.
@@ -363,13 +372,13 @@ class Session:
             )
         return self._cameras[name]
 
-    def _add(self, camera: CameraSpec, image: NDArray[np.uint8], stamp_ns: int) -> None:
+    def _add(self, camera: CameraSpec, image: CheckedFrame, stamp_ns: int) -> None:
         self._frame_count += 1
         version = (camera.name, self._frame_count)
         for dropped in self._rings[camera.name].add(_Frame(stamp_ns, Value(version, self._maker(camera.name, image)))):
             self._policy.driver.forget(camera.name, dropped.pixels, self._memory)
 
-    def _maker(self, camera: str, image: NDArray[np.uint8]) -> Any:
+    def _maker(self, camera: str, image: CheckedFrame) -> Any:
         def make() -> NDArray[np.float32]:
             pixels, duration_ns = self._policy.prepare(camera, image)
             self._memory.add_time("preprocess", duration_ns)

@@ -11,6 +11,7 @@ from edgevlm.errors import ContractError, ShapeError, StampError
 from edgevlm.manifest.contract import (
     SECOND_NS,
     CameraSpec,
+    CheckedFrame,
     Contract,
     Observation,
     Stamped,
@@ -23,7 +24,7 @@ from edgevlm.manifest.contract import (
 class ValidatedObservation(NamedTuple):
     """An observation that fits: the same images, stamps as plain ints."""
 
-    frames: dict[str, tuple[NDArray[np.uint8], int]]  # camera -> (image, stamp_ns)
+    frames: dict[str, tuple[CheckedFrame, int]]  # camera -> (image, stamp_ns)
     newest_ns: int  # of the frames
     state: NDArray[np.float32] | None  # (S,) in the contract's units
     state_ns: int | None
@@ -54,7 +55,7 @@ def validate_observation(contract: Contract, observation: Observation) -> Valida
     return ValidatedObservation(frames, newest_ns, state, state_ns)
 
 
-def validate_frame(camera: CameraSpec, frame: Any) -> tuple[NDArray[np.uint8], int]:
+def validate_frame(camera: CameraSpec, frame: Any) -> tuple[CheckedFrame, int]:
     """One camera's image and stamp. Raises ContractError, ShapeError, StampError."""
     what = f"camera {camera.name!r}"
     return check_frame(camera, _stamped(what, frame).value), check_stamp(what, frame.stamp_ns)

@@ -11,8 +11,8 @@ from support.picture_files import jpeg, png, scene
 
 from edgevlm.data import LogWriter, read_log
 from edgevlm.data.stream import FrameEvent, InstructionEvent, open_stream
-from edgevlm.errors import ContractError, EdgevlmError, LogError
-from edgevlm.manifest.contract import Contract
+from edgevlm.errors import ContractError, EdgevlmError, LogError, ShapeError
+from edgevlm.manifest.contract import CHANNELS, CameraSpec, Contract, check_frame
 from edgevlm.rosmsg.camera import CameraMessage
 
 SECOND_NS = 1_000_000_000
@@ -65,6 +65,25 @@ def test_a_format_that_fits_is_decoded(form: str, data: bytes, encoding: str) ->
 def test_a_format_that_means_other_pixels_is_refused(form: str, data: bytes, encoding: str, words: str) -> None:
     with pytest.raises(EdgevlmError, match=words):
         message(form, data).picture(encoding)  # type: ignore[arg-type]
+
+
+def raw(encoding: str, height: int, width: int) -> CameraMessage:
+    """Rows with eight bytes of padding."""
+    step = width * CHANNELS[encoding] + 8
+    pixels = np.arange(height * step, dtype=np.uint8).tobytes()
+    return CameraMessage(1, "", False, encoding, height, width, step, memoryview(pixels))
+
+
+@pytest.mark.parametrize("encoding", list(CHANNELS))
+@pytest.mark.parametrize("sent", [*CHANNELS, "jpeg"])
+def test_a_frame_of_a_message_fits_its_camera(sent: str, encoding: str) -> None:
+    camera = CameraSpec(name="front", width=64, height=48, encoding=encoding, rate_hz=(5, 30))  # type: ignore[arg-type]
+    frame = message("jpeg", COLOUR).frame(camera) if sent == "jpeg" else raw(sent, 48, 64).frame(camera)
+    assert check_frame(camera, frame) is frame
+    with pytest.raises(ShapeError, match="64x48"):
+        (message("jpeg", COLOUR) if sent == "jpeg" else raw(sent, 48, 64)).frame(
+            camera.model_copy(update={"width": 32})
+        )
 
 
 def record(

@@ -9,9 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgevlm.clock import DataClock
 from edgevlm.errors import ContractError, EdgevlmError, NonFiniteError, ShapeError
 from edgevlm.images.encodings import ENCODINGS
@@ -19,7 +16,7 @@ from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Matched, Matcher, MatchSpec
 from edgevlm.loop.watchdog import Deadline, Row, Watchdog
 from edgevlm.loop.worker import Clocks
-from edgevlm.manifest.contract import SECOND_NS, CameraSpec, Contract, Stamped, check_frame, check_state
+from edgevlm.manifest.contract import SECOND_NS, CameraSpec, CheckedFrame, Contract, Stamped, check_state
 from edgevlm.rosmsg.camera import CameraMessage, format_problem, read_message
 from edgevlm.rosmsg.topic_map import TopicMap
 from edgevlm_ros.lifecycle_node import Report
@@ -79,7 +76,7 @@ class InputPipeline:
             if (unfit := _unfit(message, camera)) is not None:
                 self._refuse(name, *unfit)
                 return
-            image = _picture(message, camera)
+            image = _frame(message, camera)
             changed = message.encoding != self._encodings.setdefault(name, message.encoding)
             self._counts[f"{name}.encoding_changes"] += changed
             self._encodings[name] = message.encoding
@@ -240,12 +237,11 @@ def _unfit(message: CameraMessage, camera: CameraSpec) -> tuple[str, str] | None
     return None
 
 
-def _picture(message: CameraMessage, camera: CameraSpec) -> NDArray[np.uint8]:
+def _frame(message: CameraMessage, camera: CameraSpec) -> CheckedFrame:
     try:
-        image = message.picture(camera.encoding, (camera.height, camera.width))
+        return message.frame(camera)
     except ShapeError as error:  # its size fits, so its bytes do not
         raise ContractError(str(error)) from error
-    return check_frame(camera, image)
 
 
 def _ms(duration_ns: int | None) -> float | None:
