@@ -177,8 +177,11 @@ RUNNING = {
 @pytest.mark.parametrize("node", NODES)
 @pytest.mark.parametrize(
     "numbers",
-    [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT, signal.SIGINT, signal.SIGTERM)],
-    ids=["int", "term", "thrice"],
+    [
+        pytest.param((signal.SIGINT,), id="int", marks=pytest.mark.slow),
+        pytest.param((signal.SIGTERM,), id="term"),
+        pytest.param((signal.SIGINT, signal.SIGINT, signal.SIGTERM), id="thrice", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_node_in_order(start: Start, node: str, numbers: tuple[int, ...]) -> None:
     own = ["-p", "topics_record:=[/a]"] if node == "recorder" else ["-p", "autostart:=true"]
@@ -189,7 +192,7 @@ def test_a_signal_ends_a_node_in_order(start: Start, node: str, numbers: tuple[i
     assert "Traceback" not in started.text
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.2, 0.4, 0.8])
+@pytest.mark.parametrize("after_s", [0.1, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 0.2, 0.4, 0.8))])
 def test_a_signal_while_a_node_starts_is_no_traceback_either(start: Start, bundle: Path, after_s: float) -> None:
     """From its first line on; Python itself takes some 50 ms before that."""
     started = start("policy_node", "-p", "autostart:=true", "-p", f"bundle:={bundle}")
