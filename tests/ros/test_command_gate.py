@@ -141,6 +141,7 @@ def test_no_command_on_the_wire_breaks_a_limit(rig: Rig) -> None:
     assert int(rig.figures["limited"]["dx"]) > 10
 
 
+@pytest.mark.slow
 def test_without_limits_it_says_so_and_the_same_judge_finds_faults(start: Gates) -> None:
     rig = start("off", enabled=False)
     rig.row = FAST

@@ -286,7 +286,10 @@ def test_a_relay_without_a_controller_is_refused(domain: int, tmp_path: Path) ->
         wait_until(lambda: "configure refused: expected a controller's topic" in processes.log("relay"), 20)
 
 
-@pytest.mark.parametrize("relayed", [False, True], ids=["controller alone", "with the relay"])
+@pytest.mark.parametrize(
+    "relayed",
+    [pytest.param(False, id="controller alone", marks=pytest.mark.slow), pytest.param(True, id="with the relay")],
+)
 def test_a_gate_that_is_killed_while_the_robot_moves(domain: int, tmp_path: Path, relayed: bool) -> None:
     """A controller that repeats its last command for ever: alone it moves the robot on, behind the relay it rests."""
     moving = Moving(domain, tmp_path)

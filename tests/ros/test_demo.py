@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: make ros-build")
 pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-build")
 
+pytestmark = pytest.mark.slow
 PERCENTILES = {"p50", "p95", "p99", "max", "n"}
 
 
@@ -21,7 +22,6 @@ def demo(bundle: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
-@pytest.mark.slow
 def test_two_episodes_in_real_time_write_every_figure(int8: Path, tmp_path: Path) -> None:
     ran = demo(int8, tmp_path, "--episodes", "2")
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -198,7 +198,10 @@ def test_pressed_while_inactive_counts(robot: Robot) -> None:
     robot.stays()
 
 
-@pytest.mark.parametrize("profile", [RELIABLE, LATCHED], ids=["volatile", "transient_local"])
+@pytest.mark.parametrize(
+    "profile",
+    [pytest.param(RELIABLE, id="volatile"), pytest.param(LATCHED, id="transient_local", marks=pytest.mark.slow)],
+)
 def test_each_button_counts_by_itself_and_silence_as_pressed(robot: Robot, profile: QoSProfile) -> None:
     robot.start(estop_topics=["estop", "pendant/estop"])
     robot.stops()

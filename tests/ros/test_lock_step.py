@@ -20,6 +20,7 @@ from edgevlm_tabletop.ros.episodes import CONFIG, GATE, SIM  # noqa: E402
 from edgevlm_tabletop.ros.gate import differences, in_process  # noqa: E402
 from edgevlm_tabletop.ros.journal import Record  # noqa: E402
 
+pytestmark = pytest.mark.slow
 SEED = GATE_SEEDS.start + 600_000
 QUIET = Console(quiet=True)
 
@@ -31,7 +32,6 @@ def setup(int8: Path, domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return Setup(int8, CONFIG / "lock_step.yaml", tmp_path / "logs", domain)
 
 
-@pytest.mark.slow
 def test_ten_episodes_over_dds_are_those_of_one_process_to_the_last_bit(setup: Setup) -> None:
     plan = EvaluationPlan(episodes=10, seed=SEED)
     episodes, metrics = drive(setup, plan, QUIET)

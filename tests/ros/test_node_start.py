@@ -203,6 +203,7 @@ def test_a_signal_while_a_node_starts_is_no_traceback_either(start: Start, bundl
     assert "Traceback" not in started.text
 
 
+@pytest.mark.slow
 def test_a_signal_during_activation_does_not_wait_for_it(start: Start, bundle: Path) -> None:
     started = start("policy_node", "-p", "autostart:=true", "-p", f"bundle:={bundle}", "-p", "check_s:=60.0")
     started.wait_for("configure: done")

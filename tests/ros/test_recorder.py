@@ -164,6 +164,7 @@ def test_what_was_published_is_read_back_and_replayed(
     assert json.loads(figures.read_text())["bundles"]["a"]["acted"] == FRAMES
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_what_was_flushed_to_be_read(
     robot: Robot, processes: Processes, bundle: Path, tmp_path: Path
 ) -> None:
