@@ -26,7 +26,7 @@ from edgevlm_export.tracing.trace import trace
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 CHATS = ("llava", "smolvlm", "idefics3", "paligemma", "paligemma2")
-ALIKE = ("idefics3", "paligemma", "blip", "blip_vqa")  # each much like one of the others
+ALIKE = ("idefics3", "paligemma", "blip")  # each much like one of the others
 PAIRS: dict[str, Callable[[Path], Path]] = {
     "visual_bert": pairs.visual_bert,
     "visual_bert_reasoning": partial(pairs.visual_bert, reasoning=True),
@@ -172,7 +172,7 @@ def hub_int8(family: str, hub_source: Path, photos: Path, exports: Exports) -> E
     return exports.bundle(family, hub_source, precision="int8", calibration=photos)
 
 
-@pytest.fixture(scope="session", params=["llava", "smolvlm", "paligemma2", "blip2", *map(slow, ALIKE)])
+@pytest.fixture(scope="session", params=["llava", "smolvlm", "paligemma2", "blip2", "blip_vqa", *map(slow, ALIKE)])
 def chat_family(request: pytest.FixtureRequest) -> str:
     """Each family of chats in turn."""
     return str(request.param)

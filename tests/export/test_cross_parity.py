@@ -183,6 +183,7 @@ def test_the_export_measured_the_same_and_ran_its_controls(exported: Exported) -
     assert all(control["factor"] >= CONTROL for control in fidelity["controls"])
 
 
+@pytest.mark.slow
 def test_int8_keeps_its_stages_or_says_why_not(pair_bundle: Bundles) -> None:
     root, report = pair_bundle("blip_matching", "int8")
     stages = {stage.stage: stage for stage in report.stages}
@@ -201,6 +202,7 @@ def test_int8_keeps_its_stages_or_says_why_not(pair_bundle: Bundles) -> None:
         assert PAIR_LIMIT < centred_cosine(got, want, axis) < 1 - 1e-7  # near, and not the same
 
 
+@pytest.mark.slow
 def test_pairs_that_an_embedding_does_not_tell_are_judged(pair_bundle: Bundles, tmp_path: Path) -> None:
     """A head that tells other things: the embeddings are equal."""
 
@@ -213,6 +215,7 @@ def test_pairs_that_an_embedding_does_not_tell_are_judged(pair_bundle: Bundles, 
         verify(pair_bundle("blip_matching", "int8")[0], against=source)
 
 
+@pytest.mark.slow
 def test_a_head_with_a_large_bias_keeps_what_varies(
     traced: Callable[..., ExportReport], photos: Path, tmp_path: Path
 ) -> None:

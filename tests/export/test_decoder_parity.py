@@ -112,7 +112,7 @@ def test_a_wrong_input_moves_the_logits_by_a_hundred_tolerances(
             assert gap(got, want) > CONTROL * TOLERANCE, paths[i].name
 
 
-@pytest.mark.parametrize("family", ["blip", "blip2"])
+@pytest.mark.parametrize("family", [pytest.param("blip", marks=pytest.mark.slow), "blip2"])
 def test_a_picture_without_words_is_captioned_as_upstream_does_by_itself(
     family: str, chat_checkpoint: Callable[[str], Path], chat_bundle: Callable[[str, str], Exported], paths: list[Path]
 ) -> None:
@@ -144,6 +144,7 @@ def test_the_export_measured_the_same_and_ran_its_controls(chat_fp32: Exported) 
     assert all(control["factor"] >= CONTROL for control in fidelity["controls"])
 
 
+@pytest.mark.slow
 def test_a_chat_traced_and_exported_twice_is_the_same_bytes(
     chat_checkpoint: Callable[[str], Path], chat_bundle: Callable[[str, str], Exported], tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_policy_is_no_judge_of_a_detector(owl_fp32: Exported, checkpoint: Path
         verify(owl_fp32[0], against=tiny.mono(tmp_path / "mono"))
 
 
+@pytest.mark.slow
 def test_fp16_halves_the_weights_and_stays_near(
     owl_source: Path, owl_fp32: Exported, traced: Callable[..., ExportReport], tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_fp16_halves_the_weights_and_stays_near(
     assert 1e-6 < row["logit_relative_error"] < 0.02 and row["box_iou_mean"] > 0.98
 
 
+@pytest.mark.slow
 def test_two_exports_have_one_hash(
     owl_checkpoint: Callable[[str], Path], owl_bundle: Callable[[str, str], Exported], tmp_path: Path
 ) -> None:

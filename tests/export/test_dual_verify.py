@@ -83,6 +83,7 @@ def test_own_texts_judge_and_few_are_refused(
         export(hub_source, tmp_path / "other", texts=texts)
 
 
+@pytest.mark.slow
 def test_fp16_halves_the_weights_and_stays_near(
     hub_source: Path, hub_fp32: Exported, traced: Callable[..., ExportReport], tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_fp16_halves_the_weights_and_stays_near(
     assert 1e-6 < report.fidelity["retrieval"][0]["logit_relative_error"] < 0.02
 
 
+@pytest.mark.slow
 def test_two_exports_have_one_hash(
     hub_source: Path, hub_fp32: Exported, traced: Callable[..., ExportReport], tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ Bundles = Callable[[str, str], Exported]
 LIMITS = (1, 256, pairs.WIDTH)  # fewest and most regions, features of each
 
 
-@pytest.mark.parametrize("name", ["visual_bert", "visual_bert_reasoning"])
+@pytest.mark.parametrize("name", ["visual_bert", pytest.param("visual_bert_reasoning", marks=pytest.mark.slow)])
 def test_int8_keeps_its_stage_and_moves_with_its_inputs(name: str, pair_bundle: Bundles) -> None:
     _, report = pair_bundle(name, "int8")
     (stage,) = report.stages
@@ -99,6 +99,7 @@ def test_labels_and_widths_are_compared_before_numbers(
         verify(root, against=narrow)
 
 
+@pytest.mark.slow
 def test_a_large_bias_hides_no_lost_answer(traced: Callable[..., ExportReport], tmp_path: Path) -> None:
     """Two models of other weights that say the same in the main: their plain cosines are near 1."""
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
+import pytest
 from support import lerobot_policies as policies
 from support.rtx import build as build_engine
 from typer.testing import CliRunner
@@ -47,6 +48,7 @@ def test_int8_passes_its_judge_on_held_out_episodes(smolvla_bundle: Callable[[st
     assert told["forms_bit_equal"]["outputs"] > 0
 
 
+@pytest.mark.slow
 def test_large_channels_break_plain_int8_and_not_ours(
     smolvla_files: Path, remembered_trace: Remembered, tmp_path: Path
 ) -> None:
@@ -69,6 +71,7 @@ def test_large_channels_break_plain_int8_and_not_ours(
         assert all(build_engine(bundle, name).nbytes > 1000 for name in stages)
 
 
+@pytest.mark.slow
 def test_a_table_made_before_serves_as_well(
     smolvla_files: Path, smolvla_bundle: Callable[[str], Path], remembered_trace: Remembered, tmp_path: Path
 ) -> None:
@@ -83,6 +86,7 @@ def test_a_table_made_before_serves_as_well(
     assert stages["vision"].precision == "int8" and set(recipe.feeds) == set(stages)
 
 
+@pytest.mark.slow
 def test_the_verbs_of_the_command_line_take_it(smolvla_files: Path, smolvla_bundle: Callable[[str], Path]) -> None:
     bundle, files = str(smolvla_bundle("fp32")), smolvla_files
     robot, data = ["--robot", str(files / "robot.yaml")], ["--data", str(files / "log.mcap")]
