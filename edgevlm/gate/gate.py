@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,43 +62,6 @@ class GateCommand:
     def stop(self) -> bool:
         """Whether the stop signal is up."""
         return self.mode == "stop"
-
-
-class Commander(Protocol):
-    """What a node calls: `Gate`, or `Bypass` without its limits. One thread."""
-
-    columns: tuple[Column, ...]
-    counts: Counter[str]
-
-    def feed(self, chunk: ActionChunk, now_ros_ns: int, now_steady_ns: int) -> Refusal | None:
-        """See `Gate.feed`."""
-
-    def feed_state(
-        self, state: Stamped[NDArray[np.float32]], now_ros_ns: int, now_steady_ns: int | None = None
-    ) -> Refusal | None:
-        """See `Gate.feed_state`."""
-
-    def heartbeat(self, now_ros_ns: int, now_steady_ns: int, observing_ns: int | None = None) -> None:
-        """See `Gate.heartbeat`."""
-
-    def estop(self, pressed: bool) -> None:
-        """See `Gate.estop`."""
-
-    def conflict(self, topics: Collection[str]) -> None:
-        """See `Gate.conflict`."""
-
-    def rearm(self) -> bool:
-        """See `Gate.rearm`."""
-
-    def finish(self) -> None:
-        """See `Gate.finish`."""
-
-    @property
-    def at_rest(self) -> bool:
-        """See `Gate.at_rest`."""
-
-    def command(self, now_ros_ns: int, now_steady_ns: int) -> GateCommand:
-        """See `Gate.command`."""
 
 
 @dataclass

@@ -270,17 +270,6 @@ def test_a_button_that_misses_its_deadline_stops_the_robot(robot: Robot) -> None
     robot.follows()
 
 
-def test_without_limits_an_emergency_stop_stops_too(robot: Robot) -> None:
-    robot.start(enabled=False)
-    robot.follows()
-    robot.rig.press(True)
-    robot.stops()
-    robot.rig.press(False)
-    robot.stays()
-    assert robot.rig.rearm().success
-    robot.follows()
-
-
 def test_a_robot_without_a_button_says_so_and_follows(robot: Robot) -> None:
     robot.rig.pressed = None
     robot.start(estop_topics=[])

@@ -115,9 +115,10 @@ class Rig:
             self.processes.start("command_relay", "edgevlm_ros.command_relay", parameters={**own, **self._clock})
 
     def start_gate(self, **more: Any) -> None:
-        """The command gate."""
-        own = {"bundle": str(self._bundle), "topics": str(TOPICS), "enabled": self.enabled, **self._clock}
-        self.processes.start("gate", "edgevlm_ros.command_gate", parameters={**GATE, **own, **more})
+        """The command gate, or the one without limits."""
+        own = {"bundle": str(self._bundle), "topics": str(TOPICS), **self._clock}
+        program = "edgevlm_ros.command_gate" if self.enabled else HERE.parent / "unlimited_gate.py"
+        self.processes.start("gate", program, parameters={**GATE, **own, **more})
 
     def start_policy(self, slower_s: float = 0.0, **more: Any) -> None:
         """The policy, with a model that can be told to fail; each of its steps takes `slower_s` more."""

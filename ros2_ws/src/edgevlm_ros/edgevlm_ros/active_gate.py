@@ -13,7 +13,7 @@ from rclpy.publisher import Publisher
 from std_msgs.msg import Bool
 
 from edgevlm.errors import ContractError, LogError, ShapeError
-from edgevlm.gate.gate import Commander, GateCommand
+from edgevlm.gate.gate import Gate, GateCommand
 from edgevlm.gate.limits import GateLimits
 from edgevlm.loop.watchdog import Deadline, Watchdog
 from edgevlm.manifest.contract import SECOND_NS, ActionChunk
@@ -48,12 +48,12 @@ class ActiveGate:
         self,
         node: ShellNode,
         bundle_sha256: str,
-        commander: Commander,
+        gate: Gate,
         limits: GateLimits,
         estops: EstopInputs,
         horizon_s: float = 0.0,
     ) -> None:
-        self._node, self.commander, self._limits, self._estops = node, commander, limits, estops
+        self._node, self.gate, self._limits, self._estops = node, gate, limits, estops
         self._sha256 = bundle_sha256
         self.lock = estops.lock  # commands are paced by a thread of their own, buttons are heard by another
         self.state: StateAssembler | None = None
@@ -88,7 +88,7 @@ class ActiveGate:
             paced: commands go on by themselves; otherwise they are made here.
         """
         with self.lock:
-            self.commander.finish()
+            self.gate.finish()
             before = self._last
         if before is None:
             return  # nothing was ever sent
@@ -106,7 +106,7 @@ class ActiveGate:
     def _rested(self, before: GateCommand) -> bool:
         with self.lock:
             later = self._last is not None and self._last.number > before.number
-            return later and self.commander.at_rest
+            return later and self.gate.at_rest
 
     def on_timer(self) -> None:
         """One command for each period, from the pacer's thread or a timer."""
@@ -139,7 +139,7 @@ class ActiveGate:
         self.watchdog.beat("heartbeat", steady_ns)
 
         def take(now_ns: int) -> None:
-            self.commander.heartbeat(now_ns, self._node.steady_ns(), observing_ns)
+            self.gate.heartbeat(now_ns, self._node.steady_ns(), observing_ns)
             self._heard = True
 
         self._in_order(observing_ns, now_ns, take)
@@ -168,11 +168,11 @@ class ActiveGate:
 
     def _feed(self, chunk: ActionChunk, now_ns: int) -> None:
         steady_ns = self._node.steady_ns()
-        refusal = self.commander.feed(chunk, now_ns, steady_ns)
+        refusal = self.gate.feed(chunk, now_ns, steady_ns)
         if refusal and refusal.reason == "unannounced":
             # Topics have no order among each other: the heartbeat that tells of this observation is still on its way.
-            self.commander.heartbeat(now_ns, steady_ns, chunk.observed_ns)
-            refusal = self.commander.feed(chunk, now_ns, steady_ns)
+            self.gate.heartbeat(now_ns, steady_ns, chunk.observed_ns)
+            refusal = self.gate.feed(chunk, now_ns, steady_ns)
         if refusal:
             self._refused(f"chunk.{refusal.reason}", refusal.detail, counted=True)
         else:
@@ -204,7 +204,7 @@ class ActiveGate:
         if self.wants_chunk:
             now_ns = state.stamp_ns
         self.watchdog.beat("state", steady_ns, now_ns - state.stamp_ns)
-        refusal = self.commander.feed_state(state, now_ns, steady_ns)
+        refusal = self.gate.feed_state(state, now_ns, steady_ns)
         if refusal:
             self._refused(f"state.{refusal.reason}", refusal.detail, counted=True)
         elif self.wants_chunk:
@@ -235,7 +235,7 @@ class ActiveGate:
         if conflicts and conflicts != self._conflicts:
             self._node.get_logger().error(rival_row(conflicts)[2])
         self._conflicts = conflicts
-        self.commander.conflict(conflicts)
+        self.gate.conflict(conflicts)
 
     def _step(self) -> None:
         """Lock-step: command for the pending state, unless it needs a chunk that has not come."""
@@ -252,7 +252,7 @@ class ActiveGate:
             return
         self._commanded_steady_ns = steady_ns
         self._take_estops(steady_ns)
-        command = self.commander.command(now_ns, steady_ns)
+        command = self.gate.command(now_ns, steady_ns)
         if self._last is not None and command.number == self._last.number:
             return
         self._periods.tick(steady_ns)
@@ -275,11 +275,11 @@ class ActiveGate:
         (self.senders[turn][1] if turn < len(self.senders) else self.status).prepare()
 
     def _take_estops(self, steady_ns: int) -> None:
-        """The stop is in force for the commander as long as it is for the latch, which is on the disk by now."""
+        """The stop is in force for the gate as long as it is for the latch, which is on the disk by now."""
         stopping = self._estops.stopping(steady_ns)
-        self.commander.estop(stopping)
+        self.gate.estop(stopping)
         if self._estopped and not stopping:
-            self.commander.rearm()
+            self.gate.rearm()
         self._estopped = stopping
 
     def rearm(self) -> str:
@@ -288,7 +288,7 @@ class ActiveGate:
             return fault
         with self.lock:
             self._take_estops(self._node.steady_ns())
-            if not self.commander.rearm():  # pressed again since
+            if not self.gate.rearm():  # pressed again since
                 return "the emergency stop is pressed"
             self.watchdog.rearm()
         return ""
@@ -336,11 +336,11 @@ class ActiveGate:
     def report(self) -> list[Report]:
         """See command_gate."""
         with self.lock:
-            counts = self.commander.counts
+            counts = self.gate.counts
             return [
                 gate_row(self._last, counts),
                 input_row(self.watchdog.rows(self._node.steady_ns()), self.pace.advice),
-                *count_rows(counts, self._refused_here, self.commander.columns),
+                *count_rows(counts, self._refused_here, self.gate.columns),
                 self._periods.report(self._limits.command_period_s),
                 rival_row(self._conflicts),
             ]

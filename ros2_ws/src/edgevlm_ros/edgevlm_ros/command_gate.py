@@ -13,7 +13,6 @@ Diagnostics, as `<node>: <row>` with these keys, always all of them while the no
     period     n target_ms p50_ms p99_ms max_ms
     rivals     count topics
     estop      latched stops, and each topic of `estop_topics`: released, pressed, silent or conflict
-    enabled    enabled: a row only when the limits are off
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ from std_srvs.srv import Trigger
 
 from edgevlm.bundle import SealedManifest, read_manifest
 from edgevlm.errors import ContractError, EdgevlmError
-from edgevlm.gate.bypass import Bypass
 from edgevlm.gate.gate import Gate
 from edgevlm.gate.limits import GateLimits
 from edgevlm.rosmsg.topic_map import TopicMap
@@ -61,7 +59,6 @@ from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state
 _LOOK_EVERY_S = 0.5
 _FROM_POLICY = ("action_chunk", "heartbeat")
 _DELIVERY_NS = 100_000_000
-_OFF = "NO LIMITS: `enabled` is false; chunks go to the robot as they are"
 
 
 class CommandGate(ShellNode):
@@ -115,11 +112,11 @@ class CommandGate(ShellNode):
         topics = live_topics(contract, settings["topics"])
         types = self._live_types(topics)
         rows = make_executor(settings["executor"], contract.action.execute_steps)
-        commander = (Gate if settings["enabled"] else Bypass)(contract, limits, rows)
-        sent = setpoints(contract, commander.columns, topics, settings["command_topics"], limits.command_period_s)
+        gate = Gate(contract, limits, rows)
+        sent = setpoints(contract, gate.columns, topics, settings["command_topics"], limits.command_period_s)
         self._estops.activate()
         horizon_s = contract.action.steps * contract.action.step_s
-        self._work = work = ActiveGate(self, self._bundle.sha256, commander, limits, self._estops, horizon_s)
+        self._work = work = ActiveGate(self, self._bundle.sha256, gate, limits, self._estops, horizon_s)
         work.state = StateAssembler(contract.state, topics) if contract.state else None
         work.wants_chunk = rows.wants_chunk if settings["lock_step"] else None
         self._advertise(work, sent)
@@ -133,8 +130,6 @@ class CommandGate(ShellNode):
         listener.subscribe(ChunkMessage, "action_chunk", work.on_chunk, RELIABLE)
         work.watched = {topic: self.resolve_topic_name(topic) for topic in (*work.watched, *types, *_FROM_POLICY)}
         work.watched |= self._estops.watched
-        if not settings["enabled"]:
-            self.get_logger().error(_OFF)
         work.report()  # once before commands count on it: the first one imports and is slow
         self._prefer(settings["realtime_priority"])
         # What exists now stays: collections only look at what commands leave behind, and are short.
@@ -166,9 +161,8 @@ class CommandGate(ShellNode):
 
     def report(self) -> list[Report]:
         """See the module."""
-        off: list[Report] = [] if self.settings["enabled"] else [("enabled", "error", _OFF, {"enabled": False})]
         stops = [self._estops.report()] if self._estops else []
-        return [*off, *stops, *(self._work.report() if self._work else [])]
+        return [*stops, *(self._work.report() if self._work else [])]
 
     def _check(self, values: Any) -> None:
         check(values, self._bundle.manifest.contract if self._bundle else None)
@@ -192,7 +186,7 @@ class CommandGate(ShellNode):
             self._running.append(publisher)
         status = advertise(self, GateStatus, "gate_status", RELIABLE)
         work.status = SerializedCache(
-            status, STATUS_NUMBERS, lambda command: status_message(command, work.commander.columns)
+            status, STATUS_NUMBERS, lambda command: status_message(command, work.gate.columns)
         )
         gate_limits = advertise(self, String, "gate_limits", LATCHED)
         gate_limits.publish(String(data=work.pace.gate.text()))

@@ -26,7 +26,6 @@ ITEMS = (
     *AUTOSTART,
     Item("bundle", "", "directory of the bundle whose contract and hash count; no engine is loaded"),
     Item("topics", "", "YAML file with the topics of the state; empty: joint_states"),
-    Item("enabled", True, "false: no limits at all, for showing what they prevent; never on a robot"),
     Item("executor", "newest", f"how chunks become commands: {', '.join(EXECUTORS)}"),
     Item("lock_step", False, "simulation only: one command for each state, waiting for the chunk that it needs"),
     Item("command_topics", [], "a topic for each action group of the contract; empty: named by their kinds"),
