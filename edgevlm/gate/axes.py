@@ -1,4 +1,4 @@
-"""The one step that keeps an axis within its limits.
+"""The one step that keeps an axis, or an orientation as a whole, within its limits.
 
 An absolute column is sent as a position, every other moving column as a velocity: a delta relative to the previous
 row becomes delta / step_s. The velocity of a position column is (p[k] - p[k-1]) / dt, and acceleration of every
@@ -11,6 +11,9 @@ An axis can always brake: v may only be so large that from room `d` to a limit
   position columns  v^2 / 2a + v dt <= d   (p moves by v dt at this command; any later dt needs no more room)
   velocity columns  v^2 / 2a + v T  <= d   (v is held until the next command, at most T = command_valid_s later)
 holds after the step; braking as hard as the acceleration limit allows keeps both true, whatever the later dt are.
+
+Angular velocity is about the fixed axes: w[k] = log(q[k] q[k-1]^-1) / dt. Angles and their rates are limited by their
+magnitude, so a limit does not change the axis of a rotation that begins at rest.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import math
 from typing import NamedTuple
 
 from edgevlm.clock import Elapsed
-from edgevlm.gate.averaging import nearest_turn
 from edgevlm.gate.columns import Column
+from edgevlm.gate.limits import OrientationLimits
+from edgevlm.gate.rotation import Quaternion, Vector, between, multiply_unit, nearest_turn, norm, scaled
 
 
 def fastest(room: float, acceleration: float, horizon_s: float) -> float:
@@ -102,3 +106,47 @@ def step_velocity(
     low, high = reachable(column, velocity, elapsed, room, horizon_s)
     chosen = min(max(0.0 if target is None else target, low), high)
     return chosen, target is not None and chosen != target
+
+
+class Facing(NamedTuple):
+    """How a body was commanded to be turned, how fast it turned there, and whether limits kept it behind its target."""
+
+    q: Quaternion
+    rate: Vector
+    behind: bool
+
+
+def step_orientation(
+    limits: OrientationLimits, at: Facing, target: Quaternion | None, elapsed: Elapsed, remaining: float
+) -> Facing:
+    """The next command, by the rules of `step_position`; `behind` says that a limit changed it. None brakes."""
+    dt, change = elapsed.move_s, limits.acceleration * elapsed.change_s
+    velocity = limits.velocity * (elapsed.change_s / dt if elapsed.change_s < dt else 1.0)
+    if target is None:
+        chosen = _towards(at.rate, (0.0, 0.0, 0.0), change)
+        return Facing(multiply_unit(scaled(chosen, dt), at.q), chosen, False)
+    turn = between(at.q, target)
+    angle = norm(turn)
+    requested_rate = scaled(turn, 1 / max(dt, remaining))
+    speed = norm(requested_rate)
+    allowed = speed <= velocity and norm(_minus(requested_rate, at.rate)) <= change
+    if allowed and not (at.behind and speed > norm(at.rate)):
+        exact = remaining <= dt
+        return Facing(target if exact else multiply_unit(scaled(requested_rate, dt), at.q), requested_rate, False)
+    speed = min(speed, velocity, fastest(angle, limits.acceleration, dt))
+    chosen = _towards(at.rate, scaled(turn, speed / angle) if angle else turn, change)
+    return Facing(multiply_unit(scaled(chosen, dt), at.q), chosen, True)
+
+
+def _towards(start: Vector, end: Vector, most: float) -> Vector:
+    """From `start` to `end`, but no further than `most`."""
+    difference = _minus(end, start)
+    distance = norm(difference)
+    if distance <= most:
+        return end
+    share = most / distance
+    return start[0] + share * difference[0], start[1] + share * difference[1], start[2] + share * difference[2]
+
+
+def _minus(a: Vector, b: Vector) -> Vector:
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import SessionError, StampError
-from edgevlm.gate.averaging import Geometry, mean_angle, mean_rotation
-from edgevlm.gate.rotation import numbers, quaternion
+from edgevlm.gate.rotation import Geometry, mean_angle, mean_rotation, numbers, quaternion
 from edgevlm.manifest.contract import SECOND_NS, ActionChunk
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgevlm.clock import Elapsed
-from edgevlm.gate.axes import At, step_position, step_velocity
+from edgevlm.gate.axes import At, Facing, step_orientation, step_position, step_velocity
 from edgevlm.gate.columns import Column, Orientation
-from edgevlm.gate.rotation import Facing, Quaternion, Vector, between, dot, numbers, quaternion, step_orientation
+from edgevlm.gate.rotation import Quaternion, Vector, between, dot, numbers, quaternion
 from edgevlm.manifest.contract import SECOND_NS, Stamped
 
 _SENT_KEPT = 1024  # far more than fit between two states that are fresh enough to act on

@@ -1,25 +1,27 @@
-"""Orientations as unit quaternions (x, y, z, w), and the one step that keeps a rotation within its limits.
+"""Rotations as unit quaternions (x, y, z, w): their forms, their products, and means of them and of angles.
 
-Angular velocity is about the fixed axes: w[k] = log(q[k] q[k-1]^-1) / dt. Angles and their rates are limited by their
-magnitude, so a limit does not change the axis of a rotation that begins at rest.
+Rotations are averaged as Markley et al. 2007, "Averaging Quaternions" (doi 10.2514/1.28949) do: the eigenvector of the
+largest eigenvalue of sum w q q^T, which does not see the signs of quaternions. Angles are averaged around one of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from edgevlm.clock import Elapsed
-from edgevlm.gate.axes import fastest
-from edgevlm.gate.columns import Form
-from edgevlm.gate.limits import OrientationLimits
+import numpy as np
+from numpy.typing import NDArray
 
+RotationForm = Literal["quaternion_xyzw", "rotation_vector", "rpy"]
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]
 
+_AMBIGUOUS = 1e-3  # of the eigenvalues' sum: closer than this, the mean may as well be another one
 
-def quaternion(form: Form, numbers: Sequence[float]) -> Quaternion:
+
+def quaternion(form: RotationForm, numbers: Sequence[float]) -> Quaternion:
     """One of the contract's forms -> a unit quaternion. `rpy`: angles about the fixed x, y, z (REP 103)."""
     if form == "quaternion_xyzw":
         x, y, z, w = numbers
@@ -31,7 +33,7 @@ def quaternion(form: Form, numbers: Sequence[float]) -> Quaternion:
     return multiply(yaw, multiply(pitch, roll))
 
 
-def numbers(form: Form, q: Quaternion, near: Quaternion) -> tuple[float, ...]:
+def numbers(form: RotationForm, q: Quaternion, near: Quaternion) -> tuple[float, ...]:
     """A unit quaternion in one of the contract's forms, so that `quaternion` of them has the sign nearer to `near`.
 
     A rotation vector is then up to two half turns long, and a roll up to a whole turn: what follows `near` in small
@@ -64,8 +66,8 @@ def _long_logarithm(q: Quaternion, near: Quaternion) -> Vector:
     if w >= 0 or sine > 1e-9:
         scale = 2.0 if sine < 1e-9 else 2 * math.atan2(sine, w) / sine
         return x * scale, y * scale, z * scale
-    axis = near[:3] if _length(near[:3]) > 1e-9 else (1.0, 0.0, 0.0)
-    return _scaled(axis, math.tau / _length(axis))
+    axis = near[:3] if norm(near[:3]) > 1e-9 else (1.0, 0.0, 0.0)
+    return scaled(axis, math.tau / norm(axis))
 
 
 def _rpy(q: Quaternion) -> Vector:
@@ -118,58 +120,52 @@ def between(start: Quaternion, end: Quaternion) -> Vector:
     return logarithm(multiply(end, (-x, -y, -z, w)))
 
 
-class Facing(NamedTuple):
-    """How a body was commanded to be turned, how fast it turned there, and whether limits kept it behind its target."""
-
-    q: Quaternion
-    rate: Vector
-    behind: bool
-
-
-def step_orientation(
-    limits: OrientationLimits, at: Facing, target: Quaternion | None, elapsed: Elapsed, remaining: float
-) -> Facing:
-    """The next command, by the rules of `axes.step_position`; `behind` says that a limit changed it. None brakes."""
-    dt, change = elapsed.move_s, limits.acceleration * elapsed.change_s
-    velocity = limits.velocity * (elapsed.change_s / dt if elapsed.change_s < dt else 1.0)
-    if target is None:
-        chosen = _towards(at.rate, (0.0, 0.0, 0.0), change)
-        return Facing(multiply_unit(_scaled(chosen, dt), at.q), chosen, False)
-    turn = between(at.q, target)
-    angle = _length(turn)
-    requested_rate = _scaled(turn, 1 / max(dt, remaining))
-    speed = _length(requested_rate)
-    allowed = speed <= velocity and _length(_minus(requested_rate, at.rate)) <= change
-    if allowed and not (at.behind and speed > _length(at.rate)):
-        exact = remaining <= dt
-        return Facing(target if exact else multiply_unit(_scaled(requested_rate, dt), at.q), requested_rate, False)
-    speed = min(speed, velocity, fastest(angle, limits.acceleration, dt))
-    chosen = _towards(at.rate, _scaled(turn, speed / angle) if angle else turn, change)
-    return Facing(multiply_unit(_scaled(chosen, dt), at.q), chosen, True)
-
-
 def multiply_unit(turn: Vector, q: Quaternion) -> Quaternion:
     """`q` turned by a rotation vector about fixed axes."""
     return normalize(multiply(exponential(turn), q))
 
 
-def _towards(start: Vector, end: Vector, most: float) -> Vector:
-    """From `start` to `end`, but no further than `most`."""
-    difference = _minus(end, start)
-    distance = _length(difference)
-    if distance <= most:
-        return end
-    share = most / distance
-    return start[0] + share * difference[0], start[1] + share * difference[1], start[2] + share * difference[2]
-
-
-def _scaled(v: Vector, by: float) -> Vector:
+def scaled(v: Vector, by: float) -> Vector:
+    """A vector times a number."""
     return v[0] * by, v[1] * by, v[2] * by
 
 
-def _minus(a: Vector, b: Vector) -> Vector:
-    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
-
-
-def _length(v: Vector) -> float:
+def norm(v: Vector) -> float:
+    """The length of a vector."""
     return math.sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which columns of a chunk are no plain numbers: (form, columns) of rotations, (column, period) of angles."""
+
+    rotations: tuple[tuple[RotationForm, tuple[int, ...]], ...] = ()
+    periods: tuple[tuple[int, float], ...] = ()
+
+
+def mean_rotation(quaternions: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """The mean of unit quaternions (N, 4), the newest last: a unit quaternion with the newest one's sign.
+
+    Rotations that cancel each other out, such as two that are half a turn apart, have no mean: the newest one stands.
+    """
+    newest: NDArray[np.float64] = quaternions[-1].astype(np.float64)
+    moments = (quaternions * (weights / weights.sum())[:, None]).T @ quaternions  # (4, 4), trace 1
+    values, vectors = np.linalg.eigh(moments)
+    if values[-1] - values[-2] < _AMBIGUOUS:
+        return newest
+    mean: NDArray[np.float64] = vectors[:, -1]
+    return -mean if mean @ newest < 0 else mean
+
+
+def nearest_turn(angle: float, near: float, period: float) -> float:
+    """The same angle, by whole periods nearest to `near`; the number itself where that is near enough."""
+    if abs(angle - near) <= period / 2:
+        return angle
+    return near + math.remainder(angle - near, period)
+
+
+def mean_angle(angles: NDArray[Any], weights: NDArray[Any], period: float) -> float:
+    """The mean of angles (N,), each taken on the side that is nearest to the last one."""
+    newest = float(angles[-1])
+    around = np.array([nearest_turn(float(angle), newest, period) for angle in angles])
+    return float(np.clip(weights / weights.sum() @ around, around.min(), around.max()))

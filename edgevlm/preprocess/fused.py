@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgevlm.manifest.contract import CameraSpec
 from edgevlm.manifest.image_ops import CenterCrop, Pad, Resize
-from edgevlm.preprocess.changes import Change, change
+from edgevlm.preprocess.image_step import ImageStep, image_step
 from edgevlm.preprocess.native import native_plan
 from edgevlm.preprocess.sizes import Placed, Step
 
@@ -21,7 +21,7 @@ class Fused:
     """A native plan, and what comes before it."""
 
     native: Any
-    first: Change | None
+    first: ImageStep | None
 
     def run(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
         """Fill `out` (1, 3, H, W) from a frame that was checked; lets go of the GIL.
@@ -37,7 +37,7 @@ def plan(camera: CameraSpec, steps: Sequence[Step], table: NDArray[np.float32]) 
     first = None
     if _comes_before(camera, rest):
         before = rest.pop(0)
-        first, source = change(source, before, native=True), (before.height, before.width)
+        first, source = image_step(source, before, native=True), (before.height, before.width)
     work = _next(rest, Resize), _next(rest, CenterCrop), _next(rest, Pad)
     return None if rest else Fused(native_plan(source, camera.encoding, work, table), first)
 
@@ -47,7 +47,7 @@ def _comes_before(camera: CameraSpec, steps: Sequence[Step]) -> bool:
     resized_after = len(steps) > 1 and isinstance(steps[1], Resize)
     if steps and isinstance(steps[0], CenterCrop):
         return resized_after
-    known = camera.encoding == "rgb8"  # what `change` takes
+    known = camera.encoding == "rgb8"  # what `image_step` takes
     return known and bool(steps) and (isinstance(steps[0], Placed) or (resized_after and isinstance(steps[0], Resize)))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgevlm.errors import BundleError
 from edgevlm.manifest.image_ops import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Tiles
 from edgevlm.preprocess import twin
-from edgevlm.preprocess.changes import Change, change
+from edgevlm.preprocess.image_step import ImageStep, image_step
 from edgevlm.preprocess.native import native_plan
 from edgevlm.preprocess.sizes import sized
 
@@ -65,19 +65,19 @@ class Tiled:
         """Prepare filters for pictures of `size` (height, width). Raises BundleError: the operations do not fit."""
         self.grid = grid(parts, *size)
         self._table = twin.normalize_table(parts.normalize)
-        self._changes: list[Change] = []
+        self._steps: list[ImageStep] = []
         for step in sized(*size, parts.steps):
-            self._changes.append(change(size, step, native))
+            self._steps.append(image_step(size, step, native))
             size = (step.height, step.width)
         side = parts.tiles.size
         self._side = side
-        self._whole = change(size, Resize(height=side, width=side, filter=parts.tiles.filter), native)
+        self._whole = image_step(size, Resize(height=side, width=side, filter=parts.tiles.filter), native)
         self._native = native_plan((side, side), "rgb8", (None, None, None), self._table) if native else None
 
     def prepare(self, image_hwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The tiles row by row, then the whole picture."""
         picture = image_hwc_u8
-        for step in self._changes:
+        for step in self._steps:
             picture = step(picture)
         rows, columns = self.grid
         out = np.empty((rows * columns + 1, 3, self._side, self._side), np.float32)

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.gate.averaging import RotationForm, nearest_turn
 from edgevlm.gate.columns import rotations
-from edgevlm.gate.rotation import numbers, quaternion
+from edgevlm.gate.rotation import RotationForm, nearest_turn, numbers, quaternion
 from edgevlm.loop.worker import Acted
 from edgevlm.manifest.contract import ActionChunk, Contract
 from edgevlm.replay.replay import Turn

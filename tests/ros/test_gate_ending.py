@@ -126,7 +126,7 @@ def test_a_gate_that_never_commanded_sends_nothing(domain: int, tmp_path: Path) 
 
 
 class Stuck:
-    """A commander that never comes to rest."""
+    """A gate that never comes to rest."""
 
     columns, counts, at_rest = (), Counter[str](), False
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.rotations import angle_between, matrix, quaternion_of
 
-from edgevlm.gate.averaging import mean_angle, mean_rotation, nearest_turn
+from edgevlm.gate.rotation import mean_angle, mean_rotation, nearest_turn
 
 PART = st.floats(-1.0, 1.0)
 VECTOR = st.tuples(PART, PART, PART)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from support.rotations import FORMS, Form, angle_between, matrix, quaternion_of
 
 from edgevlm.errors import SessionError, StampError
-from edgevlm.gate.averaging import Geometry
 from edgevlm.gate.chunking import (
     Command,
     ConsumptionIndexed,
@@ -22,7 +21,7 @@ from edgevlm.gate.chunking import (
     RecedingHorizon,
     TemporalEnsemble,
 )
-from edgevlm.gate.rotation import numbers
+from edgevlm.gate.rotation import Geometry, numbers
 from edgevlm.manifest.contract import ActionChunk
 
 STEP_NS = 10_000_000

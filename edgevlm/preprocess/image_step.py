@@ -12,11 +12,11 @@ from edgevlm.preprocess import twin
 from edgevlm.preprocess.native import native_plan
 from edgevlm.preprocess.sizes import Step
 
-Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+ImageStep = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 _NO_TABLE = np.zeros((3, 256), np.float32)  # bytes leave the plan before they would be looked up
 
 
-def change(size: tuple[int, int], step: Step, native: bool) -> Change:
+def image_step(size: tuple[int, int], step: Step, native: bool) -> ImageStep:
     """uint8 (H, W, 3) of `size` (height, width) -> uint8 (step.height, step.width, 3). Threads may share one."""
     if isinstance(step, CenterCrop):
         return lambda image: twin.center_crop(image, step.width, step.height)
@@ -29,7 +29,7 @@ def change(size: tuple[int, int], step: Step, native: bool) -> Change:
     return _native_resize(size, step) if native else _twin_resize(size, step)
 
 
-def _native_resize(size: tuple[int, int], step: Resize) -> Change:
+def _native_resize(size: tuple[int, int], step: Resize) -> ImageStep:
     plan = native_plan(size, "rgb8", (step, None, None), _NO_TABLE)
 
     def run(image_hwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -40,7 +40,7 @@ def _native_resize(size: tuple[int, int], step: Resize) -> Change:
     return run
 
 
-def _twin_resize(size: tuple[int, int], step: Resize) -> Change:
+def _twin_resize(size: tuple[int, int], step: Resize) -> ImageStep:
     rows = twin.axis_taps(size[0], step.height, step.filter)
     columns = twin.axis_taps(size[1], step.width, step.filter)
     return lambda image: twin.resample(image, rows, columns)
