@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm.data.base import Data
-from edgevlm_calibration.calibrate import calibrate_on
+from edgevlm_calibration.policy import POLICY
 from edgevlm_calibration.progress import silent
 from edgevlm_calibration.recordings import open_log
+from edgevlm_calibration.runner import calibrate_on
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import build
 from edgevlm_export.fidelity.policy import CheckpointReference
@@ -65,7 +66,7 @@ def row(graph: PolicyGraph, data: Data, models: Models, choice: Choice, samples:
         recipe = PolicyRecipe(chosen, data)
         job = Job(recipe, root, silent)
         fp32 = job.fp32(models, root / "fp32")
-        table = calibrate_on(fp32, data, samples=samples, observer=choice.observer)
+        table = calibrate_on(fp32, data, POLICY, samples=samples, observer=choice.observer)
         (root / "int8").mkdir()
         bundle = Job(recipe, root / "int8", silent).write("int8", models, table)
         figures = compare(bundle, CheckpointReference(chosen), data)

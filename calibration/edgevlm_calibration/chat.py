@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 
 import numpy as np
@@ -19,14 +19,12 @@ from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData
 from edgevlm.drivers import Prompt
 from edgevlm.engines import EngineFactory, open_engine
-from edgevlm.graph import Memory
 from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.assembly import open_driver, open_graph
+from edgevlm.tasks.generation import TextGenerator
 from edgevlm.tasks.generation_config import open_images
-from edgevlm.tasks.processor import open_processor
-from edgevlm_calibration.calibrate import OPTIONS
-from edgevlm_calibration.pictures import CalibrationRun, questions
+from edgevlm_calibration.pictures import origin, questions
+from edgevlm_calibration.runner import OPTIONS, CalibrationRun, each
 
 PROMPTS = 16  # each a picture and a question
 SAID = 8  # tokens of each answer
@@ -57,34 +55,26 @@ class Talk:
     """
 
     def __init__(self, bundle: Bundle, options: RuntimeOptions = OPTIONS, engines: EngineFactory = open_engine) -> None:
-        self._prompter, self._stop_ids = open_processor(bundle), bundle.manifest.loop(KVDecoderSpec).stop_ids
-        self.needs_text = self._prompter.words.needs_text
-        with ExitStack() as opened:
-            self._graph = open_graph(bundle, options, engines, time.perf_counter_ns, opened)
-            self._driver = open_driver(bundle, self._graph)
-            opened.pop_all()
-        self._memory = self._driver.memory()
-        self._cache = self._driver.cache()
-
-    @property
-    def memory(self) -> Memory:
-        """Counts the runs of each stage."""
-        return self._memory
+        self._generator = TextGenerator(bundle, options, engines, time.perf_counter_ns)
+        self._state = self._generator.reader()
+        self._processor, self._stop_ids = self._generator.processor, bundle.manifest.loop(KVDecoderSpec).stop_ids
+        self.needs_text = self._processor.words.needs_text
 
     def question(self, photo: Photo, text: str, tiles: int | None = None) -> Question:
         """One picture and a text, as a prompt; of a picture of more than `tiles` only a strip is shown."""
         image = photo.load()
         height, width = image.shape[:2]
-        image = np.ascontiguousarray(image[strip((height, width), tiles, self._prompter.tiles(image))])
+        image = np.ascontiguousarray(image[strip((height, width), tiles, self._processor.tiles(image))])
         pictures = open_images(image)
-        ids = self._prompter.ids([self._prompter.question(text, pictures)], pictures)
-        pixels = self._prompter.pixels(pictures[0])
-        return Question(self._prompter.prompt(ids, pictures, lambda shown: pixels), ids, pixels)
+        ids = self._processor.ids([self._processor.question(text, pictures)], pictures)
+        pixels = self._processor.pixels(pictures[0])
+        return Question(self._processor.prompt(ids, pictures, lambda shown: pixels), ids, pixels)
 
     def answer(self, question: Question, most: int, forced: Sequence[int] = ()) -> tuple[tuple[int, ...], Logits]:
         """(at most `most` tokens, the logits (n, V) that each was chosen from); the first ones may be `forced`."""
-        self._cache.clear()
-        logits, _ = self._driver.read(question.prompt, self._cache, self._memory)
+        driver, cache, memory = self._generator.driver, self._state.cache, self._state.memory
+        cache.clear()
+        logits, _ = driver.read(question.prompt, cache, memory)
         said: list[int] = []
         seen: list[Logits] = []
         while len(said) < most:
@@ -92,12 +82,12 @@ class Talk:
             said.append(forced[len(said)] if len(said) < len(forced) else int(np.argmax(logits)))
             if len(said) == most or (not forced and said[-1] in self._stop_ids):
                 break
-            logits = self._driver.step(said[-1], self._cache, self._memory)
+            logits = driver.step(said[-1], cache, memory)
         return tuple(said), np.stack(seen)
 
     def close(self) -> None:
         """Free the engines."""
-        self._graph.close()
+        self._generator.close()
 
     def __enter__(self) -> Talk:
         return self
@@ -122,22 +112,16 @@ def words(needs_text: bool, place: int, text: str) -> str:
     return "" if place % 2 and not needs_text else text
 
 
-def _visits(data: PictureData, most: int | None) -> list[tuple[int, Photo, str]]:
+def _samples(data: PictureData, most: int | None) -> list[tuple[int, Photo, str]]:
     asked = questions(data.calibration, data.calibration_texts, most or PROMPTS)
     return [(place, photo, text) for place, (photo, text) in enumerate(asked)]
 
 
-def _open(bundle: Bundle, options: RuntimeOptions, engines: EngineFactory) -> Talk:
-    return Talk(bundle, options, engines)
+def _ask(talk: Talk, sample: tuple[int, Photo, str], most: int = SAID) -> None:
+    place, photo, text = sample
+    talk.answer(talk.question(photo, words(talk.needs_text, place, text)), most)
 
 
-def _tour(said: int) -> CalibrationRun[Talk]:
-    def answer(talk: Talk, visit: tuple[int, Photo, str]) -> None:
-        place, photo, text = visit
-        talk.answer(talk.question(photo, words(talk.needs_text, place, text)), said)
-
-    return CalibrationRun(open=_open, visits=_visits, show=answer, runs=lambda talk: talk.memory.runs)
-
-
-CHAT = _tour(SAID)
-CHAT_PROBE = _tour(2)  # of each answer the runs of its prompt and its first new word
+CHAT = CalibrationRun(open=Talk, samples=_samples, play=each(_ask), origin=origin)
+# Of each answer the runs of its prompt and its first new word.
+CHAT_PROBE = replace(CHAT, play=each(partial(_ask, most=2)))

@@ -17,7 +17,8 @@ from edgevlm.errors import CalibrationError, InstructionError
 from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.policy import Policy
-from edgevlm_calibration.calibrate import calibrate_on, observe
+from edgevlm_calibration.policy import POLICY
+from edgevlm_calibration.runner import calibrate_on
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,14 @@ def data(bundle: Bundle) -> Data:
 
 
 def test_two_calibrations_give_one_table(bundle: Bundle, data: Data) -> None:
-    first, second = (calibrate_on(bundle, data, samples=20) for _ in range(2))
+    first, second = (calibrate_on(bundle, data, POLICY, samples=20) for _ in range(2))
     assert first == second and first.sha256() == second.sha256()
     assert (first.samples, first.bundle_sha256) == (20, bundle.sha256)
 
 
 def test_every_range_holds_what_the_runtime_itself_computes(bundle: Bundle, data: Data) -> None:
     """What enters and leaves the stages, seen once more without our observers, reaches just the ends of the ranges."""
-    table = calibrate_on(bundle, data, samples=36, observer="minmax")
+    table = calibrate_on(bundle, data, POLICY, samples=36, observer="minmax")
     peaks: dict[tuple[str, str], float] = {}
 
     class Peaks(Hook):
@@ -60,7 +61,8 @@ def test_every_range_holds_what_the_runtime_itself_computes(bundle: Bundle, data
 
 
 def test_a_frame_is_observed_once_however_many_windows_it_is_in(bundle: Bundle, data: Data) -> None:
-    _, runs, steps = observe(bundle, data.calibration, samples=36)
+    table = calibrate_on(bundle, data, POLICY, samples=36)
+    runs, steps = table.stage_runs, table.samples
     frames = sum(episode.length for episode in data.calibration)
     vision = bundle.manifest.driver.args.vision["front"]
     assert steps == frames == 36 and runs[vision] == frames
@@ -69,12 +71,13 @@ def test_a_frame_is_observed_once_however_many_windows_it_is_in(bundle: Bundle, 
 
 def test_held_out_episodes_do_not_touch_the_table(bundle: Bundle, data: Data) -> None:
     without = replace(data, held_out=())
-    assert calibrate_on(bundle, data, samples=20).stages == calibrate_on(bundle, without, samples=20).stages
+    one, other = (calibrate_on(bundle, part, POLICY, samples=20) for part in (data, without))
+    assert one.stages == other.stages
 
 
 def test_progress_is_told_to_the_end(bundle: Bundle, data: Data) -> None:
     told: list[tuple[str, int, int]] = []
-    calibrate_on(bundle, data, samples=20, progress=lambda *what: told.append(what))
+    calibrate_on(bundle, data, POLICY, samples=20, progress=lambda *what: told.append(what))
     assert told == [("calibrate", step, 20) for step in range(1, 21)]
 
 
@@ -83,13 +86,13 @@ def test_too_few_steps_are_refused_with_both_numbers(samples: int, episodes: int
     with pytest.raises(
         CalibrationError, match=rf"at least 16 steps, found {12 * episodes} in {episodes} .* {samples} asked"
     ):
-        observe(bundle, data.calibration[:episodes], samples=samples)
+        calibrate_on(bundle, replace(data, calibration=data.calibration[:episodes]), POLICY, samples=samples)
 
 
 def test_a_bundle_that_is_quantized_already_is_refused(bundle: Bundle, data: Data) -> None:
     changed = Manifest.model_validate({**bundle.manifest.model_dump(), "precision": "int8"})
     with pytest.raises(CalibrationError, match="expected an fp32 bundle, got int8"):
-        observe(replace(bundle, manifest=changed), data.calibration, samples=20)
+        calibrate_on(replace(bundle, manifest=changed), data, POLICY, samples=20)
 
 
 def test_made_up_episodes_fit_the_contract_and_repeat(bundle: Bundle) -> None:
@@ -114,4 +117,4 @@ def test_a_tensor_that_overflows_on_the_data_is_refused_by_name(tmp_path: Path, 
     root = tiny.mono(tmp_path / "mono")
     tiny.rewrite(root, lambda raw: raw["preprocess"]["front"][1].update(std=[5e-39] * 3))
     with pytest.raises(CalibrationError, match=r"stage 'head' of .*finite numbers in 'all'.*int8 would hide"):
-        calibrate_on(open_bundle(root), data, samples=20)
+        calibrate_on(open_bundle(root), data, POLICY, samples=20)

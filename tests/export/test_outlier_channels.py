@@ -14,8 +14,8 @@ import onnx
 import pytest
 from support import captioners, chats, hub, owls, pairs
 
-from edgevlm_calibration.pictures import calibrate_pictures, record
 from edgevlm_calibration.progress import silent
+from edgevlm_calibration.runner import calibrate_on, record
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
 from edgevlm_export.quantization.forms import outputs, quantized_stage
@@ -77,7 +77,7 @@ def test_they_break_plain_int8_and_not_ours(recipe: Course, models: Models, name
     job = Job(recipe, tmp_path, silent)
     even = recipe.pre_quantize(models, job.fp32_reference, silent)
     with job.fp32_reference(models) as bundle:
-        table = calibrate_pictures(bundle, recipe.data, recipe.tour)
+        table = calibrate_on(bundle, recipe.data, recipe.run)
     for stage in FAMILIES[name][2]:
         plain = quantized_stage(recipe.graph.stage(stage), models[stage], table).model
         assert min(worst_cosine(models[stage], plain, recipe.feeds[stage]).values()) < COSINE, stage
@@ -90,9 +90,9 @@ def test_they_break_plain_int8_and_not_ours(recipe: Course, models: Models, name
 def test_evening_out_changes_nothing_and_removes_them(
     recipe: Course, models: Models, name: str, tmp_path: Path
 ) -> None:
-    tour, _ = recipe.probe
+    run, _ = recipe.probe
     with Job(recipe, tmp_path, silent).fp32_reference(models) as bundle:
-        feeds = record(bundle, recipe.data, tour, 4)
+        feeds = record(bundle, recipe.data, run, 4)
     for stage, norms in FAMILIES[name][2].items():
         model = models[stage]
         before = channel_max(model, smoothed(model), feeds[stage])

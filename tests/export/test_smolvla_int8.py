@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.app import app
-from edgevlm_calibration.calibrate import calibrate, calibrate_on
+from edgevlm_calibration.calibrate import calibrate
+from edgevlm_calibration.policy import POLICY
 from edgevlm_calibration.progress import silent
+from edgevlm_calibration.runner import calibrate_on
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
 from edgevlm_export.quantization.forms import quantized_stage
@@ -57,7 +59,7 @@ def test_large_channels_break_plain_int8_and_not_ours(
     job = Job(recipe, tmp_path, silent)
     even = recipe.pre_quantize(models, job.fp32_reference, silent)
     with job.fp32_reference(models) as bundle:
-        table = calibrate_on(bundle, recipe.data, samples=48)
+        table = calibrate_on(bundle, recipe.data, POLICY, samples=48)
     for stage in recipe.graph.stages:
         plain = quantized_stage(stage, models[stage.name], table).model
         worst = min(worst_cosine(models[stage.name], plain, recipe.feeds[stage.name]).values())

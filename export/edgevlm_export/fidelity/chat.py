@@ -22,10 +22,11 @@ from edgevlm.tasks.processor import open_processor
 from edgevlm_calibration.chat import Question, Talk, words
 from edgevlm_calibration.pictures import questions
 from edgevlm_calibration.progress import Progress, silent
+from edgevlm_calibration.runner import each
 from edgevlm_export.fidelity.comparison import OPTIONS, OfBundle, OfCheckpoint, Reference, is_exact, open_source
 from edgevlm_export.fidelity.controls import ControlFigures, check_controls, control_figures
 from edgevlm_export.fidelity.corruptions import CONTROLS, OTHER_PICTURE, Twist
-from edgevlm_export.fidelity.form_equivalence import FORMS, LatestOutputs, bit_options, differing_forms, same_bits
+from edgevlm_export.fidelity.form_equivalence import compare_forms, differing_forms
 from edgevlm_export.fidelity.metrics import StageMeter, cosine, judged_on, rows
 from edgevlm_export.fidelity.probe import Probe
 from edgevlm_export.stage_graph import Logits, Said, TalkGraph
@@ -87,7 +88,7 @@ def compare_chat(bundle: Bundle, judge: Talker, data: PictureData, progress: Pro
     controls: tuple[ControlFigures, ...] = ()
     for form in forms:
         tap = Tap(bundle, judge)
-        with Talk(bundle, options.model_copy(update={"form": form}), hooked(tap)) as talk:
+        with Talk(bundle, options.model_copy(update={"form": form}), engines=hooked(tap)) as talk:
             asks = [talk.question(*one, TILES) for one in asked]
             for done, (question, one) in enumerate(zip(asks, asked, strict=True)):
                 progress("verify", done, len(asked))
@@ -108,13 +109,14 @@ def compare_chat(bundle: Bundle, judge: Talker, data: PictureData, progress: Pro
         stages += rows(tap.meter.figures(form))
         compared.append({"form": form, **_figures(got, free, right)})
     progress("verify", len(asked), len(asked))
+    begun = [(one, said) for one, (said, _) in zip(asked[:BITS], right, strict=False)]
     figures = {
         "against": {"kind": judge.kind, "sha256": judge.sha256},
         "data": judged_on(data, [photo.name for photo, _ in asked], [text for _, text in asked]),
         "stages": stages,
         "chat": compared,
         "controls": [{**asdict(control), "passed": control.passed} for control in controls],
-        "forms_bit_equal": _bits(bundle, asked[:BITS], right) if len(forms) > 1 else None,
+        "forms_bit_equal": compare_forms(bundle, Talk, each(_begin), begun) if len(forms) > 1 else None,
         "options": options.model_dump(mode="json"),
     }
     _accept(bundle, judge, compared, controls)
@@ -195,17 +197,9 @@ def _controls(
     return tuple(found)
 
 
-def _bits(bundle: Bundle, asked: Sequence[Asked], right: Sequence[tuple[Said, Logits]]) -> dict[str, Any]:
-    latest = {form: LatestOutputs() for form in FORMS}
-    talks = [Talk(bundle, bit_options(form), hooked(latest[form])) for form in FORMS]
-    outputs = 0
-    for one, (said, _) in zip(asked, right, strict=False):
-        for talk in talks:
-            talk.answer(talk.question(*one, TILES), 2, said[:2])
-        outputs += same_bits(latest["tensorrt"], latest["cpu"])
-    for talk in talks:
-        talk.close()
-    return {"steps": len(asked), "outputs": outputs, "stages": sorted(latest["cpu"].stages)}
+def _begin(talk: Talk, sample: tuple[Asked, Said]) -> None:
+    asked, said = sample
+    talk.answer(talk.question(*asked, TILES), 2, said[:2])
 
 
 def _accept(

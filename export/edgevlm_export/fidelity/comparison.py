@@ -7,17 +7,17 @@ judge's stage, what is wrong on purpose must move the answer, and the two int8 f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from edgevlm.bundle import MANIFEST, Bundle, open_bundle
-from edgevlm.engines import Arrays, EngineFactory, hooked, open_engine
+from edgevlm.engines import Arrays, hooked, open_engine
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.schema import Task
 from edgevlm.options import RuntimeOptions
 from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.runner import OpenModel, each
 from edgevlm_export.families import build
 from edgevlm_export.fidelity.controls import ControlFigures
 from edgevlm_export.fidelity.form_equivalence import compare_forms, differing_forms
@@ -88,7 +88,7 @@ class Comparison(Generic[Model, Said]):
     """
 
     name: str
-    open: Callable[[Bundle, RuntimeOptions, EngineFactory], AbstractContextManager[Model]]
+    open: OpenModel[Model]
     ask: Callable[[Model], Said]
     figures: Callable[[Said], dict[str, Any]]
     controls: Callable[[Model, Said], tuple[ControlFigures, ...]]
@@ -113,21 +113,23 @@ def compare(
     for done, form in enumerate(forms):
         progress("verify", done, len(forms))
         meter, options = StageMeter(), OPTIONS.model_copy(update={"form": form})
-        with comparison.open(bundle, options, hooked(Probe(meter, judge.stage))) as model:
+        with comparison.open(bundle, options, engines=hooked(Probe(meter, judge.stage))) as model:
             said = comparison.ask(model)
         stages += rows(meter.figures(form))
         compared.append({"form": form, **comparison.figures(said)})
         if not controls:
-            with comparison.open(bundle, options, open_engine) as model:
+            with comparison.open(bundle, options, engines=open_engine) as model:
                 controls = comparison.controls(model, said)
     progress("verify", len(forms), len(forms))
+    visit = each(lambda model, question: question(model))
+    bits = compare_forms(bundle, comparison.open, visit, comparison.visits) if len(forms) > 1 else None
     figures = {
         "against": {"kind": judge.kind, "sha256": judge.sha256},
         "data": data,
         "stages": stages,
         comparison.name: compared,
         "controls": [{**asdict(control), "passed": control.passed} for control in controls],
-        "forms_bit_equal": compare_forms(bundle, comparison.open, comparison.visits) if len(forms) > 1 else None,
+        "forms_bit_equal": bits,
         "options": OPTIONS.model_dump(mode="json"),
     }
     return figures, controls

@@ -21,7 +21,7 @@ from edgevlm.manifest.drivers import RegionsArgs
 from edgevlm.manifest.schema import PICTURE
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks import Detector
-from edgevlm_calibration.detector import DETECTOR
+from edgevlm_calibration.pictures import DETECTOR
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_export.fidelity.comparison import (
     OPTIONS,

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import numpy as np
 
 from edgevlm.bundle import Bundle
-from edgevlm.data.base import Episode
-from edgevlm.engines import Arrays, EngineFactory, Hook, hooked
+from edgevlm.engines import Arrays, Hook, hooked
 from edgevlm.errors import FidelityError
 from edgevlm.manifest.schema import Form
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.policy import Policy
-from edgevlm_calibration.calibrate import play
-from edgevlm_calibration.progress import Progress
-from edgevlm_calibration.sampling import evenly_spaced
+from edgevlm_calibration.progress import Progress, silent
+from edgevlm_calibration.runner import CalibrationSample, OpenModel
 
-STEPS = 12
 FORMS: tuple[Form, Form] = ("tensorrt", "cpu")
 
 Model = TypeVar("Model")
@@ -37,48 +33,28 @@ class LatestOutputs(Hook):
         return outputs
 
 
-def check_bits(bundle: Bundle, episodes: tuple[Episode, ...], progress: Progress) -> dict[str, Any]:
-    """How many steps and outputs were equal in both forms.
-
-    Raises:
-        FidelityError: an output differs, naming stage, output and by how much.
-    """
-    latest = {form: LatestOutputs() for form in FORMS}
-    wanted = evenly_spaced([episode.length for episode in episodes], STEPS)
-    total, done, outputs = sum(map(len, wanted)), 0, 0
-    with ExitStack() as opened:
-        policies = [
-            opened.enter_context(Policy(bundle, bit_options(form), engines=hooked(latest[form]))) for form in FORMS
-        ]
-        for episode, steps in zip(episodes, wanted, strict=True):
-            sessions = [policy.session() for policy in policies]
-            players = [play(session, episode, steps) for session in sessions]
-            for _ in zip(*players, strict=True):
-                outputs += same_bits(*(latest[form] for form in FORMS))
-                done += 1
-                progress("compare forms", done, total)
-    return {"steps": done, "outputs": outputs, "stages": sorted(latest["cpu"].stages)}
-
-
 def compare_forms(
     bundle: Bundle,
-    open_model: Callable[[Bundle, RuntimeOptions, EngineFactory], AbstractContextManager[Model]],
-    visits: Sequence[Callable[[Model], object]],
+    open_model: OpenModel[Model],
+    play: Callable[[Model, Sequence[CalibrationSample]], Iterator[object]],
+    samples: Sequence[CalibrationSample],
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """The same of a model that is asked: each visit is one question to both forms.
+    """How many samples and outputs were equal in both forms; `play` as in a CalibrationRun.
 
     Raises:
         FidelityError: an output differs, naming stage, output and by how much.
     """
     latest = {form: LatestOutputs() for form in FORMS}
-    outputs = 0
+    done, outputs = 0, 0
     with ExitStack() as opened:
-        models = [opened.enter_context(open_model(bundle, bit_options(form), hooked(latest[form]))) for form in FORMS]
-        for visit in visits:
-            for model in models:
-                visit(model)
+        models = [
+            opened.enter_context(open_model(bundle, bit_options(form), engines=hooked(latest[form]))) for form in FORMS
+        ]
+        for done, _ in enumerate(zip(*(play(model, samples) for model in models), strict=True), 1):
             outputs += same_bits(latest["tensorrt"], latest["cpu"])
-    return {"steps": len(visits), "outputs": outputs, "stages": sorted(latest["cpu"].stages)}
+            progress("compare forms", done, len(samples))
+    return {"steps": done, "outputs": outputs, "stages": sorted(latest["cpu"].stages)}
 
 
 def same_bits(tensorrt: LatestOutputs, cpu: LatestOutputs) -> int:

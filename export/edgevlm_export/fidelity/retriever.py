@@ -20,8 +20,8 @@ from edgevlm.errors import FidelityError
 from edgevlm.manifest.schema import PICTURE, CrossSpec
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks import Retriever
+from edgevlm_calibration.pictures import RETRIEVER
 from edgevlm_calibration.progress import Progress, silent
-from edgevlm_calibration.retriever import RETRIEVER
 from edgevlm_export.fidelity.comparison import (
     OPTIONS,
     Comparison,

@@ -20,9 +20,8 @@ from edgevlm.data.pictures import PictureData
 from edgevlm.data.regions import make_up_regions, open_regions
 from edgevlm.errors import FidelityError
 from edgevlm.tasks import Scorer
-from edgevlm_calibration.pictures import questions
+from edgevlm_calibration.pictures import SCORER, questions
 from edgevlm_calibration.progress import Progress, silent
-from edgevlm_calibration.scorer import SCORER
 from edgevlm_export.fidelity.comparison import (
     OPTIONS,
     Comparison,

@@ -25,6 +25,8 @@ from edgevlm.manifest.schema import Form
 from edgevlm.options import RuntimeOptions
 from edgevlm.rosmsg.state import Stamps
 from edgevlm.tasks.policy import Policy, Session
+from edgevlm_calibration.policy import play
+from edgevlm_calibration.policy import steps as evenly
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.recordings import open_log, open_whole_log
 from edgevlm_calibration.sampling import evenly_spaced
@@ -32,7 +34,7 @@ from edgevlm_export.families import build
 from edgevlm_export.fidelity.chat import verify_chat
 from edgevlm_export.fidelity.controls import ControlFigures, ShuffledFeatures, control_figures, twists
 from edgevlm_export.fidelity.detector import verify_detector
-from edgevlm_export.fidelity.form_equivalence import check_bits, differing_forms
+from edgevlm_export.fidelity.form_equivalence import compare_forms, differing_forms
 from edgevlm_export.fidelity.metrics import ActionMeter, StageMeter, rows
 from edgevlm_export.fidelity.policy import BundleReference, CheckpointReference, Decision, PolicyReference, decision
 from edgevlm_export.fidelity.probe import Probe
@@ -42,6 +44,7 @@ from edgevlm_export.hub import resolve
 from edgevlm_export.stage_graph import PolicyGraph
 
 STEPS = 200  # compared in all, evenly over the held-out episodes
+FORM_STEPS = 12  # compared bit by bit
 STAGE_RUNS, STAGE_EVERY = 32, 4  # of each stage the first runs are compared, then one in so many
 FP32_LIMIT = 1e-3  # largest normalized action error of an fp32 bundle; rounding alone stays below 1e-5
 OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
@@ -116,7 +119,8 @@ def compare(bundle: Bundle, judge: PolicyReference, data: Data, progress: Progre
     run = _Run(bundle, judge, data.held_out)
     steps = run.play(forms, progress)
     controls = run.controls(forms[0])
-    bits = check_bits(bundle, data.held_out, progress) if len(forms) > 1 else None
+    samples = evenly(data.held_out, FORM_STEPS)
+    bits = compare_forms(bundle, Policy, play, samples, progress) if len(forms) > 1 else None
     figures: dict[str, Any] = {
         "against": {"kind": judge.kind, "sha256": judge.sha256},
         "data": _described(data, steps),

@@ -8,8 +8,8 @@ from typing import Any
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import PictureData
 from edgevlm_calibration.chat import CHAT, CHAT_PROBE, Talk
-from edgevlm_calibration.pictures import CalibrationRun
 from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.runner import CalibrationRun
 from edgevlm_export.fidelity.chat import OriginalTalker, compare_chat
 from edgevlm_export.recipes.base import ExportOptions
 from edgevlm_export.recipes.fitting import Read, beside_pictures
@@ -34,12 +34,12 @@ class ChatRecipe(PictureRecipe[TalkGraph]):
         return (f"chat template: frozen as without {', '.join(frozen)}; a name with a value is frozen at it",)
 
     @property
-    def tour(self) -> CalibrationRun[Talk]:
+    def run(self) -> CalibrationRun[Talk, PictureData]:
         """Whole prompts and some words of each answer."""
         return CHAT
 
     @property
-    def probe(self) -> tuple[CalibrationRun[Talk], int]:
+    def probe(self) -> tuple[CalibrationRun[Talk, PictureData], int]:
         """A few prompts: each is a run of the vision stage and several of the decoder."""
         return CHAT_PROBE, 6
 

@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 
 from edgevlm.bundle import Bundle
+from edgevlm.data.pictures import PictureData
 from edgevlm.tasks import Detector
-from edgevlm_calibration.detector import DETECTOR
-from edgevlm_calibration.pictures import CalibrationRun
+from edgevlm_calibration.pictures import DETECTOR
 from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.runner import CalibrationRun
 from edgevlm_calibration.table import Table
 from edgevlm_export.fidelity.detector import OriginalDetector, compare_detector, overlaps
 from edgevlm_export.quantization.forms import StageArtifact, float_stage, outputs_of
@@ -26,12 +27,12 @@ class DetectorRecipe(PictureRecipe[DetectorGraph]):
     """See `Recipe`."""
 
     @property
-    def tour(self) -> CalibrationRun[Detector]:
+    def run(self) -> CalibrationRun[Detector, PictureData]:
         """A picture and a label at a time."""
         return DETECTOR
 
     @property
-    def probe(self) -> tuple[CalibrationRun[Detector], int]:
+    def probe(self) -> tuple[CalibrationRun[Detector, PictureData], int]:
         """So many of these."""
         return DETECTOR, 16
 

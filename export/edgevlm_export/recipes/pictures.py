@@ -12,8 +12,8 @@ import onnx
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import FEWEST, PictureData, make_up_pictures, open_pictures
 from edgevlm.errors import CalibrationError
-from edgevlm_calibration.pictures import CalibrationRun, calibrate_pictures, record
 from edgevlm_calibration.progress import Progress
+from edgevlm_calibration.runner import CalibrationRun, calibrate_on, record
 from edgevlm_calibration.table import Table
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.quantization.forms import StageArtifact
@@ -64,13 +64,13 @@ class PictureRecipe(ABC, Generic[Graph]):
 
     @property
     @abstractmethod
-    def tour(self) -> CalibrationRun[Any]:
-        """How the model is shown what calibrates it."""
+    def run(self) -> CalibrationRun[Any, PictureData]:
+        """How the model runs over what calibrates it."""
 
     @property
     @abstractmethod
-    def probe(self) -> tuple[CalibrationRun[Any], int]:
-        """The same for what int8 is measured on, and how many visits that takes."""
+    def probe(self) -> tuple[CalibrationRun[Any, PictureData], int]:
+        """The same for what int8 is measured on, and how many samples that takes."""
 
     @abstractmethod
     def parts(self) -> dict[str, Any]:
@@ -87,14 +87,14 @@ class PictureRecipe(ABC, Generic[Graph]):
 
     def pre_quantize(self, models: Models, fp32: BundleOf, progress: Progress) -> Models:
         """Every stage with the outlier channels of its normalizations evened out."""
-        tour, visits = self.probe
+        run, samples = self.probe
         with fp32(models) as bundle:
-            self.feeds.update(record(bundle, self.data, tour, visits))
+            self.feeds.update(record(bundle, self.data, run, samples))
         return even_channels(models, self.feeds, progress)
 
     def table(self, bundle: Bundle, progress: Progress) -> Table:
         """Ranges from the calibration pictures and texts."""
-        return calibrate_pictures(bundle, self.data, self.tour, progress)
+        return calibrate_on(bundle, self.data, self.run, progress=progress)
 
     def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
         """int8 where it keeps all that the stage puts out, else fp32 with what int8 would have cost."""

@@ -11,9 +11,10 @@ from edgevlm.bundle import Bundle
 from edgevlm.data.base import Data
 from edgevlm.data.synthetic import make_up
 from edgevlm.errors import CalibrationError
-from edgevlm_calibration.calibrate import calibrate_on, check_samples, record_steps
+from edgevlm_calibration.policy import POLICY, POLICY_PROBE, check_samples
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.recordings import open_log
+from edgevlm_calibration.runner import calibrate_on, record
 from edgevlm_calibration.table import Table, load_table
 from edgevlm_export.fidelity.policy import CheckpointReference
 from edgevlm_export.fidelity.verify import compare
@@ -76,14 +77,13 @@ class PolicyRecipe:
         if self.graph.own_choice:
             return models
         with fp32(models) as bundle:
-            # Beside a table that was made before there is no recording at hand, only made-up episodes.
-            self.feeds.update(record_steps(bundle, self.data.calibration or self.data.held_out, PROBE))
+            self.feeds.update(record(bundle, self.data, POLICY_PROBE, PROBE))
         return models if self.given else even_channels(models, self.feeds, progress)
 
     def table(self, bundle: Bundle, progress: Progress) -> Table:
         """The table at hand if it is of this model, else a new one."""
         if self.given is None:
-            return calibrate_on(bundle, self.data, samples=self.samples, progress=progress)
+            return calibrate_on(bundle, self.data, POLICY, samples=self.samples, progress=progress)
         if self.given.bundle_sha256 != bundle.sha256:
             raise CalibrationError(
                 f"calibration table: expected one of the fp32 bundle {bundle.sha256[:16]}, got "

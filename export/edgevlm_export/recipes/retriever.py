@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from edgevlm.bundle import Bundle
+from edgevlm.data.pictures import PictureData
 from edgevlm.manifest.schema import CrossSpec
 from edgevlm.tasks import Retriever
-from edgevlm_calibration.pictures import CalibrationRun
+from edgevlm_calibration.pictures import MATCHER, RETRIEVER
 from edgevlm_calibration.progress import Progress
-from edgevlm_calibration.retriever import MATCHER, RETRIEVER
+from edgevlm_calibration.runner import CalibrationRun
 from edgevlm_export.fidelity.retriever import OriginalRetriever, compare_retriever
 from edgevlm_export.recipes.pictures import PictureRecipe
 from edgevlm_export.stage_graph import RetrieverGraph
@@ -19,14 +20,14 @@ class RetrieverRecipe(PictureRecipe[RetrieverGraph]):
     """See `Recipe`."""
 
     @property
-    def tour(self) -> CalibrationRun[Retriever]:
+    def run(self) -> CalibrationRun[Retriever, PictureData]:
         """Each picture and each text by itself, or in pairs."""
         return MATCHER if isinstance(self.graph.driver, CrossSpec) else RETRIEVER
 
     @property
-    def probe(self) -> tuple[CalibrationRun[Retriever], int]:
+    def probe(self) -> tuple[CalibrationRun[Retriever, PictureData], int]:
         """So many of each."""
-        return self.tour, 16
+        return self.run, 16
 
     def parts(self) -> dict[str, Any]:
         """The rule for texts."""

@@ -8,9 +8,9 @@ from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import PictureData
 from edgevlm.data.regions import make_up_regions, open_regions
 from edgevlm.tasks import Scorer
-from edgevlm_calibration.pictures import CalibrationRun
+from edgevlm_calibration.pictures import SCORER
 from edgevlm_calibration.progress import Progress
-from edgevlm_calibration.scorer import SCORER
+from edgevlm_calibration.runner import CalibrationRun
 from edgevlm_export.fidelity.scorer import OriginalScorer, compare_scorer
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.recipes.base import ExportOptions
@@ -32,12 +32,12 @@ class ScorerRecipe(PictureRecipe[ScorerGraph]):
         return open_regions(options.calibration, prepared.regions, options.texts, options.samples)
 
     @property
-    def tour(self) -> CalibrationRun[Scorer]:
+    def run(self) -> CalibrationRun[Scorer, PictureData]:
         """Each text and the features of each picture, in pairs."""
         return SCORER
 
     @property
-    def probe(self) -> tuple[CalibrationRun[Scorer], int]:
+    def probe(self) -> tuple[CalibrationRun[Scorer, PictureData], int]:
         """So many pairs."""
         return SCORER, 16
 
