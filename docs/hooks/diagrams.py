@@ -8,7 +8,7 @@ import itertools
 import re
 from typing import Any, NamedTuple
 
-WIDTH, HEIGHT, GAP, ROW, CHAR = 128, 46, 44, 96, 7
+WIDTH, HEIGHT, GAP, ROW, CHAR, BOLD = 128, 46, 44, 96, 7, 8
 FENCE = re.compile(r"^```flow\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -41,7 +41,7 @@ def svg(source: str) -> str:
         x = 10
         for text in row:
             title, _, note = (part.strip(" )") for part in text.partition("("))
-            width = max(WIDTH, 20 + CHAR * max(len(title), len(note)))
+            width = max(WIDTH, 24 + BOLD * len(title), 20 + CHAR * len(note))
             boxes[title] = Box(x, 10 + index * ROW, width, title, note)
             x += width + GAP
     parts = [_box(box) for box in boxes.values()]

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.blocks import ROOT
+from support.blocks import ROOT, blocks
 
 UNITS = ROOT / "ros2_ws/src/edgevlm_ros/systemd"
 NODES = {"relay": "command_relay", "gate": "command_gate", "policy": "policy_node"}
@@ -32,6 +32,17 @@ def test_systemd_takes_every_unit() -> None:
     files = sorted(map(str, (*UNITS.glob("*.service"), *UNITS.glob("*.target"))))
     assert len(files) == len(NODES) + 1
     done = subprocess.run([analyze, "verify", *files], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_systemd_takes_the_unit_of_the_guide(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("needs systemd-analyze (Debian and Ubuntu: systemd)")
+    (text,) = [block.text for block in blocks("ini") if block.page == "docs/systemd.md"]
+    file = tmp_path / "edgevlm.service"
+    file.write_text(text)
+    done = subprocess.run([analyze, "verify", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
