@@ -24,7 +24,7 @@ from support.moving_gate import PARAMETERS, VELOCITY, Moving
 from edgevlm.gate.gate import GateCommand
 from edgevlm.gate.limits import AxisLimits, GateLimits
 from edgevlm_ros.active_gate import ActiveGate
-from edgevlm_ros.pacer import Pacer
+from edgevlm_ros.periodic import PeriodicThread
 from edgevlm_ros.processes import Processes, environment
 
 
@@ -192,17 +192,17 @@ def test_a_robot_that_does_not_come_to_rest_in_time_gets_the_stop_signal(paced: 
     work = ActiveGate(node, "0" * 64, Stuck(), limits, Released())  # type: ignore[arg-type]
     work.status, work.stop = Wire(), stop  # type: ignore[assignment]
     work.on_timer()
-    pacer = Pacer(limits.command_period_s, work.on_timer)
+    thread = PeriodicThread(limits.command_period_s, work.on_timer)
     if paced:
-        pacer.start()
+        thread.start()
     begin = time.monotonic()
     work.finish(paced=paced)
     assert 0.3 < time.monotonic() - begin < 2.0  # braking, ten commands, and some
     told = len(work.status.sent)  # type: ignore[attr-defined]
     assert told > 1
     if paced:
-        time.sleep(0.1)  # the pacer runs until the inputs are closed
-        pacer.stop()
+        time.sleep(0.1)  # the thread runs until the inputs are closed
+        thread.stop()
     work.on_timer()
     assert [message.data for message in stop.sent] == [False, True]
     assert len(work.status.sent) == told  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ class ActiveGate:
             return later and self.gate.at_rest
 
     def on_timer(self) -> None:
-        """One command for each period, from the pacer's thread or a timer."""
+        """One command for each period, from the periodic thread or a timer."""
         with self.lock:
             self._command(*self._both_clocks())
 

@@ -50,8 +50,8 @@ from edgevlm_ros.gate_parameters import ITEMS, check, contract_items, gate_limit
 from edgevlm_ros.lifecycle_node import Report, ShellNode, run
 from edgevlm_ros.listener import Listener
 from edgevlm_ros.messages import STATUS_NUMBERS, status_message
-from edgevlm_ros.pacer import Pacer
 from edgevlm_ros.parameters import Parameters
+from edgevlm_ros.periodic import PeriodicThread
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise
 from edgevlm_ros.serialized_cache import STAMP, SerializedCache
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
@@ -71,7 +71,7 @@ class CommandGate(ShellNode):
         self._endpoints: list[Publisher | Subscription | Service | Timer] = []  # from configure to cleanup
         self._running: list[Publisher | Subscription | Service | Timer] = []  # from activate to deactivate
         self._work: ActiveGate | None = None
-        self._pacer: Pacer | None = None
+        self._periodic: PeriodicThread | None = None
         self._listener: Listener | None = None
         self.settings = Parameters(self, ITEMS, self._check, lambda: self.active)
         check(self.settings.values(), None)
@@ -141,16 +141,16 @@ class CommandGate(ShellNode):
     def deactivate(self) -> None:
         """Bring the robot to rest, and send nothing any more."""
         if self._work is not None:
-            self._work.finish(paced=self._pacer is not None)
+            self._work.finish(paced=self._periodic is not None)
         if self._listener is not None:
             self._listener.stop()
-        if self._pacer is not None:
-            self._pacer.stop()
+        if self._periodic is not None:
+            self._periodic.stop()
         _deliver([*self._running, *self._endpoints])
         self._destroy(self._running)
         if self._estops is not None:
             self._estops.deactivate()
-        self._pacer = self._work = self._listener = None
+        self._periodic = self._work = self._listener = None
 
     def cleanup(self) -> None:
         """Forget the contract."""
@@ -195,7 +195,7 @@ class CommandGate(ShellNode):
         work.watched = {setpoint.topic: "" for setpoint in sent} | {"command/stop": ""}
 
     def _prefer(self, priority: int) -> None:
-        """Run this thread, and the pacer's that inherits it, before others that are busy: they share one lock."""
+        """Run this thread, and the periodic one that inherits it, before others that are busy: they share one lock."""
         policy = os.SCHED_FIFO if priority else os.SCHED_OTHER
         try:
             os.sched_setscheduler(0, policy, os.sched_param(priority))
@@ -214,8 +214,8 @@ class CommandGate(ShellNode):
             # A timer of /clock does not fire when /clock stops: this one does.
             self._running.append(self.create_timer(limits.command_period_s, work.watch_clock, clock=self.steady))
             return
-        self._pacer = Pacer(limits.command_period_s, work.on_timer)
-        self._pacer.start()
+        self._periodic = PeriodicThread(limits.command_period_s, work.on_timer)
+        self._periodic.start()
 
     def _destroy(self, endpoints: list[Publisher | Subscription | Service | Timer]) -> None:
         for endpoint in endpoints:

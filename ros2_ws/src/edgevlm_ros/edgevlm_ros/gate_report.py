@@ -15,7 +15,7 @@ from edgevlm.gate.limits import Cause, GateLimits
 from edgevlm.loop.watchdog import Row
 from edgevlm.manifest.contract import SECOND_NS, ActionChunk
 from edgevlm_ros.lifecycle_node import Report
-from edgevlm_ros.pace import Chunks, GateSays, Step, judge
+from edgevlm_ros.policy_speed import Chunks, GateDeadline, Step, judge
 
 _PERIODS = 1000
 _STEPS = 16
@@ -74,7 +74,7 @@ class ChunkPace:
     """
 
     def __init__(self, limits: GateLimits) -> None:
-        self.gate = GateSays(limits.deadline_s * 1e3, limits.chunk_deadline)
+        self.gate = GateDeadline(limits.deadline_s * 1e3, limits.chunk_deadline)
         self.advice = ""
         self._took_ms: deque[float] = deque(maxlen=_STEPS)
 

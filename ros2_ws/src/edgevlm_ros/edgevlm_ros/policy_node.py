@@ -50,10 +50,9 @@ from edgevlm_ros.inputs import Inputs
 from edgevlm_ros.instruction_server import InstructionServer, Rules
 from edgevlm_ros.lifecycle_node import STEP_END_S, Report, ShellNode, run
 from edgevlm_ros.outputs import ActivePolicy, Newest, Outputs
-from edgevlm_ros.pace import read_gate
-from edgevlm_ros.pacing import Pacing
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.policy_parameters import ITEMS, check, match_spec, runtime_options
+from edgevlm_ros.policy_speed import PolicySpeed, read_gate
 from edgevlm_ros.qos import LATCHED, listen
 from edgevlm_ros.topics import live_topics, message_class, state_types
 
@@ -77,7 +76,7 @@ class PolicyNode(ShellNode):
         self._stuck = False
         self._topics: TopicMap | None = None
         self._rate_from = (self.steady_ns(), 0)
-        self._pace = Pacing()
+        self._speed = PolicySpeed()
         listen(self, String, "gate_limits", self._on_gate, LATCHED)
         self.create_timer(self._settings["poll_s"], self._beat, clock=self.steady)
         self.begin(self._settings)
@@ -88,7 +87,7 @@ class PolicyNode(ShellNode):
             raise ContractError("bundle: expected the directory of a policy's bundle, got none; set the parameter")
         self._policy = loaded = self._open(values["bundle"], runtime_options(values))
         loaded.warm_up()
-        self._pace.measured(loaded.step_times_ns(), loaded.contract.action)
+        self._speed.measured(loaded.step_times_ns(), loaded.contract.action)
         self._outputs.contract(loaded.contract, loaded.bundle.sha256)
 
     def activate(self) -> None:
@@ -111,7 +110,7 @@ class PolicyNode(ShellNode):
         if values["check_contract"]:
             limits = Limits(values["rate_tolerance"], spec.max_age_s, spec.future_s)
             check_live(contract, topics, live, limits, self.get_logger().warning)
-        self._pace.observed([live.topics[topics.cameras[camera.name]].rate_hz for camera in contract.cameras])
+        self._speed.observed([live.topics[topics.cameras[camera.name]].rate_hz for camera in contract.cameras])
         self._start(policy, mailbox, clocks)
         rules = Rules(
             topics.instruction, values["success_topic"], values["goal_timeout_s"], values["failures_to_abort"]
@@ -158,7 +157,7 @@ class PolicyNode(ShellNode):
     def _check_pace(self) -> None:
         """Refuse a model that is never in time; simulated time may wait for it, so there it is a warning."""
         try:
-            self._pace.check()
+            self._speed.check()
         except ContractError as error:
             if not self.get_parameter("use_sim_time").value:
                 raise
@@ -218,7 +217,7 @@ class PolicyNode(ShellNode):
 
     def _on_gate(self, message: String) -> None:
         try:
-            self._pace.gate = read_gate(message.data)
+            self._speed.gate = read_gate(message.data)
         except ContractError as error:
             self.get_logger().warning(str(error))
         if self.active:
@@ -227,8 +226,8 @@ class PolicyNode(ShellNode):
     def _tell_pace(self) -> Report:
         """Whether the policy is fast enough for its gate; in the log whenever that changes."""
         if self._worker is not None:
-            self._pace.lately(self._worker.latency)
-        row, news = self._pace.report()
+            self._speed.lately(self._worker.latency)
+        row, news = self._speed.report()
         if news:
             (self.get_logger().error if row[1] == "error" else self.get_logger().warning)(news)
         return row
@@ -237,7 +236,7 @@ class PolicyNode(ShellNode):
         """A sign of life while a step is under way, for as long as steps take; the worker gives those between steps."""
         worker, run = self._worker, self._run
         since_ns = worker.busy_since_ns if worker is not None else None
-        if run is not None and since_ns is not None and self.steady_ns() - since_ns < self._pace.allowed_ns:
+        if run is not None and since_ns is not None and self.steady_ns() - since_ns < self._speed.allowed_ns:
             run.beat(None)
 
     def _later(self, work: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The pacer calls at a steady rate, and ends when it is told to."""
+"""The thread calls at a steady rate, and ends when it is told to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("edgevlm_ros", reason="needs the built workspace: make ros-build")
 
-from edgevlm_ros.pacer import Pacer
+from edgevlm_ros.periodic import PeriodicThread
 
 PERIOD_S = 0.02
 
@@ -23,11 +23,11 @@ def test_calls_come_a_period_apart_from_the_first_at_once() -> None:
         if len(at) == 20:
             enough.set()
 
-    pacer = Pacer(PERIOD_S, call)
+    thread = PeriodicThread(PERIOD_S, call)
     begin = time.monotonic()
-    pacer.start()
+    thread.start()
     assert enough.wait(10)
-    pacer.stop()
+    thread.stop()
     assert at[0] - begin < 10 * PERIOD_S
     assert at[19] - at[0] >= 18.5 * PERIOD_S  # never sooner, however late one was
     count = len(at)
@@ -43,19 +43,19 @@ def test_periods_that_a_call_took_too_long_for_are_left_out() -> None:
         if len(at) == 1:
             time.sleep(3.5 * PERIOD_S)
 
-    pacer = Pacer(PERIOD_S, call)
-    pacer.start()
+    thread = PeriodicThread(PERIOD_S, call)
+    thread.start()
     time.sleep(6.5 * PERIOD_S)
-    pacer.stop()
+    thread.stop()
     assert at[1] - at[0] >= 3.9 * PERIOD_S
     assert len(at) <= 5
 
 
 def test_a_long_wait_ends_at_once() -> None:
     calls = threading.Event()
-    pacer = Pacer(30.0, calls.set)
-    pacer.start()
+    thread = PeriodicThread(30.0, calls.set)
+    thread.start()
     assert calls.wait(10)
     begin = time.monotonic()
-    pacer.stop()
+    thread.stop()
     assert time.monotonic() - begin < 5

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 
-class Pacer:
+class PeriodicThread:
     """One thread from `start` to `stop`. Periods that were missed are left out, not made up for.
 
     Args:
@@ -22,7 +22,7 @@ class Pacer:
         self._period_ns, self._call = round(period_s * 1e9), call
         self._running = threading.Lock()  # held from outside: to wait for it costs much less than for an Event
         self._running.acquire()
-        self._thread = threading.Thread(target=self._run, name="edgevlm-pacer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="edgevlm-periodic", daemon=True)
 
     def start(self) -> None:
         """Begin; the first call comes at once."""

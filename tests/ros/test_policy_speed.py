@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 pytest.importorskip("edgevlm_ros", reason="needs the built workspace: make ros-build")
 
 from edgevlm.errors import ContractError
-from edgevlm_ros.pace import Chunks, GateSays, Step, check_horizon, judge, least_deadline_ms, read_gate
+from edgevlm_ros.policy_speed import Chunks, GateDeadline, Step, check_horizon, judge, least_deadline_ms, read_gate
 
 SHORT, LONG = Chunks(8, 100.0), Chunks(50, 100.0)
-GATE, WHOLE = GateSays(300.0, "deadline"), GateSays(300.0, "whole_chunk")
+GATE, WHOLE = GateDeadline(300.0, "deadline"), GateDeadline(300.0, "whole_chunk")
 
 
 def step(ms: float, period_ms: float = 33.0) -> Step:
@@ -57,11 +57,11 @@ def test_a_camera_that_is_slower_than_the_deadline_counts_as_well() -> None:
 @given(st.floats(0.1, 5000), st.floats(0.1, 1000), st.integers(1, 100), st.floats(10, 10_000))
 def test_the_value_that_is_advised_is_enough(ms: float, period_ms: float, rows: int, deadline_ms: float) -> None:
     chunks, slow = Chunks(rows, 100.0), step(ms, period_ms)
-    level, text = judge(slow, chunks, GateSays(deadline_ms, "deadline"))
+    level, text = judge(slow, chunks, GateDeadline(deadline_ms, "deadline"))
     if "deadline_ms to at least" in text:
-        assert "deadline_ms" not in judge(slow, chunks, GateSays(least_deadline_ms(slow), "deadline"))[1]
+        assert "deadline_ms" not in judge(slow, chunks, GateDeadline(least_deadline_ms(slow), "deadline"))[1]
     if "to whole_chunk" in text:
-        assert judge(slow, chunks, GateSays(deadline_ms, "whole_chunk")) == ("ok", "ok")
+        assert judge(slow, chunks, GateDeadline(deadline_ms, "whole_chunk")) == ("ok", "ok")
     assert level == "error" or slow.interval_ms <= deadline_ms
 
 
