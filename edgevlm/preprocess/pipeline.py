@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from edgevlm.errors import BundleError, DependencyError, ShapeError
 from edgevlm.manifest.contract import CameraSpec, CheckedFrame, check_frame
 from edgevlm.manifest.image_ops import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Sized, Tiles
-from edgevlm.preprocess import fused, twin
+from edgevlm.preprocess import numpy_reference as reference
 from edgevlm.preprocess.filters import Taps
 from edgevlm.preprocess.floating import FloatChange, float_change, normalize_float
-from edgevlm.preprocess.native import native_available
+from edgevlm.preprocess.native import fused_plan, native_available
 from edgevlm.preprocess.sizes import Placed, Step, sized
 
 
@@ -30,7 +30,7 @@ class Preprocessor:
         self.camera = camera
         steps, floating, self._normalization = _split(camera, ops)
         self._steps = sized(camera.height, camera.width, steps)
-        self._table = twin.normalize_table(self._normalization)
+        self._table = reference.normalize_table(self._normalization)
         size = _sizes(camera, self._steps)[-1]
         self._floating = None if floating is None else _prepared(camera, size, floating)
         height, width = size if self._floating is None else self._floating.shape
@@ -38,7 +38,7 @@ class Preprocessor:
         if native and not native_available():
             raise DependencyError("native preprocessing: expected edgevlm._native, it was not built; reinstall edgevlm")
         wanted = native is not False and native_available() and self._floating is None
-        self._fused = fused.plan(camera, self._steps, self._table) if wanted else None
+        self._fused = fused_plan(camera, self._steps, self._table) if wanted else None
         if native and self._fused is None:
             raise DependencyError(
                 f"native preprocessing of camera {camera.name!r}: expected [crop] [resize] [crop] [pad], got "
@@ -69,22 +69,22 @@ class Preprocessor:
         elif self._floating is not None:
             normalize_float(self._floating(self._apply(image)), self._normalization, result[0])
         else:
-            twin.normalize(self._apply(image), self._table, result[0])
+            reference.normalize(self._apply(image), self._table, result[0])
         return result
 
     def _apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        picture = twin.to_rgb(image, self.camera.encoding)
+        picture = reference.to_rgb(image, self.camera.encoding)
         for place, step in enumerate(self._steps):
             if place - 1 in self._taps and isinstance(step, CenterCrop):
                 continue  # the resize before it has made no more than this crop
             if isinstance(step, Resize):
-                picture = twin.resample(picture, *self._taps[place])
+                picture = reference.resample(picture, *self._taps[place])
             elif isinstance(step, CenterCrop):
-                picture = twin.center_crop(picture, step.width, step.height)
+                picture = reference.center_crop(picture, step.width, step.height)
             elif isinstance(step, Placed):
-                picture = twin.place(picture, step)
+                picture = reference.place(picture, step)
             else:
-                picture = twin.pad(picture, step.width, step.height, step.fill)
+                picture = reference.pad(picture, step.width, step.height, step.fill)
         return picture
 
     def _checked(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -156,7 +156,7 @@ def _all_taps(camera: CameraSpec, steps: Sequence[Step]) -> dict[int, tuple[Taps
         after = steps[place + 1] if place + 1 < len(steps) else None
         kept = (after.height, after.width) if isinstance(after, CenterCrop) else (step.height, step.width)
         rows, columns = (
-            twin.axis_taps(size_in, size_out, step.filter, keep)
+            reference.axis_taps(size_in, size_out, step.filter, keep)
             for size_in, size_out, keep in zip(before, (step.height, step.width), kept, strict=True)
         )
         found[place] = (rows, columns)

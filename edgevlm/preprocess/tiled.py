@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError
 from edgevlm.manifest.image_ops import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Tiles
-from edgevlm.preprocess import twin
-from edgevlm.preprocess.image_step import ImageStep, image_step
-from edgevlm.preprocess.native import native_plan
+from edgevlm.preprocess import numpy_reference as reference
+from edgevlm.preprocess.native import ImageStep, image_step, native_plan
 from edgevlm.preprocess.sizes import sized
 
 
@@ -64,7 +63,7 @@ class Tiled:
     def __init__(self, size: tuple[int, int], parts: Parts, native: bool) -> None:
         """Prepare filters for pictures of `size` (height, width). Raises BundleError: the operations do not fit."""
         self.grid = grid(parts, *size)
-        self._table = twin.normalize_table(parts.normalize)
+        self._table = reference.normalize_table(parts.normalize)
         self._steps: list[ImageStep] = []
         for step in sized(*size, parts.steps):
             self._steps.append(image_step(size, step, native))
@@ -91,4 +90,4 @@ class Tiled:
         if self._native is not None:
             self._native.run(tile, out_chw[None])
         else:
-            twin.normalize(tile, self._table, out_chw)
+            reference.normalize(tile, self._table, out_chw)

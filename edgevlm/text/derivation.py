@@ -16,6 +16,9 @@ from edgevlm.text.sample_dialogues import literal_dialogues, messages, sample_di
 
 PROVEN = 200  # generated dialogues, besides those of the template's own literals
 SEED = 2024
+MOST_LITERALS = 120
+LONGEST_LITERAL = 200
+_PROVIDED = frozenset(("messages", "add_generation_prompt", "raise_exception", "namespace", "range", "dict"))
 SHOWN = 160  # characters of a text in a message
 
 Render = Callable[[list[dict[str, Any]]], str]  # messages -> prompt; raises `Refused`
@@ -299,3 +302,22 @@ def _count(pictures: int) -> str:
 
 def _times(count: int) -> str:
     return {0: "0 times", 1: "once"}.get(count, f"{count} times")
+
+
+def literals(jinja: Any, tree: Any, reserved: Sequence[str]) -> list[str]:
+    """The texts in a template that a user may say as well, without those with one of `reserved`, which nobody may."""
+    texts = [node.data for node in tree.find_all(jinja.nodes.TemplateData)]
+    texts += [node.value for node in tree.find_all(jinja.nodes.Const) if isinstance(node.value, str)]
+    stripped = dict.fromkeys(form for text in texts for form in (text, text.strip()))
+    usable = (
+        text
+        for text in stripped
+        if text.strip() and len(text) <= LONGEST_LITERAL and not any(one in text for one in reserved if one)
+    )
+    return sorted(usable, key=len)[:MOST_LITERALS]
+
+
+def frozen(jinja: Any, tree: Any, variables: Mapping[str, str]) -> list[str]:
+    """The names that a template asks for and is not given: tools, dates, switches. Its branches on them are frozen."""
+    asked: set[str] = jinja.meta.find_undeclared_variables(tree)
+    return sorted(asked - _PROVIDED - set(variables))

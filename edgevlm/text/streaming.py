@@ -86,7 +86,8 @@ class StreamingDetokenizer:
         self.token_ids: list[int] = []
         self.stopped = False
         self._pieces, self._length = list[str](), 0  # what was given out
-        self._window, self._retained, self._limit = [*begun], RETAINED, len(begun) + 2 * RETAINED
+        self._window = [token for token in begun if not decoder.silent(token)]
+        self._retained, self._limit = RETAINED, len(self._window) + 2 * RETAINED
         self._begun: str | None = decoder.decode(begun)  # as long as they are in the window
         # The tail of the answer begins at `_offset`: it is `_settled`, then the window's text from `_cut` on.
         self._settled, self._cut, self._offset = "", 0, 0

@@ -9,11 +9,9 @@ from typing import Any
 from edgevlm.errors import BundleError, PromptError, require
 from edgevlm.manifest.text import DialogueSpec
 from edgevlm.text import confined
-from edgevlm.text.derivation import NotDerivable, Refused, compare, derive
-from edgevlm.text.jinja_template import SandboxedTemplate
+from edgevlm.text.derivation import NotDerivable, Refused, compare, derive, frozen, literals
 from edgevlm.text.sample_dialogues import sample_dialogues
-from edgevlm.text.sandbox import parse
-from edgevlm.text.template_source import frozen, literals
+from edgevlm.text.sandbox import SandboxedTemplate, parse
 
 
 def main() -> None:

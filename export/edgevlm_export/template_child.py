@@ -8,8 +8,7 @@ from typing import Any
 
 from edgevlm.errors import require
 from edgevlm.text import confined
-from edgevlm.text.derivation import NotDerivable, Refused, derive
-from edgevlm.text.template_source import frozen, literals
+from edgevlm.text.derivation import NotDerivable, Refused, derive, frozen, literals
 
 CLOCK = "strftime_now"
 # Where a template has no other date to fall back on: the day that Llama 3 templates name, the same at every export.

@@ -11,8 +11,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from edgevlm.errors import FamilyError, PromptError
 from edgevlm.text.chat_text import Turn, chat_text
-from edgevlm.text.jinja_template import SandboxedTemplate
 from edgevlm.text.sample_dialogues import messages, sample_dialogues
+from edgevlm.text.sandbox import SandboxedTemplate
 from edgevlm_export.families.common.dialogues import derive_dialogue
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}

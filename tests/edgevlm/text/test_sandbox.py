@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgevlm.errors import BundleError, PromptError
-from edgevlm.text.jinja_template import SandboxedTemplate
+from edgevlm.text.sandbox import SandboxedTemplate
 
 # ruff: noqa: E501 - an attack is read best in one line
 
