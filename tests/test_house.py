@@ -54,13 +54,13 @@ def test_import_edgevlm_pulls_in_nothing_heavy() -> None:
 def test_the_runtime_knows_no_robot_and_no_model_family() -> None:
     word = re.compile(rf"(?<![a-z])({'|'.join(ROBOTS_AND_FAMILIES)})s?(?![a-z0-9])", re.IGNORECASE)
     files = [*sources("edgevlm"), *sorted((ROOT / "edgevlm/csrc").iterdir())]
-    found = [
+    result = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in files
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if word.search(line)
     ]
-    assert not found, "\n".join(found)
+    assert not result, "\n".join(result)
 
 
 def test_files_and_functions_stay_small() -> None:

@@ -72,7 +72,7 @@ class Checkpoints:
 
 def stored(folder: Path) -> dict[str, NDArray[Any]]:
     """Every tensor of every weight file, read from its bytes."""
-    found = {}
+    result = {}
     for path in sorted(folder.glob("model*.safetensors")):
         data = path.read_bytes()
         length = int.from_bytes(data[:8], "little")
@@ -83,8 +83,8 @@ def stored(folder: Path) -> dict[str, NDArray[Any]]:
             raw = np.frombuffer(data[begin:end], DTYPES.get(one["dtype"], np.uint8))
             if one["dtype"] == "BF16":
                 raw = (np.frombuffer(data[begin:end], np.uint16).astype(np.uint32) << 16).view(np.float32)
-            found[name] = raw
-    return found
+            result[name] = raw
+    return result
 
 
 def _digest(value: NDArray[Any]) -> bytes:
@@ -179,10 +179,10 @@ def stray(folder: Path, random: Any) -> None:
 def index(folder: Path, random: Any) -> None:
     """An index that names another file for a tensor, or a tensor that is nowhere."""
     path = folder / INDEX
-    found = json.loads(path.read_text())["weight_map"] if path.is_file() else {"a.weight": WEIGHTS}
-    name = list(found)[int(random.integers(len(found)))]
-    found[name if random.integers(2) else f"{name}.more"] = sorted(set(found.values()))[0]
-    path.write_text(json.dumps({"weight_map": found}))
+    result = json.loads(path.read_text())["weight_map"] if path.is_file() else {"a.weight": WEIGHTS}
+    name = list(result)[int(random.integers(len(result)))]
+    result[name if random.integers(2) else f"{name}.more"] = sorted(set(result.values()))[0]
+    path.write_text(json.dumps({"weight_map": result}))
 
 
 def config(folder: Path, random: Any) -> None:

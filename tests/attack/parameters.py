@@ -87,11 +87,11 @@ class ParametersAttack:
             text = text[:at] + noise + text[at + chance.randint(0, 3) :]
         path.write_text(text, encoding="utf-8")
         try:
-            found = sections(path)
+            result = sections(path)
         except ArgumentsError as error:
             assert "\n" not in str(error) and str(path) in str(error), str(error)
             return "file refused"
-        assert found
+        assert result
         return "file taken"
 
 

@@ -22,7 +22,7 @@ from edgevlm.errors import EdgevlmError
 from edgevlm.manifest.contract import Observation
 from edgevlm.rosmsg.topic_map import StateSource, TopicMap
 
-CAMERA, STATE, TOLD = "/front/image_raw", "/joint_states", "/instruction"
+CAMERA, STATE, REPORTED = "/front/image_raw", "/joint_states", "/instruction"
 FIELDS = ("x", "y", "grip")
 _LONG = 20_000  # characters of a schema that the other decoder is not tried on: it takes minutes
 STEPS, PERIOD_NS = 12, SECOND_NS // 10
@@ -68,7 +68,7 @@ def _rows(directory: Path) -> Rows:
         for step in range(2 * STEPS):
             at_ns = tiny.START_NS + step * PERIOD_NS
             if step % STEPS == 0:
-                log.string(TOLD, at_ns, tiny.COMMANDS[step // STEPS])
+                log.string(REPORTED, at_ns, tiny.COMMANDS[step // STEPS])
             for half in (0, PERIOD_NS // 2):
                 values = np.random.default_rng(2 * step + bool(half)).uniform(-0.3, 0.3, 3)
                 log.joints(STATE, at_ns + half, dict(zip(FIELDS, values.tolist(), strict=True)))
@@ -80,7 +80,7 @@ def _topics(by_index: bool) -> TopicMap:
     path = "position[0]" if by_index else "position[name=x]"
     state = {"x": StateSource(topic=STATE, path=path)}
     state |= {name: StateSource(topic=STATE, joint=name) for name in FIELDS[1:]}
-    return TopicMap(cameras={"front": CAMERA}, state=state, instruction=TOLD)
+    return TopicMap(cameras={"front": CAMERA}, state=state, instruction=REPORTED)
 
 
 def _observations(path: Path, contract: Any, topics: TopicMap, rows: Rows | None) -> None:
@@ -116,8 +116,8 @@ def _values(message: Any, name: str) -> list[np.float32]:
 
 
 def _text_at(rows: Rows, log_ns: int) -> str:
-    told = sorted((row.log_ns, i) for i, row in enumerate(rows) if row.topic == TOLD and row.log_ns <= log_ns)
-    messages = [message for _, i in told if (message := _decoded(rows[i])) is not None]
+    reported = sorted((row.log_ns, i) for i, row in enumerate(rows) if row.topic == REPORTED and row.log_ns <= log_ns)
+    messages = [message for _, i in reported if (message := _decoded(rows[i])) is not None]
     return str(messages[-1].data) if messages else ""
 
 

@@ -16,10 +16,10 @@ pieces = st.lists(
 
 
 def _seen(*parts: NDArray[np.float32]) -> HistogramObserver:
-    seen = HistogramObserver()
+    observed = HistogramObserver()
     for part in parts:
-        seen.add(part)
-    return seen
+        observed.add(part)
+    return observed
 
 
 def _error(values: NDArray[np.float32], threshold: float) -> float:
@@ -42,25 +42,25 @@ def test_every_value_is_counted_once_whatever_the_order(parts: list[list[float]]
 @given(pieces)
 @settings(max_examples=100, deadline=None)
 def test_no_threshold_is_beyond_the_largest_magnitude_and_none_is_zero(parts: list[list[float]]) -> None:
-    seen = _seen(*(np.array(part, np.float32) for part in parts))
+    observed = _seen(*(np.array(part, np.float32) for part in parts))
     for choose in OBSERVERS.values():
-        assert 0 < choose(seen) <= (seen.peak or 1.0)
+        assert 0 < choose(observed) <= (observed.peak or 1.0)
 
 
 def test_a_histogram_grows_without_moving_values_to_other_magnitudes() -> None:
-    seen = _seen(np.full(10, 0.9, np.float32), np.full(5, 700.0, np.float32))
-    width = seen.limit / BINS
-    assert seen.limit == 1024.0 and seen.counts.sum() == 15
-    assert seen.counts[int(0.9 / width)] == 10 and seen.counts[int(700.0 / width)] == 5
+    observed = _seen(np.full(10, 0.9, np.float32), np.full(5, 700.0, np.float32))
+    width = observed.limit / BINS
+    assert observed.limit == 1024.0 and observed.counts.sum() == 15
+    assert observed.counts[int(0.9 / width)] == 10 and observed.counts[int(700.0 / width)] == 5
 
 
 def test_an_outlier_costs_minmax_its_resolution_and_mse_gives_it_up() -> None:
     bulk = np.random.default_rng(0).standard_normal(400_000).astype(np.float32)
     values = np.concatenate([bulk, [30.0]]).astype(np.float32)
-    seen = _seen(values)
-    assert minmax(seen) == 30.0
-    assert mse(seen) < 20.0
-    assert _error(values, mse(seen)) < 0.5 * _error(values, minmax(seen))
+    observed = _seen(values)
+    assert minmax(observed) == 30.0
+    assert mse(observed) < 20.0
+    assert _error(values, mse(observed)) < 0.5 * _error(values, minmax(observed))
 
 
 def test_mse_keeps_everything_where_values_are_spread_evenly() -> None:
@@ -69,5 +69,5 @@ def test_mse_keeps_everything_where_values_are_spread_evenly() -> None:
 
 
 def test_a_tensor_that_was_always_zero_gets_a_harmless_range() -> None:
-    seen = _seen(np.zeros(100, np.float32))
-    assert minmax(seen) == mse(seen) == 1.0
+    observed = _seen(np.zeros(100, np.float32))
+    assert minmax(observed) == mse(observed) == 1.0

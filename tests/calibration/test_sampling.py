@@ -25,20 +25,20 @@ episodes = st.lists(st.sampled_from("abcdef"), min_size=2, max_size=40).map(
 
 @given(episodes)
 def test_every_episode_is_on_exactly_one_side_and_neither_is_empty(told: list[Told]) -> None:
-    kept, held_out = split(told)
-    assert sorted((*kept, *held_out), key=lambda one: one.number) == told
-    assert kept and held_out and not set(kept) & set(held_out)
+    retained, held_out = split(told)
+    assert sorted((*retained, *held_out), key=lambda one: one.number) == told
+    assert retained and held_out and not set(retained) & set(held_out)
 
 
 def test_each_instruction_given_twice_is_on_both_sides() -> None:
     told = [Told(i, "abc"[i % 3]) for i in range(6)]
-    kept, held_out = split(told)
-    assert {one.instruction for one in kept} == {one.instruction for one in held_out} == {"a", "b", "c"}
+    retained, held_out = split(told)
+    assert {one.instruction for one in retained} == {one.instruction for one in held_out} == {"a", "b", "c"}
 
 
 def test_different_instructions_are_split_as_one_group() -> None:
-    kept, held_out = split([Told(i, f"say {i}") for i in range(15)])
-    assert (len(kept), len(held_out)) == (10, 5)
+    retained, held_out = split([Told(i, f"say {i}") for i in range(15)])
+    assert (len(retained), len(held_out)) == (10, 5)
 
 
 def test_one_episode_cannot_be_split() -> None:

@@ -70,18 +70,18 @@ def pictures() -> list[NDArray[np.uint8]]:
 def matched(model: Any) -> dict[str, Any]:
     """Every picture with every text."""
     match = model.match(pictures(), tiny.COMMANDS)
-    seen = [model.embed_image(one) @ model.embed_text(text) for one in pictures() for text in tiny.COMMANDS]
-    return {"logits": match.logits.tolist(), "scores": match.scores.tolist(), "values": np.array(seen).tolist()}
+    observed = [model.embed_image(one) @ model.embed_text(text) for one in pictures() for text in tiny.COMMANDS]
+    return {"logits": match.logits.tolist(), "scores": match.scores.tolist(), "values": np.array(observed).tolist()}
 
 
 def detected(model: Any) -> dict[str, Any]:
     """Every region of every picture, and what is found at a threshold."""
     every = [model.regions(one, tiny.COMMANDS) for one in pictures()]
-    found = [one.above(0.3) for one in every]
+    result = [one.above(0.3) for one in every]
     return {
         "logits": [one.logits.tolist() for one in every],
         "values": [one.boxes.tolist() for one in every],
-        "labels": [list(one.labels) for one in found],
+        "labels": [list(one.labels) for one in result],
     }
 
 

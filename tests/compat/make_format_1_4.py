@@ -34,8 +34,8 @@ def answer(root: Path) -> dict[str, Any]:
                 one = chat.ask(talker.picture(seed), question, max_new_tokens=10)
                 said.append({"token_ids": list(one.token_ids), "text": one.text, "prompt_tokens": one.prompt_tokens})
         session = chat.session("Be brief.")
-        for question, shown in zip(QUESTIONS, (talker.picture(3), None, talker.picture(4)), strict=True):
-            one = session.ask(shown, question, max_new_tokens=6)
+        for question, displayed in zip(QUESTIONS, (talker.picture(3), None, talker.picture(4)), strict=True):
+            one = session.ask(displayed, question, max_new_tokens=6)
             said.append({"token_ids": list(one.token_ids), "text": one.text, "prompt_tokens": one.prompt_tokens})
         return {"bundle_sha256": chat.bundle.sha256, "answers": said, "stage_runs": dict(chat.stage_runs)}
 

@@ -170,12 +170,12 @@ def test_equal_inputs_give_equal_bytes_every_time(open_host: Open) -> None:
 def test_outputs_are_the_callers_and_never_written_again(open_host: Open) -> None:
     host = open_host()
     first = host.run("vision", {"pixels": pixels()})["features"]
-    kept = first.copy()
+    retained = first.copy()
     others = [host.run("vision", {"pixels": pixels(seed)})["features"] for seed in range(1, 30)]
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, retained)
     assert all(not np.shares_memory(first, other) for other in others)
     first[:] = 0.0
-    np.testing.assert_array_equal(host.run("vision", {"pixels": pixels()})["features"], kept)
+    np.testing.assert_array_equal(host.run("vision", {"pixels": pixels()})["features"], retained)
 
 
 def head_inputs(seed: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -245,9 +245,9 @@ def test_refuses_inputs_that_do_not_fit_where_outputs_are_named(open_host: Open)
 def test_outputs_outlive_the_engine(open_host: Open) -> None:
     host = open_host()
     output = host.run("vision", {"pixels": pixels()})["features"]
-    kept = output.copy()
+    retained = output.copy()
     host.close()
-    np.testing.assert_array_equal(output, kept)
+    np.testing.assert_array_equal(output, retained)
 
 
 def test_inputs_are_read_during_the_call_only_and_never_written(open_host: Open) -> None:
@@ -255,10 +255,10 @@ def test_inputs_are_read_during_the_call_only_and_never_written(open_host: Open)
     before = mine.copy()
     output = host.run("vision", {"pixels": mine})["features"]
     np.testing.assert_array_equal(mine, before)
-    kept = output.copy()
+    retained = output.copy()
     mine[:] = np.nan
-    np.testing.assert_array_equal(output, kept)
-    np.testing.assert_array_equal(host.run("vision", {"pixels": before})["features"], kept)
+    np.testing.assert_array_equal(output, retained)
+    np.testing.assert_array_equal(host.run("vision", {"pixels": before})["features"], retained)
 
 
 # --- what is refused ---

@@ -119,8 +119,8 @@ def pip_install(words: tuple[str, ...]) -> None:
     extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     for word in words:
         assert not word.startswith("edgevlm"), f"pip install {word}: edgevlm is on no index; install '.[..]' in a clone"
-        if found := re.fullmatch(r"\.\[(.*)\]", word):
-            assert set(found[1].split(",")) <= extras, f"pip install {word}: the extras are {sorted(extras)}"
+        if result := re.fullmatch(r"\.\[(.*)\]", word):
+            assert set(result[1].split(",")) <= extras, f"pip install {word}: the extras are {sorted(extras)}"
 
 
 def ros2_launch(words: tuple[str, ...]) -> None:

@@ -36,8 +36,8 @@ def test_every_path_that_a_page_names_is_there(page: str) -> None:
 @pytest.mark.parametrize("page", LIVING)
 def test_every_link_to_a_file_leads_to_one(page: str) -> None:
     links = {link for link in LINK.findall((ROOT / page).read_text(encoding="utf-8")) if "://" not in link}
-    made = {link for link in links if re.search(r"(^|/)(reference/\w+|measured)\.md$", link)}  # by docs/hooks
-    assert [link for link in sorted(links - made) if not ((ROOT / page).parent / link).exists()] == []
+    created = {link for link in links if re.search(r"(^|/)(reference/\w+|measured)\.md$", link)}  # by docs/hooks
+    assert [link for link in sorted(links - created) if not ((ROOT / page).parent / link).exists()] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -50,16 +50,16 @@ def array(number: float) -> NDArray[np.float32]:
 
 
 def test_a_value_is_made_when_first_asked_for_and_once() -> None:
-    made: list[int] = []
+    created: list[int] = []
 
     def make() -> NDArray[np.float32]:
-        made.append(1)
+        created.append(1)
         return array(3.0)
 
     value = Value("v", make)
-    assert made == []
+    assert created == []
     assert value.array is value.array
-    assert made == [1]
+    assert created == [1]
 
 
 def test_a_value_whose_maker_failed_can_be_asked_again() -> None:
@@ -88,8 +88,8 @@ def test_memoised_results_equal_fresh_ones(frames: list[int], words: list[int], 
     memory = Memory({"fusion": capacity})
     for frame, word in zip(frames, words, strict=False):
         features = graph.run("trunk", {"frame": Value(("frame", frame), array(frame))}, memory)["sum"]
-        told = Value(("word", word), array(word))
-        result = graph.run("fusion", {"features": features, "word": told}, memory)["sum"]
+        reported = Value(("word", word), array(word))
+        result = graph.run("fusion", {"features": features, "word": reported}, memory)["sum"]
         assert result.array.tolist() == [2.0 * frame * 1.0 + word * 2.0]
     assert trunk.runs == memory.runs["trunk"] == len(set(frames))  # nothing is ever computed twice without a capacity
     pairs = list(zip(frames, words, strict=False))
@@ -106,14 +106,14 @@ def test_the_least_recently_used_result_goes_first() -> None:
 
 def misses(keys: list[tuple[int, int]], capacity: int) -> int:
     """How often a cache that lets the least recently used key go has to compute."""
-    kept: list[tuple[int, int]] = []
+    retained: list[tuple[int, int]] = []
     count = 0
     for key in keys:
-        if key in kept:
-            kept.remove(key)
+        if key in retained:
+            retained.remove(key)
         else:
             count += 1
-        kept = [*kept, key][-capacity:]
+        retained = [*retained, key][-capacity:]
     return count
 
 

@@ -140,9 +140,9 @@ def test_the_verb_says_what_it_did_and_what_to_do_next(tmp_path: Path) -> None:
         app, ["migrate", str(COMPAT / "format_1_2/chat"), "-o", str(tmp_path / "new"), "--json", str(target)]
     )
     assert done.exit_code == 0, done.output
-    shown = " ".join(done.output.split())
+    displayed = " ".join(done.output.split())
     for words in ("1.2 -> edgevlm.bundle/1.4", "without chat_template.jinja", "200 generated", "next: edgevlm verify"):
-        assert words in shown
+        assert words in displayed
     figures = json.loads(target.read_text())
     assert figures["bundle_sha256"] == open_bundle(tmp_path / "new").sha256 and figures["dialogues"] == DIALOGUES
 

@@ -25,8 +25,8 @@ def stream(rate_hz: int, seconds: float, seed: int) -> list[int]:
     random = np.random.default_rng(seed)
     count = round(rate_hz * seconds)
     times = np.arange(count) / rate_hz + random.uniform(-0.005, 0.005, count)
-    kept = times[random.random(count) >= 0.1]
-    return sorted({START_NS + round(time * SECOND_NS) for time in kept})
+    retained = times[random.random(count) >= 0.1]
+    return sorted({START_NS + round(time * SECOND_NS) for time in retained})
 
 
 def targets(now_ns: int, spec: WindowSpec) -> list[int]:
@@ -52,13 +52,13 @@ def test_every_slot_with_a_frame_in_tolerance_gets_the_nearest(
 ) -> None:
     spec = window(slots, tolerance_s=tolerance_ms / 1000, pad="mask")
     ring: FrameRing[Frame] = FrameRing(spec)
-    seen: list[int] = []
+    observed: list[int] = []
     filled = 0
     for stamp_ns in stream(rate_hz, 2.0, seed):
         ring.add(Frame(stamp_ns))
-        seen.append(stamp_ns)
+        observed.append(stamp_ns)
         for target_ns, frame in zip(targets(stamp_ns, spec), ring.window(stamp_ns), strict=True):
-            best = min(seen, key=lambda other, at=target_ns: abs(other - at))  # over ALL frames there ever were
+            best = min(observed, key=lambda other, at=target_ns: abs(other - at))  # over ALL frames there ever were
             if abs(best - target_ns) <= tolerance_ms * MS:
                 assert frame is not None
                 assert abs(frame.stamp_ns - target_ns) == abs(best - target_ns)
@@ -152,15 +152,15 @@ def test_a_ring_takes_only_newer_frames_and_loses_none_in_reach(steps: list[int]
             continue
         dropped += [frame.stamp_ns for frame in ring.add(Frame(stamp_ns))]
         accepted.append(stamp_ns)
-        kept = [frame.stamp_ns for frame in ring]
-        assert dropped + kept == accepted
-        assert ring.newest_ns == kept[-1] == stamp_ns
+        retained = [frame.stamp_ns for frame in ring]
+        assert dropped + retained == accepted
+        assert ring.newest_ns == retained[-1] == stamp_ns
         # whatever the window could still ask for, now or later, is there
-        assert sample(kept, stamp_ns, spec) == tuple(
+        assert sample(retained, stamp_ns, spec) == tuple(
             None if i is None else i - len(dropped) for i in sample(accepted, stamp_ns, spec)
         )
         oldest_ns = targets(stamp_ns, spec)[0] - round(spec.tolerance_s * SECOND_NS)
-        assert all(kept_ns >= oldest_ns for kept_ns in kept)
+        assert all(kept_ns >= oldest_ns for kept_ns in retained)
 
 
 def test_a_frame_at_the_very_edge_of_the_tolerance_stays_in_reach() -> None:

@@ -103,8 +103,8 @@ def test_run_sim_writes_film_strip_and_figures(int8: Path, tmp_path: Path) -> No
 
     from typer.testing import CliRunner
 
-    told = ["run", str(int8), "--sim", "--episodes", "2", "--command", "reach the red puck"]
-    told += [
+    reported = ["run", str(int8), "--sim", "--episodes", "2", "--command", "reach the red puck"]
+    reported += [
         "--json",
         str(tmp_path / "run.json"),
         "--record",
@@ -112,7 +112,7 @@ def test_run_sim_writes_film_strip_and_figures(int8: Path, tmp_path: Path) -> No
         "--strip",
         str(tmp_path / "r.png"),
     ]
-    result = CliRunner().invoke(app, told)
+    result = CliRunner().invoke(app, reported)
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "run.json").read_text())["episodes"] == 2
     assert (tmp_path / "r.mp4").read_bytes()[4:8] == b"ftyp" and (tmp_path / "r.png").read_bytes().startswith(

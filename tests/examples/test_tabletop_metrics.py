@@ -12,17 +12,17 @@ def test_latency_is_of_the_first_command_of_an_observation_and_age_of_every_one(
     metrics = Metrics()
     followed = [Followed(stamp * MS, 1000 * MS) for stamp in (1065, 1040, 1090)] + [Followed(1120 * MS, 1100 * MS)]
     metrics.add(FRAMES, followed, [])
-    found = metrics.to_json()
-    assert (found["latency_ms"]["n"], found["latency_ms"]["max"]) == (2, 40.0)
-    assert (found["command_age_ms"]["n"], found["command_age_ms"]["max"]) == (4, 90.0)
+    result = metrics.to_json()
+    assert (result["latency_ms"]["n"], result["latency_ms"]["max"]) == (2, 40.0)
+    assert (result["command_age_ms"]["n"], result["command_age_ms"]["max"]) == (4, 90.0)
 
 
 def test_what_belongs_to_no_frame_of_the_episode_is_left_out() -> None:
     metrics = Metrics()
     metrics.add(FRAMES, [Followed(990 * MS, 900 * MS)], [Inferred(900 * MS, 50.0, 9.0, 7)])
-    found = metrics.to_json()
-    assert found["latency_ms"]["n"] == found["command_age_ms"]["n"] == found["overhead_ms"]["n"] == 0
-    assert found["frames_sent"] == found["frames_received"] == 0
+    result = metrics.to_json()
+    assert result["latency_ms"]["n"] == result["command_age_ms"]["n"] == result["overhead_ms"]["n"] == 0
+    assert result["frames_sent"] == result["frames_received"] == 0
 
 
 def test_overhead_is_latency_without_the_step() -> None:

@@ -71,8 +71,8 @@ def test_in_lock_step_only_two_parts_of_exactly_this_stamp_count(first_ns: int, 
     commands = begun()
     commands.twist((0.1, 0.0, 0.0), first_ns, first_ns)
     commands.gripper([0.5], second_ns, second_ns)
-    whole = first_ns == second_ns and first_ns >= BEGIN_NS
-    assert (commands.at(first_ns) is not None) == whole
+    full = first_ns == second_ns and first_ns >= BEGIN_NS
+    assert (commands.at(first_ns) is not None) == full
     assert commands.at(first_ns + 1) is None
 
 

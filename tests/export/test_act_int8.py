@@ -159,13 +159,13 @@ def proven(files: Path, name: str, traced: Callable[..., ExportReport]) -> Bundl
     more = {"robot": files / "robot.yaml", "precision": "int8", "calibration": files / "log.mcap"}
     traced(files / name, files / f"{name}-int8", **more)
     bundle = open_bundle(files / f"{name}-int8")
-    told = bundle.records()["fidelity"]
-    assert told["data"]["steps"] == STEPS * len(told["data"]["held_out_episodes"]) > 0
-    controls = {control["control"]: control for control in told["controls"]}
+    reported = bundle.records()["fidelity"]
+    assert reported["data"]["steps"] == STEPS * len(reported["data"]["held_out_episodes"]) > 0
+    controls = {control["control"]: control for control in reported["controls"]}
     assert set(controls) == {"other-picture", "shuffled-features"}
     assert all(control["passed"] and 0 < control["error"] < 0.05 for control in controls.values())
     assert all(control["moved"] > 0.2 for control in controls.values()), "of a spread of 1"
-    assert told["forms_bit_equal"]["outputs"] > 0
+    assert reported["forms_bit_equal"]["outputs"] > 0
     return bundle
 
 
@@ -210,8 +210,8 @@ def test_the_large_channels_change_nothing_in_floats(
 def test_the_verbs_of_the_command_line_take_it(files: Path) -> None:
     robot = ["--robot", str(files / "robot.yaml")]
     run(["export", str(files / "policy"), "-o", str(files / "fp32"), *robot])
-    shown = run(["inspect", str(files / "fp32")])
-    assert "words" in shown
+    displayed = run(["inspect", str(files / "fp32")])
+    assert "words" in displayed
     run(["profile", str(files / "fp32"), "--steps", "2", "--warmup", "1"])
     run(["verify", str(files / "fp32"), "--against", str(files / "policy"), "--data", str(files / "log.mcap"), *robot])
 

@@ -42,12 +42,12 @@ def off(chunk: NDArray[Any], expected: NDArray[Any]) -> float:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_bundle_gives_the_chunk_that_lerobot_gives(golden_bundle: Callable[[str], Path], case: str) -> None:
-    kept = policies.answers(case)
+    retained = policies.answers(case)
     with edgevlm.load(golden_bundle(case), OPTIONS) as policy:
         assert isinstance(policy, Policy)
         for step in STEPS:
-            chunk = policy.act(policies.observation(policy.contract, kept, step))
-            assert off(chunk.values, kept["chunks"][step]) < TOLERANCE
+            chunk = policy.act(policies.observation(policy.contract, retained, step))
+            assert off(chunk.values, retained["chunks"][step]) < TOLERANCE
             assert chunk.names == policies.JOINTS and chunk.units == ("rad",) * 4 + ("1",)
 
 
@@ -56,11 +56,11 @@ def test_statistics_among_the_weights_give_the_same_chunk(traced: Export, tmp_pa
     source = policies.write_policy(tmp_path / "old", old=True)
     assert not list(source.glob("policy_*"))
     traced(source, tmp_path / "bundle", robot=policies.write_robot(tmp_path / "robot.yaml"))
-    kept = policies.answers("act")
+    retained = policies.answers("act")
     with edgevlm.load(tmp_path / "bundle", OPTIONS) as policy:
         assert isinstance(policy, Policy)
-        chunk = policy.act(policies.observation(policy.contract, kept, 0))
-    assert off(chunk.values, kept["chunks"][0]) < TOLERANCE
+        chunk = policy.act(policies.observation(policy.contract, retained, 0))
+    assert off(chunk.values, retained["chunks"][0]) < TOLERANCE
 
 
 def other_picture(one: Observation, other: Observation) -> Observation:
@@ -80,14 +80,14 @@ def swapped(one: Observation, _: Observation) -> Observation:
 def test_a_wrong_input_moves_the_chunk(
     opened: Policy, wrong: Callable[[Observation, Observation], Observation]
 ) -> None:
-    kept = policies.answers("act")
-    one = policies.observation(opened.contract, kept, 0)
-    later = policies.observation(opened.contract, kept, 1)
+    retained = policies.answers("act")
+    one = policies.observation(opened.contract, retained, 0)
+    later = policies.observation(opened.contract, retained, 1)
     later = replace(
         later, frames={name: Stamped(frame.value, policies.START_NS) for name, frame in later.frames.items()}
     )
     chunk = opened.session().act(wrong(one, later))
-    assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
+    assert off(chunk.values, retained["chunks"][0]) > CONTROL * TOLERANCE
 
 
 class _Shifted(Hook):
@@ -98,18 +98,18 @@ class _Shifted(Hook):
 
 
 def test_features_in_the_wrong_place_move_the_chunk(golden_bundle: Callable[[str], Path]) -> None:
-    kept = policies.answers("act")
+    retained = policies.answers("act")
     with Policy(open_bundle(golden_bundle("act")), OPTIONS, engines=hooked(_Shifted())) as policy:
-        chunk = policy.act(policies.observation(policy.contract, kept, 0))
-    assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
+        chunk = policy.act(policies.observation(policy.contract, retained, 0))
+    assert off(chunk.values, retained["chunks"][0]) > CONTROL * TOLERANCE
 
 
 def test_the_chunk_does_not_depend_on_what_was_said_or_seen_before(opened: Policy) -> None:
-    kept = policies.answers("act")
+    retained = policies.answers("act")
     session = opened.session()
     for step in STEPS:
-        last = session.act(policies.observation(opened.contract, kept, step, f"words {step}"))
-    fresh = opened.session().act(policies.observation(opened.contract, kept, STEPS[-1]))
+        last = session.act(policies.observation(opened.contract, retained, step, f"words {step}"))
+    fresh = opened.session().act(policies.observation(opened.contract, retained, STEPS[-1]))
     assert np.array_equal(last.values, fresh.values)
     assert session.encodes_per_frame == 1.0
 
@@ -121,7 +121,7 @@ def test_cameras_of_one_size_share_a_stage_and_others_do_not(golden_bundle: Call
 
 
 def test_the_contract_says_what_the_two_files_say(opened: Policy) -> None:
-    contract, kept = opened.contract, policies.answers("act")
+    contract, retained = opened.contract, policies.answers("act")
     assert [(one.name, one.width, one.height, one.rate_hz) for one in contract.cameras] == [
         ("top_eye", 128, 96, (10.0, 30.0)),
         ("wrist_eye", 128, 96, (10.0, 30.0)),
@@ -129,5 +129,5 @@ def test_the_contract_says_what_the_two_files_say(opened: Policy) -> None:
     assert contract.instruction is None and contract.window.offsets_s == (0.0,)
     assert contract.state is not None and contract.state.names == policies.JOINTS
     action = contract.action
-    assert (action.steps, action.execute_steps, action.step_s) == (kept["chunks"].shape[1], 5, 0.1)
+    assert (action.steps, action.execute_steps, action.step_s) == (retained["chunks"].shape[1], 5, 0.1)
     assert [group.kind for group in action.groups] == ["joint_position", "gripper"]

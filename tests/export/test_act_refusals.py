@@ -51,9 +51,9 @@ def edit(path: Path, change: Edit) -> None:
 
 
 def graph(source: Path, robot: dict[str, Any] | None = None) -> PolicyGraph:
-    made = build(source, robot=policies.write_robot(source.parent / "robot.yaml", robot))
-    assert isinstance(made, PolicyGraph)
-    return made
+    created = build(source, robot=policies.write_robot(source.parent / "robot.yaml", robot))
+    assert isinstance(created, PolicyGraph)
+    return created
 
 
 def put(**more: Any) -> Edit:
@@ -145,10 +145,10 @@ def test_what_the_step_does_not_list_is_not_normalized(source: Path) -> None:
 def test_the_keys_of_a_step_choose_among_what_it_lists(source: Path) -> None:
     whole = scaled(source)
     edit(source / BEFORE, lambda content: content["steps"][3]["config"].update(normalize_observation_keys=[CAMERA]))
-    made = graph(source)
+    created = graph(source)
     assert scaled(source) == whole
-    assert made.contract.state is not None
-    assert {(field.mean, field.std) for field in made.contract.state.fields} == {(0.0, 1.0)}
+    assert created.contract.state is not None
+    assert {(field.mean, field.std) for field in created.contract.state.fields} == {(0.0, 1.0)}
 
 
 @pytest.mark.parametrize(("how", "ends"), [("QUANTILES", ("q01", "q99")), ("QUANTILE10", ("q10", "q90"))])
@@ -234,14 +234,14 @@ def test_numbers_that_the_policy_leaves_alone_are_left_alone(source: Path) -> No
 def test_without_a_robot_file_comes_one_to_fill_in(source: Path) -> None:
     with pytest.raises(ContractError, match="--robot FILE") as caught:
         build(source)
-    shown = str(caught.value).partition("\n\n")[2]
-    made = yaml.safe_load(shown)
-    assert {name: one["feature"] for name, one in made["cameras"].items()} == {
+    displayed = str(caught.value).partition("\n\n")[2]
+    created = yaml.safe_load(displayed)
+    assert {name: one["feature"] for name, one in created["cameras"].items()} == {
         "top": "observation.images.top",
         "wrist": "observation.images.wrist",
     }
-    assert len(made["action"]["groups"][0]["names"]) == 5 and made["action"]["execute_steps"] == 5
-    (source.parent / "robot.yaml").write_text(shown)
+    assert len(created["action"]["groups"][0]["names"]) == 5 and created["action"]["execute_steps"] == 5
+    (source.parent / "robot.yaml").write_text(displayed)
     with pytest.raises(ContractError, match=rf"cameras\.top\.rate_hz\.0.*{FILL}"):
         build(source, robot=source.parent / "robot.yaml")
 
@@ -249,14 +249,14 @@ def test_without_a_robot_file_comes_one_to_fill_in(source: Path) -> None:
 def test_the_template_filled_in_is_a_robot_file(source: Path) -> None:
     with pytest.raises(ContractError) as caught:
         build(source)
-    made = yaml.safe_load(str(caught.value).partition("\n\n")[2])
-    for camera in made["cameras"].values():
+    created = yaml.safe_load(str(caught.value).partition("\n\n")[2])
+    for camera in created["cameras"].values():
         camera["rate_hz"] = [10.0, 30.0]
     names = list(policies.JOINTS)
-    made["state"] = {"names": names, "units": ["rad"] * 5}
+    created["state"] = {"names": names, "units": ["rad"] * 5}
     group = {"kind": "joint_position", "names": names, "units": ["rad"] * 5, "lower": [-3] * 5, "upper": [3] * 5}
-    made["action"].update(step_s=0.1, groups=[group])
-    assert graph(source, made).contract.action.names == policies.JOINTS
+    created["action"].update(step_s=0.1, groups=[group])
+    assert graph(source, created).contract.action.names == policies.JOINTS
 
 
 def test_names_and_pace_of_the_data_set_go_into_the_template(source: Path) -> None:
@@ -266,9 +266,9 @@ def test_names_and_pace_of_the_data_set_go_into_the_template(source: Path) -> No
     (source / "meta" / "info.json").write_text(json.dumps(info))
     with pytest.raises(ContractError) as caught:
         build(source)
-    made = yaml.safe_load(str(caught.value).partition("\n\n")[2])
-    assert made["state"]["names"] == names and made["action"]["groups"][0]["names"] == names
-    assert made["action"]["step_s"] == pytest.approx(1 / 30, abs=1e-6)
+    created = yaml.safe_load(str(caught.value).partition("\n\n")[2])
+    assert created["state"]["names"] == names and created["action"]["groups"][0]["names"] == names
+    assert created["action"]["step_s"] == pytest.approx(1 / 30, abs=1e-6)
 
 
 def at(*path: Any, value: Any) -> Edit:

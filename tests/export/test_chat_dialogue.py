@@ -22,7 +22,7 @@ CLASSES = {  # model and processor of upstream's, of those that know turns
     "idefics3": ("Idefics3ForConditionalGeneration", "Idefics3Processor"),
 }
 TURNS = (("coffee.png", "What is it?"), (None, "Where is it?"), ("rocket.jpg", "And this one?"), (None, "Really?"))
-SAID = 8
+ANSWER_TOKENS = 8
 MARGIN = 1e-3  # between the two likeliest tokens: a greedy choice that rounding cannot turn
 
 
@@ -37,7 +37,7 @@ def upstream(model: Any, processor: Any, messages: list[Any], pictures: list[Any
     given = dict(processor(text=[text], images=[pictures], return_tensors="pt"))
     with torch.no_grad():
         out = model.generate(
-            **given, max_new_tokens=SAID, do_sample=False, return_dict_in_generate=True, output_logits=True
+            **given, max_new_tokens=ANSWER_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
         )
     top = np.sort(torch.stack(out.logits)[:, 0].numpy(), axis=1)[:, -2:]
     assert (top[:, 1] - top[:, 0]).min() > MARGIN
@@ -67,7 +67,7 @@ def test_every_turn_is_upstreams_and_nothing_is_read_twice(
                 parts.insert(0, {"type": "image"})
             messages.append({"role": "user", "content": parts})
             prompt, said = upstream(model, processor, messages, pictures)
-            answer = session.ask(None if name is None else photographs[name], text, max_new_tokens=SAID)
+            answer = session.ask(None if name is None else photographs[name], text, max_new_tokens=ANSWER_TOKENS)
             stops = chat.bundle.manifest.chat().args.stop_ids
             assert answer.prompt_tokens == len(prompt)
             assert list(answer.token_ids) == [token for token in said if token not in stops]

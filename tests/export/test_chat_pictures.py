@@ -43,10 +43,10 @@ PROCESSORS: dict[str, tuple[Any, int]] = {
 @pytest.fixture
 def horizontal_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow as it was up to version 12, whatever is installed: docs/decisions/0002."""
-    whole = Image.Image.resize
+    full = Image.Image.resize
 
     def resize(self: Any, size: tuple[int, int], resample: Any = None, **more: Any) -> Any:
-        return whole(whole(self, (size[0], self.height), resample), size, resample)
+        return full(full(self, (size[0], self.height), resample), size, resample)
 
     monkeypatch.setattr(Image.Image, "resize", resize)
 

@@ -28,38 +28,40 @@ PICTURES = [np.random.default_rng(h).integers(0, 256, (h, w, 3), np.uint8) for h
 BEGINS = "{{ bos_token }}" + wording.DIALOGUE
 
 
-class Said(NamedTuple):
+class Dialogue(NamedTuple):
     """A dialogue: turns, and the pictures of all of them by their number in PICTURES."""
 
     turns: tuple[Turn, ...]
     pictures: tuple[int, ...]
 
 
-def dialogues() -> list[Said]:
+def dialogues() -> list[Dialogue]:
     """200 of seven shapes: with and without pictures, a system text, an empty one, more turns."""
-    made = []
+    created = []
     for place, text in enumerate(PROMPTS):
         one, two = place % len(SIZES), (place + 3) % len(SIZES)
         shapes = (
-            Said((Turn("user", text, 1),), (one,)),
-            Said((Turn("system", "Be brief."), Turn("user", text, 1)), (one,)),
-            Said((Turn("user", text, 3),), (one, two, one)),
-            Said((Turn("user", "What is this?", 1), Turn("assistant", "A dog."), Turn("user", text)), (one,)),
-            Said((Turn("user", text),), ()),
-            Said((Turn("system", ""), Turn("user", text, 1), Turn("assistant", text), Turn("user", "", 1)), (one, two)),
-            Said((Turn("system", text), Turn("user", "No picture yet."), Turn("user", text, 2)), (two, one)),
+            Dialogue((Turn("user", text, 1),), (one,)),
+            Dialogue((Turn("system", "Be brief."), Turn("user", text, 1)), (one,)),
+            Dialogue((Turn("user", text, 3),), (one, two, one)),
+            Dialogue((Turn("user", "What is this?", 1), Turn("assistant", "A dog."), Turn("user", text)), (one,)),
+            Dialogue((Turn("user", text),), ()),
+            Dialogue(
+                (Turn("system", ""), Turn("user", text, 1), Turn("assistant", text), Turn("user", "", 1)), (one, two)
+            ),
+            Dialogue((Turn("system", text), Turn("user", "No picture yet."), Turn("user", text, 2)), (two, one)),
         )
-        made.append(shapes[place % len(shapes)])
-    return made
+        created.append(shapes[place % len(shapes)])
+    return created
 
 
-def messages(said: Said) -> list[dict[str, Any]]:
+def messages(said: Dialogue) -> list[dict[str, Any]]:
     """The dialogue as upstream takes it, pictures among the words."""
-    left, found = iter(said.pictures), []
+    left, result = iter(said.pictures), []
     for turn in said.turns:
-        shown = [{"type": "image", "image": Image.fromarray(PICTURES[next(left)])} for _ in range(turn.pictures)]
-        found.append({"role": turn.role, "content": [*shown, {"type": "text", "text": turn.text}]})
-    return found
+        displayed = [{"type": "image", "image": Image.fromarray(PICTURES[next(left)])} for _ in range(turn.pictures)]
+        result.append({"role": turn.role, "content": [*displayed, {"type": "text", "text": turn.text}]})
+    return result
 
 
 def opened(root: Path, name: str, features: int) -> tuple[Words, PromptWriter, PicturePreprocessor]:
@@ -298,8 +300,8 @@ def test_tokens_that_the_processor_adds_are_in_the_tokenizer_of_the_bundle(tmp_p
 
 def change(path: Path, **more: Any) -> None:
     """Set keys of a JSON file; None takes one away."""
-    found = {**json.loads(path.read_text()), **more} if path.exists() else more
-    path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+    result = {**json.loads(path.read_text()), **more} if path.exists() else more
+    path.write_text(json.dumps({key: value for key, value in result.items() if value is not None}))
 
 
 def test_the_files_of_older_checkpoints_say_the_same(tmp_path: Path) -> None:

@@ -18,19 +18,19 @@ from edgevlm_export.families.common.dialogues import derive_dialogue
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
-def said(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
+def message_of(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
     return {"role": role, "content": [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]}
 
 
 DIALOGUES = (
-    [said("user", "Hi  there ü \"q\" <b> 'x' ", 1)],
+    [message_of("user", "Hi  there ü \"q\" <b> 'x' ", 1)],
     [
-        said("system", " Be brief. "),
-        said("user", "a", 2),
-        said("assistant", "so</think>no"),
-        said("user", "line\nbreak {{ bos_token }} {% if %}"),
+        message_of("system", " Be brief. "),
+        message_of("user", "a", 2),
+        message_of("assistant", "so</think>no"),
+        message_of("user", "line\nbreak {{ bos_token }} {% if %}"),
     ],
-    [said("user", "")],
+    [message_of("user", "")],
 )
 TEMPLATES = {
     "loop": "{% for m in messages %}{{ loop.index }}/{{ loop.length }}/{{ loop.revindex0 }}{{ loop.first }}"

@@ -30,14 +30,14 @@ Copy = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def source(chat_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    made: dict[str, Path] = {}
+    created: dict[str, Path] = {}
 
     def get(name: str) -> Path:
         if name in CHATS:
             return chat_checkpoint(name)
-        if name not in made:
-            made[name] = MAKERS[name](tmp_path_factory.mktemp(name) / "checkpoint")
-        return made[name]
+        if name not in created:
+            created[name] = MAKERS[name](tmp_path_factory.mktemp(name) / "checkpoint")
+        return created[name]
 
     return get
 
@@ -58,13 +58,13 @@ def refused(folder: Path, message: str, error: type[EdgevlmError] = EdgevlmError
         build(folder)
 
 
-@pytest.mark.parametrize("said", [[["x"]], {"a": 1}, 3, "BlipModel", [None], []])
+@pytest.mark.parametrize("setting", [[["x"]], {"a": 1}, 3, "BlipModel", [None], []])
 @pytest.mark.parametrize("family", [*MAKERS, *CHATS])
-def test_architectures_that_are_no_list_of_names(family: str, said: Any, copy: Copy) -> None:
+def test_architectures_that_are_no_list_of_names(family: str, setting: Any, copy: Copy) -> None:
     folder = copy(family)
-    edit(folder / "config.json", lambda data: data.update(architectures=said))
-    if said == [] and family not in ("blip", "blip_vqa", "blip_matching", "visual_bert"):
-        assert build(folder).stages  # nothing said is the whole model, where one name stands for one model
+    edit(folder / "config.json", lambda data: data.update(architectures=setting))
+    if setting == [] and family not in ("blip", "blip_vqa", "blip_matching", "visual_bert"):
+        assert build(folder).stages  # nothing stated is the whole model, where one name stands for one model
     else:
         refused(folder, "'architectures'")
 
@@ -77,20 +77,20 @@ def test_a_second_architecture(family: str, copy: Copy) -> None:
 
 
 @pytest.mark.parametrize("tower", ["vision_config", "text_config"])
-@pytest.mark.parametrize("said", ["tower", [1]])
+@pytest.mark.parametrize("setting", ["tower", [1]])
 @pytest.mark.parametrize("family", TOWERS)
-def test_a_tower_that_is_no_object(family: str, said: Any, tower: str, copy: Copy) -> None:
+def test_a_tower_that_is_no_object(family: str, setting: Any, tower: str, copy: Copy) -> None:
     folder = copy(family)
-    edit(folder / "config.json", lambda data: data.update({tower: said}))
+    edit(folder / "config.json", lambda data: data.update({tower: setting}))
     refused(folder, f"'{tower}': expected an object", CheckpointError)
 
 
-@pytest.mark.parametrize("said", [0, "8", [8, 8], True])
+@pytest.mark.parametrize("setting", [0, "8", [8, 8], True])
 @pytest.mark.parametrize("field", ["patch_size", "image_size"])
 @pytest.mark.parametrize("family", TOWERS)
-def test_a_size_that_is_none(family: str, field: str, said: Any, copy: Copy) -> None:
+def test_a_size_that_is_none(family: str, field: str, setting: Any, copy: Copy) -> None:
     folder = copy(family)
-    edit(folder / "config.json", lambda data: data["vision_config"].update({field: said}))
+    edit(folder / "config.json", lambda data: data["vision_config"].update({field: setting}))
     refused(folder, rf"'vision_config\.{field}': expected a whole number above 0", FamilyError)
 
 
@@ -101,7 +101,7 @@ def test_a_width_of_a_model_of_one_part_that_is_none(copy: Copy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "said"),
+    ("field", "setting"),
     [
         *(("rescale_factor", value) for value in (None, "1/255", [1.0], float("nan"))),
         *(("image_mean", value) for value in (0.5, [0.5, 0.5], ["a", "b", "c"], [0.5, 0.5, None])),
@@ -109,26 +109,26 @@ def test_a_width_of_a_model_of_one_part_that_is_none(copy: Copy) -> None:
     ],
 )
 @pytest.mark.parametrize("family", ["clip", "owlv2", "blip2"])
-def test_a_picture_setting_that_is_none(family: str, field: str, said: Any, copy: Copy) -> None:
+def test_a_picture_setting_that_is_none(family: str, field: str, setting: Any, copy: Copy) -> None:
     folder = copy(family)
     path = next(folder / name for name in IMAGES if (folder / name).is_file())
-    edit(path, lambda data: data.get("image_processor", data).update({field: said}))
+    edit(path, lambda data: data.get("image_processor", data).update({field: setting}))
     refused(folder, field)
 
 
 @pytest.mark.parametrize(
-    "said", [None, [1], {"height": -1, "width": 32}, {"height": "x", "width": 32}, {"height": [1], "width": 32}]
+    "setting", [None, [1], {"height": -1, "width": 32}, {"height": "x", "width": 32}, {"height": [1], "width": 32}]
 )
 @pytest.mark.parametrize(("family", "field"), [("clip", "crop_size"), ("owlv2", "size"), ("blip2", "size")])
-def test_a_size_of_a_picture_that_is_none(family: str, field: str, said: Any, copy: Copy) -> None:
+def test_a_size_of_a_picture_that_is_none(family: str, field: str, setting: Any, copy: Copy) -> None:
     folder = copy(family)
     path = next(folder / name for name in IMAGES if (folder / name).is_file())
-    edit(path, lambda data: data.get("image_processor", data).update({field: said}))
+    edit(path, lambda data: data.get("image_processor", data).update({field: setting}))
     refused(folder, f"{field}|transformers cannot read it")
 
 
-@pytest.mark.parametrize("said", ["x", [1], 3])
-def test_image_settings_that_are_no_object(said: Any, copy: Copy) -> None:
+@pytest.mark.parametrize("setting", ["x", [1], 3])
+def test_image_settings_that_are_no_object(setting: Any, copy: Copy) -> None:
     folder = copy("blip2")
-    edit(folder / "processor_config.json", lambda data: data.update(image_processor=said))
+    edit(folder / "processor_config.json", lambda data: data.update(image_processor=setting))
     refused(folder, "'image_processor'", CheckpointError)

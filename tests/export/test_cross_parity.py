@@ -83,8 +83,8 @@ def paths() -> list[Path]:
 
 def gap(got: Any, want: Any) -> float:
     """The largest error, relative to the scale of what was wanted."""
-    wanted = np.asarray(want)
-    return float(np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max())
+    expected = np.asarray(want)
+    return float(np.abs(np.asarray(got) - expected).max() / np.abs(expected).max())
 
 
 def test_every_pair_is_scored_as_upstream_does(exported: Exported, native: Native, paths: list[Path]) -> None:
@@ -96,9 +96,9 @@ def test_every_pair_is_scored_as_upstream_does(exported: Exported, native: Nativ
         assert gap(match.logits, want) < TOLERANCE
         np.testing.assert_allclose(match.scores, shares, atol=TOLERANCE)
         assert dict(retriever.stage_runs) == {"vision": 5, "head": 20}  # once for each picture, and each pair
-        found = retriever.classify(np.asarray(load_image(str(paths[-1]))), TEXTS)
-        np.testing.assert_allclose(found.scores, shares[-1], atol=TOLERANCE)
-        assert found.best == TEXTS[int(shares[-1].argmax())]
+        result = retriever.classify(np.asarray(load_image(str(paths[-1]))), TEXTS)
+        np.testing.assert_allclose(result.scores, shares[-1], atol=TOLERANCE)
+        assert result.best == TEXTS[int(shares[-1].argmax())]
         assert dict(retriever.stage_runs) == {"vision": 5, "head": 24}  # the same picture, not a file this time
     assert np.ptp(want) > 0.1 and len({tuple(row.argsort()) for row in want}) > 1  # pictures rank the texts otherwise
 
@@ -108,10 +108,10 @@ def test_embeddings_have_upstreams_cosines(exported: Exported, native: Native, p
         [[float(native(**native.inputs(p, text), use_itm_head=False).itm_score) for text in TEXTS] for p in paths]
     )
     with edgevlm.load_retriever(exported[0]) as retriever:
-        seen = np.stack([retriever.embed_image(path) for path in paths])
+        observed = np.stack([retriever.embed_image(path) for path in paths])
         said = np.stack([retriever.embed_text(text) for text in TEXTS])
-    np.testing.assert_allclose(np.linalg.norm(seen, axis=1), 1, atol=1e-6)
-    assert gap(seen @ said.T, want) < TOLERANCE and np.ptp(want) > 0.01
+    np.testing.assert_allclose(np.linalg.norm(observed, axis=1), 1, atol=1e-6)
+    assert gap(observed @ said.T, want) < TOLERANCE and np.ptp(want) > 0.01
 
 
 def _shuffled(ids: Any) -> Any:
@@ -195,8 +195,8 @@ def test_int8_keeps_its_stages_or_says_why_not(pair_bundle: Bundles) -> None:
         assert row["logit_centred_cosine"] > PAIR_LIMIT
     assert all(control["passed"] for control in report.fidelity["controls"])
     assert set(report.fidelity["forms_bit_equal"]["stages"]) >= {"vision", "head"}  # no text alone where pairs are read
-    whole = pair_bundle("blip_matching", "fp32")[0]
-    with edgevlm.load_retriever(root) as quick, edgevlm.load_retriever(whole) as exact:
+    full = pair_bundle("blip_matching", "fp32")[0]
+    with edgevlm.load_retriever(root) as quick, edgevlm.load_retriever(full) as exact:
         got, want = (one.match(hub.photographs()[:6], TEXTS).logits for one in (quick, exact))
     for axis in (0, 1):
         assert PAIR_LIMIT < centred_cosine(got, want, axis) < 1 - 1e-7  # near, and not the same

@@ -45,11 +45,11 @@ def test_the_manifest_lists_the_weights_of_every_large_stage(apart: Path) -> Non
 def test_it_answers_as_with_all_in_one_file(
     apart: Path, chat_bundle: Callable[[str, str], tuple[Path, ExportReport]]
 ) -> None:
-    whole, _ = chat_bundle("llava", "fp32")
-    with edgevlm.load_chat(apart) as one, edgevlm.load_chat(whole) as other:
+    full, _ = chat_bundle("llava", "fp32")
+    with edgevlm.load_chat(apart) as one, edgevlm.load_chat(full) as other:
         said = [chat.ask(IMAGE, "What is this?", max_new_tokens=16).token_ids for chat in (one, other)]
     assert said[0] == said[1] and len(set(said[0])) > 1
-    assert not open_bundle(whole).manifest.stages["decoder"].data
+    assert not open_bundle(full).manifest.stages["decoder"].data
 
 
 def test_a_changed_weight_is_found(apart: Path, tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def check_stages(report: ExportReport) -> None:
         if stage.precision == "int8":
             assert stage.quantized_nodes > 10 and not stage.reason
         else:
-            found = re.search(r"worst cosine (0\.\d+) over \d+ runs", stage.reason)
-            assert found and float(found[1]) < recipe_module.COSINE and stage.precision == "fp32"
+            result = re.search(r"worst cosine (0\.\d+) over \d+ runs", stage.reason)
+            assert result and float(result[1]) < recipe_module.COSINE and stage.precision == "fp32"
     for row in report.fidelity["stages"]:
         assert row["cosine_mean"] > 0.99, row
 
@@ -80,7 +80,7 @@ def test_ranges_come_from_prompts_and_from_new_words_with_a_real_past(int8: Expo
     assert lengths[1::2] == [1, 1] and lengths[0] >= LEAST[name]
     assert lengths[2] >= LEAST[name] if name not in ALONE else lengths[2] == ALONE[name]
     for read, one in zip(lengths[::2], feeds["decoder"][1::2], strict=True):  # what was read is there, and shown
-        shown = int((one["mask"][0, 0, 0, :-1] == 0).sum())
-        assert shown == read
-        assert np.abs(one["past_key_0"][0, :shown]).min(axis=(1, 2)).max() > 0
+        displayed = int((one["mask"][0, 0, 0, :-1] == 0).sum())
+        assert displayed == read
+        assert np.abs(one["past_key_0"][0, :displayed]).min(axis=(1, 2)).max() > 0
     assert len(feeds["vision"]) == 2

@@ -28,7 +28,7 @@ from edgevlm_export.report import ExportReport
 Exported = tuple[Path, ExportReport]
 TOLERANCE = 1e-4  # of the scale of the logits
 CONTROL = 100  # a wrong input must move the logits at least this many tolerances
-SAID = 40  # greedy tokens
+ANSWER_TOKENS = 40  # greedy tokens
 TEXT = "Is this a photo of a cat?"
 NAMES = ("coffee.png", "rocket.jpg", "astronaut.png")  # shrunk alike by every Pillow
 
@@ -46,7 +46,7 @@ def paths() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def answers(native: Native, paths: list[Path]) -> list[tuple[tuple[int, ...], NDArray[np.float32]]]:
-    return [native.answer(path, SAID) for path in paths]
+    return [native.answer(path, ANSWER_TOKENS) for path in paths]
 
 
 def photo(path: Path) -> Photo:
@@ -59,20 +59,20 @@ def gap(got: NDArray[Any], want: NDArray[Any]) -> float:
 
 
 def test_the_answers_that_judge_say_something(answers: list[tuple[tuple[int, ...], NDArray[np.float32]]]) -> None:
-    assert len({said for said, _ in answers}) == len(answers)
-    for said, logits in answers:
+    assert len({answer_ids for answer_ids, _ in answers}) == len(answers)
+    for answer_ids, logits in answers:
         top = np.sort(logits, axis=1)[:, -2:]
-        assert len(said) >= 32 and len(set(said)) >= 8 and (top[:, 1] - top[:, 0]).min() > 1e-3
+        assert len(answer_ids) >= 32 and len(set(answer_ids)) >= 8 and (top[:, 1] - top[:, 0]).min() > 1e-3
 
 
 def test_the_answer_is_word_by_word_upstreams(
     chat_fp32: Exported, answers: list[tuple[tuple[int, ...], NDArray[np.float32]]], paths: list[Path]
 ) -> None:
     with edgevlm.load_chat(chat_fp32[0]) as chat:
-        for path, (said, _) in zip(paths, answers, strict=True):
-            got = chat.ask(path, TEXT, max_new_tokens=SAID)
+        for path, (answer_ids, _) in zip(paths, answers, strict=True):
+            got = chat.ask(path, TEXT, max_new_tokens=ANSWER_TOKENS)
             assert got.token_ids == tuple(
-                token for token in said if token not in chat.bundle.manifest.loop(KVDecoderSpec).stop_ids
+                token for token in answer_ids if token not in chat.bundle.manifest.loop(KVDecoderSpec).stop_ids
             )
 
 
@@ -89,9 +89,9 @@ def test_the_logits_of_every_token_are_upstreams(
     chat_fp32: Exported, native: Native, answers: list[tuple[tuple[int, ...], NDArray[np.float32]]], paths: list[Path]
 ) -> None:
     with Talk(open_bundle(chat_fp32[0])) as talk:
-        for path, (said, searched) in zip(paths, answers, strict=True):
-            _, got = talk.answer(talk.question(photo(path), TEXT), len(said), said)
-            for want in (searched, native.forward(path, said)):
+        for path, (answer_ids, searched) in zip(paths, answers, strict=True):
+            _, got = talk.answer(talk.question(photo(path), TEXT), len(answer_ids), answer_ids)
+            for want in (searched, native.forward(path, answer_ids)):
                 assert got.shape == want.shape and gap(got, want) < TOLERANCE
 
 
@@ -107,8 +107,8 @@ def test_a_wrong_input_moves_the_logits_by_a_hundred_tolerances(
     tap.twist = wrong.inputs
     with Talk(bundle, engines=hooked(tap)) as talk:
         asked: list[Question] = [talk.question(photo(path), TEXT) for path in paths]
-        for i, (said, want) in enumerate(answers):
-            _, got = talk.answer(wrong.question(asked, i), len(said), said)
+        for i, (answer_ids, want) in enumerate(answers):
+            _, got = talk.answer(wrong.question(asked, i), len(answer_ids), answer_ids)
             assert gap(got, want) > CONTROL * TOLERANCE, paths[i].name
 
 
@@ -120,14 +120,14 @@ def test_a_picture_without_words_is_captioned_as_upstream_does_by_itself(
     bundle, captions = open_bundle(chat_bundle(family, "fp32")[0]), set()
     with edgevlm.load_chat(bundle.root) as chat, Talk(bundle) as talk:
         for path in paths:
-            said, want = judge.caption(path, SAID)
-            _, got = talk.answer(talk.question(photo(path), ""), len(said), said)
+            answer_ids, want = judge.caption(path, ANSWER_TOKENS)
+            _, got = talk.answer(talk.question(photo(path), ""), len(answer_ids), answer_ids)
             assert got.shape == want.shape and gap(got, want) < TOLERANCE
             stops = bundle.manifest.loop(KVDecoderSpec).stop_ids
-            answer = chat.ask(path, max_new_tokens=SAID)
-            assert answer.token_ids == tuple(token for token in said if token not in stops)
-            captions.add(said)
-    assert len(captions) == len(paths) and all(len(set(said)) >= 4 for said in captions)
+            answer = chat.ask(path, max_new_tokens=ANSWER_TOKENS)
+            assert answer.token_ids == tuple(token for token in answer_ids if token not in stops)
+            captions.add(answer_ids)
+    assert len(captions) == len(paths) and all(len(set(answer_ids)) >= 4 for answer_ids in captions)
 
 
 def test_the_export_judged_captions_without_words_where_none_are_needed(chat_family: str, chat_fp32: Exported) -> None:

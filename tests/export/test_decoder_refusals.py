@@ -152,8 +152,8 @@ def test_the_context_asked_for_is_the_bundles(chat_checkpoint: Callable[[str], P
     graph = build(chat_checkpoint("llava"), 260)
     assert graph.driver.args.cache.slots == 320  # type: ignore[union-attr]  # whole steps
     assert graph.stage("decoder").dynamic == {"query": (1, 256, 256), "past": (64, 160, 320), "keys": (65, 416, 576)}
-    whole = build(chat_checkpoint("paligemma"), 260)  # a prompt is read in one run
-    assert whole.stage("decoder").dynamic["query"] == (1, 256, 320)
+    full = build(chat_checkpoint("paligemma"), 260)  # a prompt is read in one run
+    assert full.stage("decoder").dynamic["query"] == (1, 256, 320)
     assert build(chat_checkpoint("llava")).driver.args.cache.slots == 512  # type: ignore[union-attr]
 
 

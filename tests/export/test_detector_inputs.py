@@ -41,10 +41,10 @@ def operations(processor: Any, size: int = SIDE) -> tuple[ImageOp, ...]:
 
 
 def upstream(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = processor(image, return_tensors="np", input_data_format="channels_last")[
+    result: NDArray[np.float32] = processor(image, return_tensors="np", input_data_format="channels_last")[
         "pixel_values"
     ]
-    return found
+    return result
 
 
 @pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.name)
@@ -88,10 +88,10 @@ def test_another_way_of_resizing_would_show(other: str) -> None:
 @pytest.fixture
 def horizontal_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow as it was up to version 12, whatever is installed: docs/decisions/0002."""
-    whole = Image.Image.resize
+    full = Image.Image.resize
 
     def resize(self: Any, size: tuple[int, int], resample: Any = None, **more: Any) -> Any:
-        return whole(whole(self, (size[0], self.height), resample), size, resample)
+        return full(full(self, (size[0], self.height), resample), size, resample)
 
     monkeypatch.setattr(Image.Image, "resize", resize)
 
@@ -117,12 +117,12 @@ def test_two_hundred_labels_become_the_ids_of_upstream(owl_source: Path, tmp_pat
     (bare / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
     assert len(set(PROMPTS)) == 200
     for source in (owl_source, bare):
-        made = build(source).tokenizer
-        if isinstance(made, str):
-            (tmp_path / "tokenizer.json").write_text(made, encoding="utf-8")
-            made = tmp_path / "tokenizer.json"
-        assert made is not None
-        encoder = TextEncoder(made, TextSpec(max_tokens=256, length="own"))
+        created = build(source).tokenizer
+        if isinstance(created, str):
+            (tmp_path / "tokenizer.json").write_text(created, encoding="utf-8")
+            created = tmp_path / "tokenizer.json"
+        assert created is not None
+        encoder = TextEncoder(created, TextSpec(max_tokens=256, length="own"))
         wrong = [
             (prompt, got, want)
             for prompt in PROMPTS

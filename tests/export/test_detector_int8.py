@@ -65,8 +65,8 @@ def test_int8_runs_and_is_smaller(int8: Exported, owl_fp32: Exported, photos: Pa
     for stage in owl_fp32[1].stages:
         if small[stage.stage].precision == "int8":
             assert small[stage.stage].bytes["cpu"] < 0.75 * stage.bytes["cpu"]
-    with edgevlm.load_detector(int8[0]) as quick, edgevlm.load_detector(owl_fp32[0]) as whole:
-        got, want = (one.regions(photos / "coffee.png", LABELS) for one in (quick, whole))
+    with edgevlm.load_detector(int8[0]) as quick, edgevlm.load_detector(owl_fp32[0]) as full:
+        got, want = (one.regions(photos / "coffee.png", LABELS) for one in (quick, full))
         assert 0 < np.abs(got.logits - want.logits).max() < 0.05 * np.abs(want.logits).max()
 
 
@@ -81,10 +81,12 @@ def test_boxes_that_would_move_keep_the_stage_in_floats(
     models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
     even = recipe.pre_quantize(models, job.fp32_reference, silent)
     table = job.table(even)
-    made = {stage.name: recipe.int8(stage, even[stage.name], table) for stage in recipe.graph.stages}
-    assert made["text"].precision == "int8" and made["vision"].precision == "fp32"
-    told = r"mean overlap \(IoU\) 0\.[89]\d+ and 0\.[67]\d+ at the 5th percentile over 16 runs.*0\.9999.* are asked for"
-    assert re.search(told, made["vision"].reason)
+    created = {stage.name: recipe.int8(stage, even[stage.name], table) for stage in recipe.graph.stages}
+    assert created["text"].precision == "int8" and created["vision"].precision == "fp32"
+    reported = (
+        r"mean overlap \(IoU\) 0\.[89]\d+ and 0\.[67]\d+ at the 5th percentile over 16 runs.*0\.9999.* are asked for"
+    )
+    assert re.search(reported, created["vision"].reason)
 
 
 def test_overlaps_are_intersections_over_unions() -> None:

@@ -72,8 +72,8 @@ def paths() -> list[Path]:
 
 def gap(got: Any, want: Any) -> float:
     """The largest error, relative to the scale of what was wanted."""
-    wanted = np.asarray(want)
-    return float(np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max())
+    expected = np.asarray(want)
+    return float(np.abs(np.asarray(got) - expected).max() / np.abs(expected).max())
 
 
 def test_logits_boxes_and_objectness_are_upstreams(
@@ -83,8 +83,8 @@ def test_logits_boxes_and_objectness_are_upstreams(
         for path in paths:
             want, got = native(**native.inputs(path)), detector.regions(path, LABELS)
             assert gap(got.logits, want.logits[0]) < TOLERANCE
-            whole = native.found(path, 0.0)  # every region, for no score is 0
-            assert gap(got.boxes, whole["boxes"]) < TOLERANCE
+            full = native.found(path, 0.0)  # every region, for no score is 0
+            assert gap(got.boxes, full["boxes"]) < TOLERANCE
             if owl_family == "owlv2":
                 assert gap(got.objectness, want.objectness_logits[0]) < TOLERANCE
             else:
@@ -95,7 +95,7 @@ def test_logits_boxes_and_objectness_are_upstreams(
 def test_what_is_found_is_what_upstreams_post_processing_finds(
     threshold: float, owl_fp32: Exported, native: Native, paths: list[Path]
 ) -> None:
-    kept = []
+    retained = []
     with edgevlm.load_detector(owl_fp32[0]) as detector:
         for path in paths:
             want, got = native.found(path, threshold), detector.detect(path, LABELS, threshold)
@@ -105,8 +105,8 @@ def test_what_is_found_is_what_upstreams_post_processing_finds(
                 np.testing.assert_allclose(got.scores, want["scores"][order], atol=TOLERANCE)
                 np.testing.assert_allclose(got.boxes, want["boxes"][order], atol=0.01)  # pixels
                 assert list(got.labels) == [want["text_labels"][i] for i in order]
-            kept.append(len(order))
-    assert 0 < sum(kept) < 64 * len(paths) and len(set(kept)) > 1  # neither all nor nothing
+            retained.append(len(order))
+    assert 0 < sum(retained) < 64 * len(paths) and len(set(retained)) > 1  # neither all nor nothing
 
 
 def test_labels_go_with_their_columns(owl_fp32: Exported, paths: list[Path]) -> None:

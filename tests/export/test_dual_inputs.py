@@ -31,10 +31,10 @@ PROCESSORS = {
 @pytest.fixture
 def horizontal_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow as it was up to version 12, whatever is installed: docs/decisions/0002."""
-    whole = Image.Image.resize
+    full = Image.Image.resize
 
     def resize(self: Any, size: tuple[int, int], resample: Any = None, **more: Any) -> Any:
-        return whole(whole(self, (size[0], self.height), resample), size, resample)
+        return full(full(self, (size[0], self.height), resample), size, resample)
 
     monkeypatch.setattr(Image.Image, "resize", resize)
 
@@ -49,12 +49,12 @@ def both(processor: Any, image: NDArray[np.uint8], picture: Any) -> None:
 
 
 def test_there_are_enough_photographs_of_odd_sizes_and_modes() -> None:
-    seen = []
+    observed = []
     for path in PHOTOGRAPHS:
         with Image.open(path) as image:
-            seen.append((image.size, image.mode))
-    assert len(seen) >= 20 and len({size for size, _ in seen}) >= 12
-    assert {"RGB", "L", "RGBA"} <= {mode for _, mode in seen}
+            observed.append((image.size, image.mode))
+    assert len(observed) >= 20 and len({size for size, _ in observed}) >= 12
+    assert {"RGB", "L", "RGBA"} <= {mode for _, mode in observed}
 
 
 @pytest.mark.usefixtures("horizontal_first")

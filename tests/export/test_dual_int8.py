@@ -31,8 +31,8 @@ def check_stages(report: ExportReport) -> None:
         if stage.precision == "int8":
             assert stage.quantized_nodes > 10 and not stage.reason
         else:
-            found = re.search(r"worst cosine (0\.\d+) over 16 runs of the calibration part", stage.reason)
-            assert found and float(found[1]) < recipe_module.COSINE and stage.precision == "fp32"
+            result = re.search(r"worst cosine (0\.\d+) over 16 runs of the calibration part", stage.reason)
+            assert result and float(result[1]) < recipe_module.COSINE and stage.precision == "fp32"
     for row in report.fidelity["stages"]:
         assert row["cosine_mean"] > 0.99, row
 
@@ -51,9 +51,9 @@ def test_int8_runs_and_is_smaller(hub_int8: Exported, hub_fp32: Exported, photos
     for stage in hub_fp32[1].stages:
         if small[stage.stage].precision == "int8":
             assert small[stage.stage].bytes["cpu"] < 0.75 * stage.bytes["cpu"]
-    with edgevlm.load_retriever(hub_int8[0]) as quick, edgevlm.load_retriever(hub_fp32[0]) as whole:
+    with edgevlm.load_retriever(hub_int8[0]) as quick, edgevlm.load_retriever(hub_fp32[0]) as full:
         labels = ["a photo of a cat", "a cup of coffee", "a rocket"]
-        got, want = (one.classify(photos / "coffee.png", labels).scores for one in (quick, whole))
+        got, want = (one.classify(photos / "coffee.png", labels).scores for one in (quick, full))
         assert 0 < np.abs(got - want).max() < 0.1
 
 
@@ -84,18 +84,18 @@ def test_what_is_no_folder_of_pictures_is_refused(
 def test_while_the_judge_refuses_the_stage_that_keeps_least_goes_back_to_fp32(
     hub_source: Path, photos: Path, traced: Callable[..., ExportReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, seen = RetrieverRecipe.judge, []
+    judge, observed = RetrieverRecipe.judge, []
 
     def strict(recipe: RetrieverRecipe, bundle: Bundle, progress: Progress) -> dict[str, Any]:
-        seen.append({name: stage.precision for name, stage in bundle.manifest.stages.items()})
-        if len(seen) == 1:
+        observed.append({name: stage.precision for name, stage in bundle.manifest.stages.items()})
+        if len(observed) == 1:
             raise FidelityError("not good enough")
         return judge(recipe, bundle, progress)
 
     monkeypatch.setattr(RetrieverRecipe, "judge", strict)
     report = traced(hub_source, tmp_path / "bundle", precision="int8", calibration=photos)
-    small = [name for name, precision in seen[0].items() if precision == "int8"]
-    assert len(small) == 2 and len(seen) == 2
+    small = [name for name, precision in observed[0].items() if precision == "int8"]
+    assert len(small) == 2 and len(observed) == 2
     (back,) = [stage for stage in report.stages if stage.precision == "fp32"]
     assert re.search(r"keeps a cosine of 0\.99\d\d, and the judge refused the whole: not good enough", back.reason)
     files = {path.name for path in (tmp_path / "bundle" / "stages").iterdir()}

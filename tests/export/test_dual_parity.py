@@ -67,8 +67,8 @@ def paths() -> list[Path]:
 
 def gap(got: Any, want: Any) -> float:
     """The largest error, relative to the scale of what was wanted."""
-    wanted = np.asarray(want)
-    return float(np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max())
+    expected = np.asarray(want)
+    return float(np.abs(np.asarray(got) - expected).max() / np.abs(expected).max())
 
 
 def test_logits_embeddings_and_probabilities_are_upstreams(

@@ -109,10 +109,10 @@ def test_made_up_pictures_are_the_same_every_time_and_say_what_they_are() -> Non
 
 
 def test_a_folder_is_thinned_out_evenly_and_named_by_its_content(photos: Path) -> None:
-    whole, few = open_pictures(photos), open_pictures(photos, limit=9)
+    complete, few = open_pictures(photos), open_pictures(photos, limit=9)
     names = [photo.name for photo in (*few.calibration, *few.held_out)]
-    assert len(names) == 9 and len(whole.calibration) + len(whole.held_out) == 28
-    assert whole.sha256 != few.sha256 == open_pictures(photos, limit=9).sha256
+    assert len(names) == 9 and len(complete.calibration) + len(complete.held_out) == 28
+    assert complete.sha256 != few.sha256 == open_pictures(photos, limit=9).sha256
     first_and_last: set[Any] = {
         min(path.name for path in photos.iterdir()),
         max(path.name for path in photos.iterdir()),

@@ -22,6 +22,6 @@ def test_resize_with_pad_is_torch_s(size: tuple[int, int], target: tuple[int, in
     inner = int(size[0] / ratio), int(size[1] / ratio)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     shrunk = torch.nn.functional.interpolate(pixels, size=inner, mode="bilinear", align_corners=False)
-    wanted = torch.nn.functional.pad(shrunk, (width - inner[1], 0, height - inner[0], 0))
-    made = PicturePreprocessor([ResizeWithPad(width=width, height=height), PLAIN])(image)
-    np.testing.assert_allclose(made, wanted.numpy(), atol=1e-6, rtol=0)
+    expected = torch.nn.functional.pad(shrunk, (width - inner[1], 0, height - inner[0], 0))
+    created = PicturePreprocessor([ResizeWithPad(width=width, height=height), PLAIN])(image)
+    np.testing.assert_allclose(created, expected.numpy(), atol=1e-6, rtol=0)

@@ -68,9 +68,11 @@ def served(source: Path) -> Iterator[Hub]:
 
 def environment(home: Path, url: str, **more: str) -> dict[str, str]:
     """This process's, less what it may say of the hub."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
+    retained = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
+    }
     no_proxy = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    return {**kept, **no_proxy, "HF_HOME": str(home), "HF_ENDPOINT": url, "OMP_NUM_THREADS": "2", **more}
+    return {**retained, **no_proxy, "HF_HOME": str(home), "HF_ENDPOINT": url, "OMP_NUM_THREADS": "2", **more}
 
 
 def ask(source: str, home: Path, url: str, before: str = "", **more: str) -> dict[str, Any]:
@@ -122,11 +124,11 @@ def test_an_export_from_an_id_is_that_of_the_directory_and_works_again_offline(
 
 
 def test_only_what_an_export_reads_is_fetched(served: Hub, source: Path, tmp_path: Path) -> None:
-    found = ask(NAME, tmp_path / "home", served.url)
-    wanted = {path.name for path in source.iterdir() if path.suffix in (".json", ".safetensors", ".txt")}
-    wanted -= {"consolidated.safetensors"}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"} <= wanted
-    assert served.fetched() == wanted == {path.name for path in Path(found["path"]).rglob("*")}
+    results = ask(NAME, tmp_path / "home", served.url)
+    requested = {path.name for path in source.iterdir() if path.suffix in (".json", ".safetensors", ".txt")}
+    requested -= {"consolidated.safetensors"}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"} <= requested
+    assert served.fetched() == requested == {path.name for path in Path(results["path"]).rglob("*")}
     assert not [path for _, path in served.asked if path.endswith((".py", ".bin", ".pt", ".pkl"))]
 
 
@@ -146,17 +148,17 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(served: Hub, other: Path, tmp_
     second = served.add(NAME, other, number=2, revisions=("v2", "refs/pr/1"))
     home = tmp_path / "home"
     for revision in ("v2", "refs/pr/1", second):
-        found = ask(f"{NAME}@{revision}", home, served.url)
-        assert found["origin"] == {"endpoint": served.url, "id": NAME, "revision": revision, "commit": second}
-        weights = Path(found["path"]) / "model.safetensors"
+        results = ask(f"{NAME}@{revision}", home, served.url)
+        assert results["origin"] == {"endpoint": served.url, "id": NAME, "revision": revision, "commit": second}
+        weights = Path(results["path"]) / "model.safetensors"
         assert weights.read_bytes() == (other / "model.safetensors").read_bytes()
     assert ask(NAME, home, served.url)["origin"]["commit"] == commit(1)
 
 
 def test_a_directory_of_that_name_wins(served: Hub, tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir(parents=True)
-    found = ask(NAME, tmp_path / "home", served.url)
-    assert (found["path"], found["origin"]) == (NAME, None)
+    results = ask(NAME, tmp_path / "home", served.url)
+    assert (results["path"], results["origin"]) == (NAME, None)
     assert not served.asked
 
 
@@ -167,8 +169,8 @@ def test_a_directory_of_that_name_wins(served: Hub, tmp_path: Path) -> None:
      "some/one.git", "a--b/c", "some/", "s p/one", "a\0/b", "some/" + "x" * 100, "~/one", "https://hub/some/one"],
 )  # fmt: skip
 def test_what_is_no_id_is_a_directory_that_is_not_there(text: str) -> None:
-    found = resolve(text)
-    assert found.path == Path(text) and found.origin is None
+    results = resolve(text)
+    assert results.path == Path(text) and results.origin is None
     assert resolve(Path(NAME)).path == Path(NAME)  # a path is never an id
 
 

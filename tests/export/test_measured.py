@@ -48,10 +48,10 @@ def test_a_stage_that_ignores_its_input_is_found_beside_a_large_bias(width: int,
     generator = np.random.default_rng(0)
     feeds = [{"x": 0.3 * generator.standard_normal((1, width)).astype(np.float32)} for _ in range(12)]
     bias = [[5.0, -5.0] * (width // 2)]
-    whole, deaf, near = (model(width, bias, share) for share in (1.0, 0.0, 1.02))
-    assert worst_cosine(whole, deaf, feeds)["y"] > 0.99
-    assert worst_cosine(whole, deaf, feeds, {"y": kind})["y"] < 0.5  # type: ignore[dict-item]
-    assert worst_cosine(whole, near, feeds, {"y": kind})["y"] > 0.999  # type: ignore[dict-item]
+    complete, deaf, near = (model(width, bias, share) for share in (1.0, 0.0, 1.02))
+    assert worst_cosine(complete, deaf, feeds)["y"] > 0.99
+    assert worst_cosine(complete, deaf, feeds, {"y": kind})["y"] < 0.5  # type: ignore[dict-item]
+    assert worst_cosine(complete, near, feeds, {"y": kind})["y"] > 0.999  # type: ignore[dict-item]
 
 
 def test_of_scores_only_what_sets_the_columns_apart_counts() -> None:

@@ -82,9 +82,9 @@ def test_they_break_plain_int8_and_not_ours(recipe: Course, models: Models, name
         plain = quantized_stage(recipe.graph.stage(stage), models[stage], table).model
         assert min(worst_cosine(models[stage], plain, recipe.feeds[stage]).values()) < COSINE, stage
     ours = job.table(even)
-    made = [recipe.int8(stage, even[stage.name], ours) for stage in recipe.graph.stages]
-    assert "int8" in {one.precision for one in made}
-    assert all(one.precision == "int8" or "worst cosine" in one.reason for one in made)
+    created = [recipe.int8(stage, even[stage.name], ours) for stage in recipe.graph.stages]
+    assert "int8" in {one.precision for one in created}
+    assert all(one.precision == "int8" or "worst cosine" in one.reason for one in created)
 
 
 def test_evening_out_changes_nothing_and_removes_them(

@@ -86,10 +86,10 @@ def _x(*shape: int, scale: float = 1.0) -> NDArray[np.float32]:
 @pytest.mark.parametrize("relu", [True, False])
 def test_both_forms_are_bit_equal_also_where_values_clip(relu: bool) -> None:
     model = _conv_net(relu=relu)
-    made = quantize("net", model, _thresholds(model, 3.0)).model
+    created = quantize("net", model, _thresholds(model, 3.0)).model
     for scale in (0.1, 1.0, 30.0):  # the last one drives every tensor far beyond its range
         x = _x(1, 3, 8, 8, scale=scale)
-        np.testing.assert_array_equal(_run(made, x), _run(u8_activations(made), x))
+        np.testing.assert_array_equal(_run(created, x), _run(u8_activations(created), x))
 
 
 def test_the_cpu_form_has_no_relu_between_an_operator_and_its_quantization() -> None:
@@ -123,10 +123,10 @@ def test_quantized_outputs_stay_near_the_floats() -> None:
 
 @pytest.mark.parametrize(("op", "axis_length"), [("Gemm", 5), ("MatMul", 5)])
 def test_weights_have_one_scale_for_each_output_channel(op: str, axis_length: int) -> None:
-    made = quantize("net", _linear(op), _thresholds(_linear(op))).model
-    scales = {item.name: list(item.dims) for item in made.graph.initializer if item.name == "w.scale"}
+    created = quantize("net", _linear(op), _thresholds(_linear(op))).model
+    scales = {item.name: list(item.dims) for item in created.graph.initializer if item.name == "w.scale"}
     assert scales == {"w.scale": [axis_length]}
-    assert not any(item.name == "w" for item in made.graph.initializer), "the float weight must not travel along"
+    assert not any(item.name == "w" for item in created.graph.initializer), "the float weight must not travel along"
 
 
 def test_the_source_graph_is_left_as_it_was() -> None:
@@ -149,9 +149,9 @@ def test_nothing_left_to_quantize_is_refused() -> None:
 
 def test_an_excluded_weight_stays_in_floats() -> None:
     model = _conv_net()
-    made = quantize("net", model, _thresholds(model), exclude=("w2",))
-    assert made.nodes == 1
-    assert {item.name for item in made.model.graph.initializer} >= {"w1.int8", "w2"}
+    created = quantize("net", model, _thresholds(model), exclude=("w2",))
+    assert created.nodes == 1
+    assert {item.name for item in created.model.graph.initializer} >= {"w1.int8", "w2"}
 
 
 def test_a_table_of_another_model_is_refused() -> None:
@@ -187,14 +187,14 @@ def test_operators_of_other_domains_are_named() -> None:
 
 def test_zero_points_other_than_int8_0_are_named() -> None:
     model = _conv_net()
-    made = quantize("net", model, _thresholds(model)).model
-    check_tensorrt("net", made)
+    created = quantize("net", model, _thresholds(model)).model
+    check_tensorrt("net", created)
     with pytest.raises(QuantizationError, match="zero point that is not int8 0"):
-        check_tensorrt("net", u8_activations(made))
-    shifted = next(item for item in made.graph.initializer if item.name == "x.zero")
+        check_tensorrt("net", u8_activations(created))
+    shifted = next(item for item in created.graph.initializer if item.name == "x.zero")
     shifted.CopyFrom(numpy_helper.from_array(np.array(1, np.int8), "x.zero"))
     with pytest.raises(QuantizationError, match="x/quantize"):
-        check_tensorrt("net", made)
+        check_tensorrt("net", created)
 
 
 def test_an_int32_bias_is_named() -> None:
@@ -209,18 +209,18 @@ def test_an_int32_bias_is_named() -> None:
 
 
 def test_fp16_keeps_fp32_ports() -> None:
-    made, converted = fp16("net", _linear())
+    created, converted = fp16("net", _linear())
     assert converted == 2
-    assert {value.type.tensor_type.elem_type for value in (*made.graph.input, *made.graph.output)} == {
+    assert {value.type.tensor_type.elem_type for value in (*created.graph.input, *created.graph.output)} == {
         TensorProto.FLOAT
     }
     x = _x(1, 6)
-    np.testing.assert_allclose(_run(made, x), _run(_linear_like(made), x), atol=0.02)
+    np.testing.assert_allclose(_run(created, x), _run(_linear_like(created), x), atol=0.02)
 
 
-def _linear_like(made: onnx.ModelProto) -> onnx.ModelProto:
+def _linear_like(created: onnx.ModelProto) -> onnx.ModelProto:
     """The same linear layer in fp32, from the fp16 constants."""
-    constants = {item.name: numpy_helper.to_array(item).astype(np.float32) for item in made.graph.initializer}
+    constants = {item.name: numpy_helper.to_array(item).astype(np.float32) for item in created.graph.initializer}
     return _model([helper.make_node("Gemm", ["x", "w", "b"], ["y"], "linear")], constants, [1, 6], [1, 5])
 
 

@@ -47,7 +47,7 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRe
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sources")
-    made: dict[str, Callable[[Path], Path]] = {
+    created: dict[str, Callable[[Path], Path]] = {
         "clip": hub.clip,
         "siglip": hub.siglip,
         "owlvit": owls.owlvit,
@@ -59,13 +59,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "film": film.write_checkpoint,
         "act": policies.write_policy,
     }
-    found = {name: maker(root / name) for name, maker in made.items()}
-    found["robot"] = policies.write_robot(root / "robot.yaml")
-    found["log"] = write_log(root / "log.mcap", film.contract("front"))
-    found["long"], found["short"] = root / "long.txt", root / "short.txt"
-    found["long"].write_text(SHORT + LONG + "\n")
-    found["short"].write_text(SHORT)
-    return found
+    result = {name: maker(root / name) for name, maker in created.items()}
+    result["robot"] = policies.write_robot(root / "robot.yaml")
+    result["log"] = write_log(root / "log.mcap", film.contract("front"))
+    result["long"], result["short"] = root / "long.txt", root / "short.txt"
+    result["long"].write_text(SHORT + LONG + "\n")
+    result["short"].write_text(SHORT)
+    return result
 
 
 def refused(source: Path, work: Path, error: type[EdgevlmError], message: str, **more: Any) -> None:

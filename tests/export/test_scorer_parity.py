@@ -40,10 +40,15 @@ class Native:
     tokenizer: Any
 
     def inputs(self, features: NDArray[np.float32], text: str) -> dict[str, Any]:
-        seen = torch.from_numpy(features)[None]
-        told = self.tokenizer(text, return_tensors="pt")
-        ones = torch.ones(seen.shape[:2], dtype=torch.long)
-        return {**told, "visual_embeds": seen, "visual_token_type_ids": ones, "visual_attention_mask": ones.clone()}
+        observed = torch.from_numpy(features)[None]
+        reported = self.tokenizer(text, return_tensors="pt")
+        ones = torch.ones(observed.shape[:2], dtype=torch.long)
+        return {
+            **reported,
+            "visual_embeds": observed,
+            "visual_token_type_ids": ones,
+            "visual_attention_mask": ones.clone(),
+        }
 
     def __call__(self, **inputs: Any) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -83,11 +88,11 @@ def test_logits_scores_and_labels_are_upstreams(exported: Exported, native: Nati
             features = pairs.regions(count, seed=i)
             for text in TEXTS:
                 want = native(**native.inputs(features, text))
-                found = scorer.score(features, text)
-                assert gap(found.logits, want) < TOLERANCE, (count, text)
-                np.testing.assert_allclose(found.scores, torch.tensor(want).softmax(0), atol=TOLERANCE)
-                assert found.best == native.model.config.id2label[int(want.argmax())]
-                best.add(found.best)
+                result = scorer.score(features, text)
+                assert gap(result.logits, want) < TOLERANCE, (count, text)
+                np.testing.assert_allclose(result.scores, torch.tensor(want).softmax(0), atol=TOLERANCE)
+                assert result.best == native.model.config.id2label[int(want.argmax())]
+                best.add(result.best)
         assert list(scorer.labels) == [native.model.config.id2label[i] for i in range(len(scorer.labels))]
     assert len(best) > 1  # else any constant would do
 

@@ -52,10 +52,10 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     sharded = pairs.visual_bert(tmp_path / "sharded", max_shard_size="150KB")
     graph = build(sharded)
     assert isinstance(graph, ScorerGraph)
-    whole = build(pairs.visual_bert(tmp_path / "whole"))
-    assert isinstance(whole, ScorerGraph)
+    complete = build(pairs.visual_bert(tmp_path / "whole"))
+    assert isinstance(complete, ScorerGraph)
     asked = (pairs.regions(), "is it red?")
-    np.testing.assert_allclose(graph.reference(*asked), whole.reference(*asked), rtol=1e-5)
+    np.testing.assert_allclose(graph.reference(*asked), complete.reference(*asked), rtol=1e-5)
     missing = sorted(sharded.glob("*.safetensors"))[1]
     missing.unlink()
     refused(sharded, CheckpointError, missing.name)

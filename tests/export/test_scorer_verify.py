@@ -44,9 +44,9 @@ def test_int8_keeps_its_stage_and_moves_with_its_inputs(name: str, pair_bundle: 
 
 
 def test_int8_runs_is_smaller_and_near(pair_bundle: Bundles) -> None:
-    whole, small = pair_bundle("visual_bert", "fp32"), pair_bundle("visual_bert", "int8")
-    assert small[1].stages[0].bytes["cpu"] < 0.6 * whole[1].stages[0].bytes["cpu"]
-    with edgevlm.load_scorer(whole[0]) as exact, edgevlm.load_scorer(small[0]) as quick:
+    complete, small = pair_bundle("visual_bert", "fp32"), pair_bundle("visual_bert", "int8")
+    assert small[1].stages[0].bytes["cpu"] < 0.6 * complete[1].stages[0].bytes["cpu"]
+    with edgevlm.load_scorer(complete[0]) as exact, edgevlm.load_scorer(small[0]) as quick:
         got, want = (one.score(pairs.regions(), "is it red?").scores for one in (quick, exact))
         assert 0 < np.abs(got - want).max() < 0.1
 
@@ -159,8 +159,8 @@ def test_topics_and_missing_data_are_refused(pair_bundle: Bundles, tmp_path: Pat
 
 def test_a_folder_is_named_by_its_content_and_made_up_features_say_what_they_are(tmp_path: Path) -> None:
     folder = pairs.regions_folder(tmp_path / "folder")
-    whole, few = open_regions(folder, LIMITS), open_regions(folder, LIMITS, limit=7)
-    assert whole.sha256 != few.sha256 and len(few.calibration) + len(few.held_out) == 7
+    complete, few = open_regions(folder, LIMITS), open_regions(folder, LIMITS, limit=7)
+    assert complete.sha256 != few.sha256 and len(few.calibration) + len(few.held_out) == 7
     first, again = make_up_regions(5), make_up_regions(5)
     assert first.kind == "synthetic" and not first.sha256
     for one, other in zip(first.held_out, again.held_out, strict=True):
@@ -184,7 +184,7 @@ def test_it_answers_where_neither_torch_nor_transformers_can_be_imported(pair_bu
 def test_a_rewritten_label_is_seen(pair_bundle: Bundles, tmp_path: Path) -> None:
     root = shutil.copytree(pair_bundle("visual_bert", "fp32")[0], tmp_path / "copy")
     tiny.rewrite(root, lambda data: data["labels"].reverse())
-    with edgevlm.load_scorer(root) as turned, edgevlm.load_scorer(pair_bundle("visual_bert", "fp32")[0]) as whole:
-        one, other = (model.score(pairs.regions(), "is it red?") for model in (turned, whole))
+    with edgevlm.load_scorer(root) as turned, edgevlm.load_scorer(pair_bundle("visual_bert", "fp32")[0]) as complete:
+        one, other = (model.score(pairs.regions(), "is it red?") for model in (turned, complete))
         np.testing.assert_array_equal(one.logits, other.logits)
         assert one.labels == other.labels[::-1]

@@ -44,7 +44,9 @@ def policy(tmp_path: Path) -> Path:
 
 def read(policy: Path, url: str) -> dict[str, str]:
     """In a process of its own: the hub's library reads the environment when it is imported."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
+    retained = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
+    }
     home = {
         "HF_HOME": str(policy.parent / "home"),
         "HF_ENDPOINT": url,
@@ -52,21 +54,21 @@ def read(policy: Path, url: str) -> dict[str, str]:
         "no_proxy": "127.0.0.1",
     }
     command = [sys.executable, "-c", READ, str(policy)]
-    done = subprocess.run(command, env={**kept, **home}, capture_output=True, text=True, check=True, timeout=120)
-    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    done = subprocess.run(command, env={**retained, **home}, capture_output=True, text=True, check=True, timeout=120)
+    result: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def test_only_small_files_are_fetched(policy: Path) -> None:
     with Hub() as served:
         served.add(NAME, policy.parent / "vlm")
-        found = read(policy, served.url)
-        assert found["tokenizer"] == "tokenizer.json" and int(found["ids"]) > 256
+        result = read(policy, served.url)
+        assert result["tokenizer"] == "tokenizer.json" and int(result["ids"]) > 256
         assert served.fetched() == {"config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 def test_a_model_that_is_nowhere_says_what_to_put_where(policy: Path) -> None:
     with Hub() as served:
-        found = read(policy, served.url)
-    assert found["error"] == "CheckpointError"
-    assert f"vlm_model_name: {NAME}" in found["message"] and 'write "vlm" as vlm_model_name' in found["message"]
+        result = read(policy, served.url)
+    assert result["error"] == "CheckpointError"
+    assert f"vlm_model_name: {NAME}" in result["message"] and 'write "vlm" as vlm_model_name' in result["message"]

@@ -42,12 +42,12 @@ def test_int8_passes_its_judge_on_held_out_episodes(smolvla_bundle: Callable[[st
     stages = bundle.manifest.stages
     assert {"vision", "prefix"} <= {name for name, stage in stages.items() if stage.precision == "int8"}
     assert all(stage.precision == "int8" or "worst cosine" in stage.reason for stage in stages.values())
-    told = bundle.records()["fidelity"]
-    assert told["data"]["steps"] == policies.LOGGED * len(told["data"]["held_out_episodes"]) > 0
-    controls = {control["control"]: control for control in told["controls"]}
+    reported = bundle.records()["fidelity"]
+    assert reported["data"]["steps"] == policies.LOGGED * len(reported["data"]["held_out_episodes"]) > 0
+    controls = {control["control"]: control for control in reported["controls"]}
     assert set(controls) == {"other-picture", "other-instruction", "shuffled-features"}
     assert all(control["passed"] and 0 < control["error"] < 0.1 for control in controls.values())
-    assert told["forms_bit_equal"]["outputs"] > 0
+    assert reported["forms_bit_equal"]["outputs"] > 0
 
 
 @pytest.mark.slow

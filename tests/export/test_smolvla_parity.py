@@ -42,12 +42,12 @@ def off(chunk: NDArray[Any], expected: NDArray[Any]) -> float:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_bundle_gives_the_chunk_that_lerobot_gives(golden_bundle: Callable[[str], Path], case: str) -> None:
-    kept = policies.answers(case)
+    retained = policies.answers(case)
     with edgevlm.load(golden_bundle(case), OPTIONS) as policy:
         assert isinstance(policy, Policy)
         for step in STEPS:
-            chunk = policy.act(policies.observation(policy.contract, kept, step))
-            assert off(chunk.values, kept["chunks"][step]) < TOLERANCE
+            chunk = policy.act(policies.observation(policy.contract, retained, step))
+            assert off(chunk.values, retained["chunks"][step]) < TOLERANCE
             assert chunk.names == policies.JOINTS and chunk.units == ("rad",) * 4 + ("1",)
 
 
@@ -56,11 +56,11 @@ def test_statistics_among_the_weights_give_the_same_chunk(traced: Export, tmp_pa
     source = policies.write_policy(tmp_path / "old", "smolvla", old=True)
     assert not list(source.glob("policy_*"))
     traced(source, tmp_path / "bundle", robot=policies.write_robot(tmp_path / "robot.yaml", case="smolvla"))
-    kept = policies.answers("smolvla")
+    retained = policies.answers("smolvla")
     with edgevlm.load(tmp_path / "bundle", OPTIONS) as policy:
         assert isinstance(policy, Policy)
-        chunk = policy.act(policies.observation(policy.contract, kept, 0))
-    assert off(chunk.values, kept["chunks"][0]) < TOLERANCE
+        chunk = policy.act(policies.observation(policy.contract, retained, 0))
+    assert off(chunk.values, retained["chunks"][0]) < TOLERANCE
 
 
 def other_picture(one: Observation, other: Observation) -> Observation:
@@ -80,14 +80,14 @@ def other_words(one: Observation, other: Observation) -> Observation:
 def test_a_wrong_input_moves_the_chunk(
     opened: Policy, wrong: Callable[[Observation, Observation], Observation]
 ) -> None:
-    kept = policies.answers("smolvla")
-    one = policies.observation(opened.contract, kept, 0)
-    later = policies.observation(opened.contract, kept, 1)
+    retained = policies.answers("smolvla")
+    one = policies.observation(opened.contract, retained, 0)
+    later = policies.observation(opened.contract, retained, 1)
     later = replace(
         later, frames={name: Stamped(frame.value, policies.START_NS) for name, frame in later.frames.items()}
     )
     chunk = opened.session().act(wrong(one, later))
-    assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
+    assert off(chunk.values, retained["chunks"][0]) > CONTROL * TOLERANCE
 
 
 class Changed(Hook):
@@ -142,28 +142,28 @@ WRONG: dict[str, tuple[str, Callable[[Arrays], Arrays], Callable[[Arrays], Array
 
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_a_fault_between_the_stages_moves_the_chunk(golden_bundle: Callable[[str], Path], name: str) -> None:
-    kept = policies.answers("smolvla")
+    retained = policies.answers("smolvla")
     with Policy(open_bundle(golden_bundle("smolvla")), OPTIONS, engines=hooked(Changed(*WRONG[name]))) as policy:
-        chunk = policy.act(policies.observation(policy.contract, kept, 0))
-    assert off(chunk.values, kept["chunks"][0]) > CONTROL * TOLERANCE
+        chunk = policy.act(policies.observation(policy.contract, retained, 0))
+    assert off(chunk.values, retained["chunks"][0]) > CONTROL * TOLERANCE
 
 
 def test_other_noise_moves_the_chunk_and_a_replay_has_the_same(opened: Policy) -> None:
-    kept = policies.answers("smolvla")
+    retained = policies.answers("smolvla")
     session = opened.session()
-    first = [session.act(policies.observation(opened.contract, kept, 0)).values for _ in range(2)]
+    first = [session.act(policies.observation(opened.contract, retained, 0)).values for _ in range(2)]
     assert off(first[1], first[0]) > CONTROL * TOLERANCE, "the second act is made of other noise"
     session.reset()
     opened.warm_up()
-    again = [session.act(policies.observation(opened.contract, kept, 0)).values for _ in range(2)]
-    fresh = opened.session().act(policies.observation(opened.contract, kept, 0)).values
+    again = [session.act(policies.observation(opened.contract, retained, 0)).values for _ in range(2)]
+    fresh = opened.session().act(policies.observation(opened.contract, retained, 0)).values
     assert np.array_equal(first, again) and np.array_equal(first[0], fresh)
 
 
 def test_an_observation_is_read_once_and_a_frame_is_looked_at_once(opened: Policy) -> None:
-    kept = policies.answers("smolvla")
+    retained = policies.answers("smolvla")
     session = opened.session()
-    one = policies.observation(opened.contract, kept, 0)
+    one = policies.observation(opened.contract, retained, 0)
     session.act(one)
     assert session.stage_runs == {"vision": 2, "prefix": 1, "denoise": 5}
     assert one.state is not None
@@ -174,9 +174,9 @@ def test_an_observation_is_read_once_and_a_frame_is_looked_at_once(opened: Polic
 
 
 def test_a_line_feed_behind_the_words_is_there_once(opened: Policy) -> None:
-    kept = policies.answers("smolvla")
-    said = str(kept["texts"][0])
-    acts = (policies.observation(opened.contract, kept, 0, text) for text in (said, said + "\n"))
+    retained = policies.answers("smolvla")
+    said = str(retained["texts"][0])
+    acts = (policies.observation(opened.contract, retained, 0, text) for text in (said, said + "\n"))
     assert np.array_equal(*(opened.session().act(one).values for one in acts))
 
 

@@ -41,9 +41,9 @@ def edit(path: Path, change: Edit) -> None:
 
 
 def graph(source: Path, robot: dict[str, Any] | None = None) -> PolicyGraph:
-    made = build(source, robot=policies.write_robot(source.parent / "robot.yaml", robot, CASE))
-    assert isinstance(made, PolicyGraph)
-    return made
+    created = build(source, robot=policies.write_robot(source.parent / "robot.yaml", robot, CASE))
+    assert isinstance(created, PolicyGraph)
+    return created
 
 
 def put(**more: Any) -> Edit:
@@ -144,13 +144,14 @@ def test_words_that_are_stored_as_the_last_map_are_found(source: Path) -> None:
     """As a trainer saves them that keeps shared tensors once, and compiles the model."""
     tensors = load_file(source / "model.safetensors")
     words = "model.vlm_with_expert.vlm.model.text_model.embed_tokens.weight"
-    kept = {name: value for name, value in tensors.items() if name != words}
-    kept["model.vlm_with_expert.vlm.lm_head.weight"] = tensors[words]
+    retained = {name: value for name, value in tensors.items() if name != words}
+    retained["model.vlm_with_expert.vlm.lm_head.weight"] = tensors[words]
     save_file(
-        {name.replace("model.", "model._orig_mod.", 1): one for name, one in kept.items()}, source / "model.safetensors"
+        {name.replace("model.", "model._orig_mod.", 1): one for name, one in retained.items()},
+        source / "model.safetensors",
     )
-    made = graph(source).embeddings
-    assert made is not None and np.array_equal(made.astype(np.float32), tensors[words])
+    created = graph(source).embeddings
+    assert created is not None and np.array_equal(created.astype(np.float32), tensors[words])
 
 
 def test_statistics_of_several_robots_are_refused(source: Path) -> None:
@@ -187,5 +188,5 @@ def test_a_robot_that_does_not_fit_is_refused(source: Path) -> None:
 
 def test_pictures_that_fit_are_not_resized(tmp_path: Path) -> None:
     source = policies.write_policy(tmp_path / "policy", "smolvla_few")
-    made = build(source, robot=policies.write_robot(tmp_path / "robot.yaml", case="smolvla_few"))
-    assert [type(one) for one in made.preprocess["front_eye"]] == [Normalize]
+    created = build(source, robot=policies.write_robot(tmp_path / "robot.yaml", case="smolvla_few"))
+    assert [type(one) for one in created.preprocess["front_eye"]] == [Normalize]

@@ -45,8 +45,8 @@ def copy(clip: Path, tmp_path: Path) -> Path:
 
 
 def edit(path: Path, **more: Any) -> None:
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps({**found, **more}))
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**result, **more}))
 
 
 def refused(folder: Path, error: type[EdgevlmError], message: str) -> None:
@@ -155,9 +155,9 @@ def test_a_clip_with_a_vocabulary_and_merges_exports(clip: Path, copy: Path, tmp
     (copy / "vocab.json").write_text(json.dumps(engine["model"]["vocab"]))
     merges = [" ".join(one) if isinstance(one, list) else one for one in engine["model"]["merges"]]
     (copy / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    whole, bare = build(clip), build(copy)
+    full, bare = build(clip), build(copy)
     for text in TEXTS:
-        assert ids(bare, text) == ids(whole, text) == list(AutoTokenizer.from_pretrained(copy)(text)["input_ids"])
+        assert ids(bare, text) == ids(full, text) == list(AutoTokenizer.from_pretrained(copy)(text)["input_ids"])
     export(copy, tmp_path / "bundle")
     assert edgevlm.load(tmp_path / "bundle")
 
@@ -166,9 +166,9 @@ def test_ids_that_are_not_those_of_the_file_are_refused(copy: Path, monkeypatch:
     real = transformers.AutoTokenizer.from_pretrained
 
     def other(*args: Any, **more: Any) -> Any:
-        made = real(*args, **more)
-        made.backend_tokenizer.normalizer = normalizers.Sequence([])
-        return made
+        created = real(*args, **more)
+        created.backend_tokenizer.normalizer = normalizers.Sequence([])
+        return created
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", other)
     refused(copy, FamilyError, "CLIPTokenizer.*expected the ids")
@@ -263,7 +263,7 @@ def test_built_in_texts_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     data, room = make_up_pictures(), prepare(owls.owlvit(tmp_path / "checkpoint")).room
     assert room is not None
     few = replace(room, most=9)
-    kept = fitting(data, few, options, texts_alone(data))
-    left = {*kept.calibration_texts, *kept.held_out_texts}
+    retained = fitting(data, few, options, texts_alone(data))
+    left = {*retained.calibration_texts, *retained.held_out_texts}
     assert left == {text for text in TEXTS if few.count(text, (0, 0)) <= 9}
     assert len(left) < len(TEXTS)

@@ -22,20 +22,20 @@ ASKED = {"asked": (1, 8, MOST)}
 def parts(reader: str, **args: Any) -> dict[str, Any]:
     """What the manifest says beside its files; `args` replaces parts of the driver's."""
     encoded = reader == "encoder"
-    seen = Port(name="features", dtype="float32", shape=(1, 4, talker.WIDTH), kind="features")
+    observed = Port(name="features", dtype="float32", shape=(1, 4, talker.WIDTH), kind="features")
     read = Port(name="read", dtype="float32", shape=(1, "asked", talker.WIDTH), kind="features")
     pixels = Port(name="pixels", dtype="float32", shape=(1, 3, 8, 8), kind="pixels")
     ids = Port(name="ids", dtype="int64", shape=(1, "asked"), kind="ids")
     plain = talker.decoder_stage()
     file, more = ("asked_decoder", ASKED) if encoded else ("shown_decoder", {})
     stages = {
-        "vision": tiny.stage("chat_vision", [pixels], [seen]),
+        "vision": tiny.stage("chat_vision", [pixels], [observed]),
         "decoder": tiny.stage(
-            file, [*plain.inputs, read if encoded else seen], list(plain.outputs), dynamic={**plain.dynamic, **more}
+            file, [*plain.inputs, read if encoded else observed], list(plain.outputs), dynamic={**plain.dynamic, **more}
         ),
     }
     if encoded:
-        stages["encoder"] = tiny.stage("asked_encoder", [ids, seen], [read], dynamic=ASKED)
+        stages["encoder"] = tiny.stage("asked_encoder", [ids, observed], [read], dynamic=ASKED)
     cache = {"layers": 2, "heads": talker.HEADS, "head_dim": talker.SIZE, "slots": talker.SLOTS, "step": talker.STEP}
     usual = {
         **{"vision": "vision", "encoder": "encoder" if encoded else None, "decoder": "decoder"},

@@ -61,14 +61,14 @@ def _tiled(root: Path, model: Any, config: Any, seed: int, edit: Edit | None, sa
     tokenizer = wording.tiled(root, side=SIDE, tokens=4).tokenizer
     ids = {"bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 2}
     text = LlamaConfig(**TEXT, vocab_size=len(tokenizer), **ids)
-    made = config(
+    created = config(
         vision_config=SEEN,
         text_config=text.to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
         tie_word_embeddings=True,
     )
-    return _saved(root, model, made, seed, edit, save)
+    return _saved(root, model, created, seed, edit, save)
 
 
 def paligemma(root: Path, *, seed: int = 7, edit: Edit | None = None, **save: Any) -> Path:
@@ -166,9 +166,9 @@ def large(root: Path) -> Path:
         vocab_size=49280,
         **ids,
     )
-    seen = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    observed = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
     config = SmolVLMConfig(
-        vision_config={**seen, "image_size": 512, "patch_size": 16},
+        vision_config={**observed, "image_size": 512, "patch_size": 16},
         text_config=text.to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=4,

@@ -22,8 +22,8 @@ def parts() -> dict[str, Any]:
     """What the manifest says beside its files."""
     mask = tiny.port("mask", "mask", 1, 6)
     keys = [tiny.port(f"cross_{kind}_0", f"cross_{kind}", 1, 11, 2, 4) for kind in ("key", "value")]
-    seen = tiny.port("front", "features", *FEATURES)
-    read = [seen, tiny.port("embeds", "embeds", 1, 6, 4), mask, tiny.port("state", "state", 1, 3)]
+    observed = tiny.port("front", "features", *FEATURES)
+    read = [observed, tiny.port("embeds", "embeds", 1, 6, 4), mask, tiny.port("state", "state", 1, 3)]
     moved = [tiny.port("sample", "sample", *CHUNK), tiny.port("time", "time", 1, TIME), mask, *keys]
     args = {
         **{"vision": {"front": "vision"}, "embeddings": "embeddings.npy", "prefix": "prefix", "step": "denoise"},

@@ -30,6 +30,6 @@ def write_log(
                     angles = 0.1 + 0.5 * generator.standard_normal(2)
                     log.joints("/joint_states", stamp_ns + half, dict(zip(("j1", "j2"), angles, strict=True)))
                 for camera in contract.cameras:
-                    whole = np.kron(coarse[camera.name], np.ones((5, 5, 1), np.uint8))
-                    log.image(f"/{camera.name}/image_raw", stamp_ns, np.roll(whole, step, 1), encoding=camera.encoding)
+                    full = np.kron(coarse[camera.name], np.ones((5, 5, 1), np.uint8))
+                    log.image(f"/{camera.name}/image_raw", stamp_ns, np.roll(full, step, 1), encoding=camera.encoding)
     return path

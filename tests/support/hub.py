@@ -142,10 +142,10 @@ def outliers(model: Any) -> None:
 
 def photographs() -> list[Path]:
     """The pictures that ship with scikit-image and scikit-learn, found without importing either."""
-    found: list[Path] = []
+    result: list[Path] = []
     for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
         spec = find_spec(package)
         assert spec is not None and spec.submodule_search_locations, f"{package} is in the extra dev"
         root = Path(spec.submodule_search_locations[0]) / folder
-        found += [path for path in sorted(root.iterdir()) if path.suffix in (".png", ".jpg")]
-    return found
+        result += [path for path in sorted(root.iterdir()) if path.suffix in (".png", ".jpg")]
+    return result

@@ -102,17 +102,17 @@ class _Handler(BaseHTTPRequestHandler):
         if not known or (name in self.hub.private and not self._may()):
             self._refuse(401 if not self._may() else 404, "RepoNotFound")
             return None
-        found = self.hub.revisions.get((name, revision))
-        if found is None:
+        result = self.hub.revisions.get((name, revision))
+        if result is None:
             self._refuse(404, "RevisionNotFound")
-        return found
+        return result
 
     def _api(self, name: str, rest: list[str]) -> None:
         revision = "/".join(rest[1:]) if rest[:1] in (["revision"], ["tree"]) else "main"
-        found = self._found(name, revision)
-        if found is None:
+        result = self._found(name, revision)
+        if result is None:
             return
-        sha, folder = found
+        sha, folder = result
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in files]
         if rest[:1] == ["tree"]:
@@ -126,13 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"id": name, "sha": sha, "siblings": [{"rfilename": one} for one in names]})
 
     def _file(self, name: str, revision: str, inside: str) -> None:
-        found = self._found(name, revision)
-        if found is None:
+        result = self._found(name, revision)
+        if result is None:
             return
         if name in self.hub.gated and not self._may():
             self._refuse(401, "GatedRepo")
             return
-        sha, folder = found
+        sha, folder = result
         path = folder / inside
         if not path.is_file():
             self._refuse(404, "EntryNotFound", {"X-Repo-Commit": sha})

@@ -17,14 +17,14 @@ SPECIAL = (*NAMED, *(f"<spare_{number}>" for number in range(16 - len(NAMED))))
 def main() -> None:
     """The file."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
-    made.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", made.token_to_id("<bos>"))]
+    created = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, []))
+    created.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    created.decoder = decoders.ByteLevel()
+    created.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
+    created.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", created.token_to_id("<bos>"))]
     )
-    made.save(str(PLACE), pretty=False)
+    created.save(str(PLACE), pretty=False)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def _write(
     name: str, nodes: Sequence[NodeProto], inputs: Shapes, outputs: Shapes, weights: Mapping[str, NDArray[Any]]
 ) -> None:
     def ports(shapes: Shapes) -> list[Any]:
-        whole = {port: TensorProto.INT64 if port == "ids" else TensorProto.FLOAT for port in shapes}
-        return [helper.make_tensor_value_info(port, whole[port], list(shape)) for port, shape in shapes.items()]
+        full = {port: TensorProto.INT64 if port == "ids" else TensorProto.FLOAT for port in shapes}
+        return [helper.make_tensor_value_info(port, full[port], list(shape)) for port, shape in shapes.items()]
 
     tensors = [numpy_helper.from_array(value, key) for key, value in weights.items()]
     graph = helper.make_graph(list(nodes), name, ports(inputs), ports(outputs), tensors)

@@ -200,9 +200,9 @@ def _attention(layer: int) -> list[NodeProto]:
     """x<layer> (1, Q, H) -> x<layer + 1>, over the past and itself; layer 0 by mask `far`, layer 1 by mask `near`."""
     nodes = []
     for part in ("query", "key", "value"):
-        made = f"q{layer}" if part == "query" else f"new_{part}_{layer}"
+        created = f"q{layer}" if part == "query" else f"new_{part}_{layer}"
         nodes.append(helper.make_node("MatMul", [f"x{layer}", f"{part}_w{layer}"], [f"{part}_flat{layer}"]))
-        nodes.append(helper.make_node("Reshape", [f"{part}_flat{layer}", "by_heads"], [made]))
+        nodes.append(helper.make_node("Reshape", [f"{part}_flat{layer}", "by_heads"], [created]))
     for part in ("key", "value"):
         both = [f"past_{part}_{layer}", f"new_{part}_{layer}"]
         nodes.append(helper.make_node("Concat", both, [f"{part}s{layer}"], axis=1))

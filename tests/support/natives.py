@@ -36,8 +36,8 @@ class Native:
 
     def ids(self, path: Path) -> list[int]:
         """What is read of the words, as the bundle's own reader should write it."""
-        found: list[int] = self.inputs(path)["input_ids"][0].tolist()
-        return found
+        result: list[int] = self.inputs(path)["input_ids"][0].tolist()
+        return result
 
     def answer(self, path: Path, count: int) -> tuple[Said, NDArray[np.float32]]:
         """(greedy tokens, the logits each was chosen from)."""
@@ -79,8 +79,8 @@ class Prefixed(Native):
 
     def inputs(self, path: Path) -> dict[str, Any]:
         """What the model takes."""
-        found = dict(self.processor(text=[self.text], images=[[load_image(str(path))]], return_tensors="np"))
-        return {name: torch.from_numpy(np.array(value)) for name, value in found.items() if name != "labels"}
+        result = dict(self.processor(text=[self.text], images=[[load_image(str(path))]], return_tensors="np"))
+        return {name: torch.from_numpy(np.array(value)) for name, value in result.items() if name != "labels"}
 
 
 class Plain(Native):
@@ -120,8 +120,10 @@ class Answerer(Plain):
         given = self.inputs(path)
         row = torch.tensor([[self.model.decoder_start_token_id, *said[:-1]]])
         with torch.no_grad():
-            seen = self.model.vision_model(pixel_values=given["pixel_values"]).last_hidden_state
-            read = self.model.text_encoder(input_ids=given["input_ids"], encoder_hidden_states=seen).last_hidden_state
+            observed = self.model.vision_model(pixel_values=given["pixel_values"]).last_hidden_state
+            read = self.model.text_encoder(
+                input_ids=given["input_ids"], encoder_hidden_states=observed
+            ).last_hidden_state
             logits = self.model.text_decoder(input_ids=row, encoder_hidden_states=read).logits
         return np.asarray(logits[0])
 

@@ -183,14 +183,14 @@ class PolicyRig:
 
     def chunk_of(self, stamp_ns: int, timeout_s: float = 10.0) -> ActionChunk:
         """The chunk of an observation."""
-        found: list[ActionChunk] = []
+        results: list[ActionChunk] = []
 
         def there() -> bool:
-            found[:] = [chunk for chunk in reversed(self.chunks) if to_ns(chunk.header.stamp) == stamp_ns]
-            return bool(found)
+            results[:] = [chunk for chunk in reversed(self.chunks) if to_ns(chunk.header.stamp) == stamp_ns]
+            return bool(results)
 
         wait_until(there, timeout_s, f"no chunk of {stamp_ns}")
-        return found[0]
+        return results[0]
 
     def close(self) -> None:
         self.executor.shutdown()

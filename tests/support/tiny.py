@@ -242,11 +242,11 @@ def dual_parts(*, masked: bool = False, scores: str = "softmax", bias: float = 0
     text = stage(
         "dual_text_masked" if masked else "dual_text", inputs, [port("text_embedding", "embedding", 1, 6)], **more
     )
-    seen = [port("image_embedding", "embedding", 1, 6)]
+    observed = [port("image_embedding", "embedding", 1, 6)]
     args = {"vision": "vision", "text": "text", "scale": 10.0, "bias": bias, "scores": scores}
     return {
         "task": "retriever",
-        "stages": {"vision": stage("dual_vision", [port("pixels", "pixels", 1, 3, 8, 8)], seen), "text": text},
+        "stages": {"vision": stage("dual_vision", [port("pixels", "pixels", 1, 3, 8, 8)], observed), "text": text},
         "preprocess": {"image": (ResizeShortest(size=8), CenterCrop(width=8, height=8), NORMALIZE)},
         "driver": {"name": "dual", "args": args},
         "text": TextSpec(max_tokens=6, length="fixed" if masked else "own", pad_id=0),

@@ -54,8 +54,8 @@ def described() -> dict[str, Any]:
 
 def velocity(given: Arrays) -> Arrays:
     """Depends on everything that a step is told."""
-    told = given["time"].sum() + given["mask"].sum() + given["cross_key_0"].sum()
-    return {"velocity": (given["sample"] * 0.5 + told).astype(np.float32)}
+    reported = given["time"].sum() + given["mask"].sum() + given["cross_key_0"].sum()
+    return {"velocity": (given["sample"] * 0.5 + reported).astype(np.float32)}
 
 
 def prefix(given: Arrays) -> Arrays:
@@ -91,8 +91,8 @@ def test_a_chunk_is_noise_moved_along_the_velocity_in_steps() -> None:
     for step in range(STEPS):
         time = np.float64(np.float32(1 - step / STEPS))
         angles = time * 2 * np.pi / (0.004 * 1000.0 ** np.array([0.0, 0.5, 1.0]))
-        told = np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32).sum() + 3.0 + 56 * total
-        sample = sample - (sample * 0.5 + told) / STEPS
+        reported = np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32).sum() + 3.0 + 56 * total
+        sample = sample - (sample * 0.5 + reported) / STEPS
     assert chunk.shape == (1, 5, 3)
     np.testing.assert_allclose(chunk, sample[:, :, :3], rtol=1e-5, atol=1e-5)
     assert memory.runs == {"vision": 1, "prefix": 1, "denoise": STEPS}
@@ -112,21 +112,21 @@ def test_what_was_read_is_not_read_again() -> None:
 
 def test_noise_is_the_same_everywhere() -> None:
     """From NumPy's legacy generator, whose numbers are frozen."""
-    found = noise(0, 0, (1, 2, 3)).ravel()
-    np.testing.assert_array_equal(found, np.random.RandomState([0, 0]).standard_normal(6).astype(np.float32))
-    assert not np.array_equal(found, noise(0, 1, (6,))) and not np.array_equal(found, noise(1, 0, (6,)))
+    result = noise(0, 0, (1, 2, 3)).ravel()
+    np.testing.assert_array_equal(result, np.random.RandomState([0, 0]).standard_normal(6).astype(np.float32))
+    assert not np.array_equal(result, noise(0, 1, (6,))) and not np.array_equal(result, noise(1, 0, (6,)))
 
 
 def test_times_run_from_one_to_the_last_step() -> None:
     args = DenoiseArgs.model_validate(described()["driver"]["args"])
-    told = times(args, 4)
+    reported = times(args, 4)
     angles = np.array([1.0, 0.75, 0.5, 0.25])[:, None] * 2 * np.pi / np.array([0.004, 4.0])
-    np.testing.assert_allclose(told[:, 0], np.concatenate([np.sin(angles), np.cos(angles)], 1), atol=1e-6)
+    np.testing.assert_allclose(reported[:, 0], np.concatenate([np.sin(angles), np.cos(angles)], 1), atol=1e-6)
 
 
 def ports(data: dict[str, Any], stage: str, side: str = "inputs") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = data["stages"][stage][side]
-    return found
+    result: list[dict[str, Any]] = data["stages"][stage][side]
+    return result
 
 
 def no_state(data: dict[str, Any]) -> None:

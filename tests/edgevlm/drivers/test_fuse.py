@@ -74,8 +74,8 @@ def test_takes_a_dynamic_batch_and_a_mask_nobody_pads_for(tmp_path: Path) -> Non
     def dynamic(data: dict[str, Any]) -> None:
         for stage in data["stages"].values():
             stage["dynamic"] = {"N": [1, 1, 8]}
-            for found in (*stage["inputs"], *stage["outputs"]):
-                found["shape"][0] = "N"
+            for result in (*stage["inputs"], *stage["outputs"]):
+                result["shape"][0] = "N"
 
     for name, make in (("mono", tiny.mono), ("duo", tiny.duo)):
         root = make(tmp_path / name)

@@ -27,8 +27,8 @@ def test_takes_the_likeliest_at_temperature_0_whatever_the_seed() -> None:
 
 
 def test_picks_each_token_as_often_as_it_is_likely() -> None:
-    found = picks(LOGITS, temperature=1.0)
-    shares = np.array([found[token] for token in range(4)]) / 4000
+    result = picks(LOGITS, temperature=1.0)
+    shares = np.array([result[token] for token in range(4)]) / 4000
     np.testing.assert_allclose(shares, [0.1, 0.5, 0.15, 0.25], atol=0.03)  # 4 standard deviations
 
 

@@ -62,9 +62,9 @@ def test_a_jpeg_that_lost_bytes_in_the_middle_is_damaged(kind: str, part: float,
 )
 def test_no_sound_jpeg_counts_as_damaged(height: int, width: int, grey: bool, quality: int, progressive: int) -> None:
     image = scene((height, width), seed=quality)
-    shown = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if grey else image
+    displayed = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if grey else image
     for restarts in (0, 1):
-        data = jpeg(shown, QUALITY=quality, PROGRESSIVE=progressive, RST_INTERVAL=restarts)
+        data = jpeg(displayed, QUALITY=quality, PROGRESSIVE=progressive, RST_INTERVAL=restarts)
         assert decode(data, "rgb8").shape == (height, width, 3)
     assert not np.any(decode(jpeg(np.zeros((height, width, 3), np.uint8)), "mono8"))
 

@@ -25,9 +25,9 @@ def changed(**parts: Any) -> Contract:
 
 
 def plan(**parts: Any) -> dict[str, Any]:
-    found = tiny.mono_contract().plan
-    assert found is not None
-    return {**found.model_dump(), **parts}
+    result = tiny.mono_contract().plan
+    assert result is not None
+    return {**result.model_dump(), **parts}
 
 
 def action(**parts: Any) -> dict[str, Any]:

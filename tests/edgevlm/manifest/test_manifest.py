@@ -41,7 +41,7 @@ def containers(data: Any, path: Path_ = ()) -> list[tuple[Path_, Any]]:
     if not isinstance(data, dict | list):
         return []
     items = data.items() if isinstance(data, dict) else enumerate(data)
-    return [(path, data), *(found for key, value in items for found in containers(value, (*path, key)))]
+    return [(path, data), *(result for key, value in items for result in containers(value, (*path, key)))]
 
 
 def leaves(data: Any, path: Path_ = ()) -> list[tuple[Path_, Any]]:
@@ -49,7 +49,7 @@ def leaves(data: Any, path: Path_ = ()) -> list[tuple[Path_, Any]]:
     if not isinstance(data, dict | list):
         return [(path, data)]
     items = data.items() if isinstance(data, dict) else enumerate(data)
-    return [found for key, value in items for found in leaves(value, (*path, key))]
+    return [result for key, value in items for result in leaves(value, (*path, key))]
 
 
 def at(data: Any, path: Path_) -> Any:
@@ -64,13 +64,13 @@ def replaced(data: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
     return changed
 
 
-def holds(whole: Any, part: Any) -> bool:
+def holds(full: Any, part: Any) -> bool:
     """Whether nothing of `part` was dropped or changed on the way to `whole`, which may hold defaults besides."""
     if isinstance(part, dict):
-        return isinstance(whole, dict) and all(key in whole and holds(whole[key], value) for key, value in part.items())
+        return isinstance(full, dict) and all(key in full and holds(full[key], value) for key, value in part.items())
     if isinstance(part, list):
-        return isinstance(whole, list) and len(whole) == len(part) and all(map(holds, whole, part))
-    return bool(whole == part)
+        return isinstance(full, list) and len(full) == len(part) and all(map(holds, full, part))
+    return bool(full == part)
 
 
 # Objects whose keys are names that the exporter chose: a new key there is another name, judged by other rules.
@@ -97,7 +97,7 @@ def test_the_hash_depends_on_values_and_not_on_order_or_white_space(valid: dict[
 @settings(max_examples=80)
 @given(data=st.data(), key=st.text(max_size=12), value=st.none() | st.integers() | st.text(max_size=5))
 def test_refuses_an_unknown_key_at_any_depth(valid: dict[str, Any], data: st.DataObject, key: str, value: Any) -> None:
-    objects = [path for path, found in containers(valid) if isinstance(found, dict) and not named(path)]
+    objects = [path for path, result in containers(valid) if isinstance(result, dict) and not named(path)]
     changed = copy.deepcopy(valid)
     target = at(changed, data.draw(st.sampled_from(objects)))
     if key not in target:

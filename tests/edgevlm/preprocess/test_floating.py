@@ -18,10 +18,10 @@ FIT = ResizeWithPad(width=8, height=8)
 def test_a_picture_lies_at_the_bottom_and_the_rest_is_black() -> None:
     image = np.zeros((2, 4, 3), np.uint8)
     image[..., 0] = 255  # blue
-    made = Preprocessor(CAMERA, [FIT, HALF])(image)
-    assert made.shape == (1, 3, 8, 8) and made.dtype == np.float32
-    assert (made[0, :, :4] == -1.0).all()
-    assert (made[0, 2, 4:] == 1.0).all() and (made[0, :2, 4:] == -1.0).all()
+    created = Preprocessor(CAMERA, [FIT, HALF])(image)
+    assert created.shape == (1, 3, 8, 8) and created.dtype == np.float32
+    assert (created[0, :, :4] == -1.0).all()
+    assert (created[0, 2, 4:] == 1.0).all() and (created[0, :2, 4:] == -1.0).all()
 
 
 def test_between_two_pixels_lie_their_shares() -> None:
@@ -41,9 +41,9 @@ def test_pictures_go_the_same_way_as_frames() -> None:
 
 def test_what_fits_is_left_as_it_is() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    made = PicturePreprocessor([FIT, HALF])(image)
+    created = PicturePreprocessor([FIT, HALF])(image)
     bytes_alone = Normalize(mean=HALF.mean, std=HALF.std, rounding="each")
-    np.testing.assert_allclose(made, PicturePreprocessor([bytes_alone])(image), atol=2e-7)
+    np.testing.assert_allclose(created, PicturePreprocessor([bytes_alone])(image), atol=2e-7)
 
 
 @pytest.mark.parametrize(

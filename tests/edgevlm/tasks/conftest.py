@@ -45,12 +45,12 @@ def open_policy(bundles: dict[str, Path]) -> Iterator[Open]:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Callable[..., Opened]]:
-    made: list[Opened] = []
+    created: list[Opened] = []
 
     def one(**args: Any) -> Opened:
-        made.append(Opened(talker.chat(tmp_path / f"chat_{len(made)}", **args)))
-        return made[-1]
+        created.append(Opened(talker.chat(tmp_path / f"chat_{len(created)}", **args)))
+        return created[-1]
 
     yield one
-    for item in made:
+    for item in created:
         item.chat.close()

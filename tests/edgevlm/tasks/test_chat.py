@@ -112,14 +112,14 @@ def test_a_seed_says_the_same_again_and_another_one_something_else(opened: Calla
 
 
 def test_ends_at_the_models_sign_and_at_a_stop(opened: Callable[..., Opened]) -> None:
-    whole = opened().chat.ask(None, "what is it?", max_new_tokens=LONG)
-    sign = whole.token_ids[5]
-    assert sign not in whole.token_ids[:5]
+    full = opened().chat.ask(None, "what is it?", max_new_tokens=LONG)
+    sign = full.token_ids[5]
+    assert sign not in full.token_ids[:5]
     cut = opened(stop_ids=(talker.END, sign)).chat.ask(None, "what is it?", max_new_tokens=LONG)
-    assert (cut.token_ids, cut.ended) == (whole.token_ids[:5], "stop")
-    stop = next(letter for letter in whole.text[2:] if letter.isascii() and letter not in whole.text[:2])
+    assert (cut.token_ids, cut.ended) == (full.token_ids[:5], "stop")
+    stop = next(letter for letter in full.text[2:] if letter.isascii() and letter not in full.text[:2])
     ended = opened().chat.ask(None, "what is it?", max_new_tokens=LONG, stop=[stop])
-    assert (ended.text, ended.ended) == (whole.text[: whole.text.index(stop)], "stop")
+    assert (ended.text, ended.ended) == (full.text[: full.text.index(stop)], "stop")
     assert len(ended.token_ids) < LONG
 
 
@@ -173,7 +173,7 @@ def test_a_model_without_turns_answers_and_refuses_a_dialogue(opened: Callable[.
 
 def test_a_cancelled_answer_is_what_was_said_until_then(opened: Callable[..., Opened]) -> None:
     item = opened()
-    whole = item.chat.ask(talker.picture(1), "what is it?", max_new_tokens=LONG)
+    full = item.chat.ask(talker.picture(1), "what is it?", max_new_tokens=LONG)
     cancel = threading.Event()
     tokens = item.chat.stream(talker.picture(1), "what is it?", max_new_tokens=LONG, cancel=cancel)
     said = [next(tokens) for _ in range(3)]
@@ -182,7 +182,7 @@ def test_a_cancelled_answer_is_what_was_said_until_then(opened: Callable[..., Op
         while True:
             said.append(next(tokens))  # what had waited for the rest of a character, and no more
     answer = done.value.value
-    assert (answer.ended, answer.token_ids) == ("cancelled", whole.token_ids[:3])
+    assert (answer.ended, answer.token_ids) == ("cancelled", full.token_ids[:3])
     assert "".join(token.text for token in said) == answer.text
 
 

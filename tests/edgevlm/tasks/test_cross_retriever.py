@@ -33,10 +33,10 @@ def open_cross(root: Path, **more: Any) -> tuple[Retriever, tiny.Counted]:
 
 def test_vision_runs_once_for_each_picture_and_the_head_for_each_pair(tmp_path: Path) -> None:
     retriever, counted = open_cross(tmp_path)
-    found = retriever.match([picture(0), picture(1)], WORDS)
-    assert found.logits.shape == found.scores.shape == (2, 3) and found.logits.dtype == np.float32
+    result = retriever.match([picture(0), picture(1)], WORDS)
+    assert result.logits.shape == result.scores.shape == (2, 3) and result.logits.dtype == np.float32
     assert counted.runs == {"vision": 2, "head": 6}
-    np.testing.assert_allclose(found.scores, 1 / (1 + np.exp(-found.logits.astype(np.float64))), rtol=1e-5)
+    np.testing.assert_allclose(result.scores, 1 / (1 + np.exp(-result.logits.astype(np.float64))), rtol=1e-5)
     assert set(retriever.last_times_ns) == {"preprocess", "vision", "head", "step"}
 
 
@@ -53,19 +53,19 @@ def test_one_picture_asked_in_other_ways_is_looked_at_once(tmp_path: Path) -> No
 
 def test_pairs_do_not_depend_on_their_neighbours(tmp_path: Path) -> None:
     retriever, _ = open_cross(tmp_path)
-    whole = retriever.match([picture(0), picture(1)], WORDS).logits
+    full = retriever.match([picture(0), picture(1)], WORDS).logits
     for i in range(2):
         for t, text in enumerate(WORDS):
-            assert retriever.match([picture(i)], [text]).logits[0, 0] == whole[i, t]
-    found = retriever.classify(picture(1), WORDS)
-    np.testing.assert_allclose(found.scores, 1 / (1 + np.exp(-whole[1].astype(np.float64))), rtol=1e-5)
-    assert found.best == WORDS[int(whole[1].argmax())] and np.ptp(whole) > 0.05
+            assert retriever.match([picture(i)], [text]).logits[0, 0] == full[i, t]
+    result = retriever.classify(picture(1), WORDS)
+    np.testing.assert_allclose(result.scores, 1 / (1 + np.exp(-full[1].astype(np.float64))), rtol=1e-5)
+    assert result.best == WORDS[int(full[1].argmax())] and np.ptp(full) > 0.05
 
 
 def test_embeddings_are_the_models_own_and_of_length_one(tmp_path: Path) -> None:
     retriever, counted = open_cross(tmp_path)
-    seen, said = retriever.embed_image(picture(0)), retriever.embed_text(WORDS[0])
-    assert np.linalg.norm(seen) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(said)
+    observed, said = retriever.embed_image(picture(0)), retriever.embed_text(WORDS[0])
+    assert np.linalg.norm(observed) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(said)
     retriever.embed_text(WORDS[0])
     assert counted.runs == {"vision": 1, "text": 1}
 

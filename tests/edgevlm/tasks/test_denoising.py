@@ -21,14 +21,14 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 
 def test_a_chunk_depends_on_frame_words_and_state_and_is_the_same_after_a_reset(policy: Policy) -> None:
-    seen = tiny.observation(policy.contract, 0)
+    observed = tiny.observation(policy.contract, 0)
     other = tiny.observation(policy.contract, 1)
-    state = Stamped(np.float32([0.3, -0.3, 0.3]), seen.frames["front"].stamp_ns)
+    state = Stamped(np.float32([0.3, -0.3, 0.3]), observed.frames["front"].stamp_ns)
     given: list[Observation] = [
-        *(seen, seen),
-        replace(seen, frames={"front": Stamped(other.frames["front"].value, seen.frames["front"].stamp_ns)}),
-        replace(seen, instruction=tiny.COMMANDS[2]),
-        replace(seen, state=state),
+        *(observed, observed),
+        replace(observed, frames={"front": Stamped(other.frames["front"].value, observed.frames["front"].stamp_ns)}),
+        replace(observed, instruction=tiny.COMMANDS[2]),
+        replace(observed, state=state),
     ]
     chunks = [policy.session().act(one).values for one in given]
     assert np.array_equal(chunks[0], chunks[1])

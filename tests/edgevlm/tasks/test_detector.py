@@ -61,32 +61,32 @@ def test_load_gives_what_the_manifest_says(tmp_path: Path) -> None:
 def test_what_is_found_comes_best_first_with_the_label_that_fits_best(opened: tuple[Detector, tiny.Counted]) -> None:
     raw = opened[0].regions(picture(1), LABELS)
     assert raw.logits.shape == (16, 3) and raw.boxes.shape == (16, 4) and raw.labels == LABELS
-    found = opened[0].detect(picture(1), LABELS, threshold=0.0)
-    assert len(found.labels) == len(found.scores) == len(found.boxes) == 16
-    assert {found.boxes.dtype, found.scores.dtype} == {np.dtype(np.float32)} and np.ptp(found.scores) > 0.1
-    assert (np.diff(found.scores) <= 0).all()
+    result = opened[0].detect(picture(1), LABELS, threshold=0.0)
+    assert len(result.labels) == len(result.scores) == len(result.boxes) == 16
+    assert {result.boxes.dtype, result.scores.dtype} == {np.dtype(np.float32)} and np.ptp(result.scores) > 0.1
+    assert (np.diff(result.scores) <= 0).all()
     scores = 1 / (1 + np.exp(-raw.logits.astype(np.float64)))
     order = np.argsort(-scores.max(axis=1), kind="stable")
-    np.testing.assert_allclose(found.scores, scores.max(axis=1)[order], rtol=1e-5)
-    np.testing.assert_array_equal(found.boxes, raw.boxes[order])
-    assert found.labels == tuple(LABELS[i] for i in raw.logits.argmax(axis=1)[order])
-    assert len(set(found.labels)) > 1
+    np.testing.assert_allclose(result.scores, scores.max(axis=1)[order], rtol=1e-5)
+    np.testing.assert_array_equal(result.boxes, raw.boxes[order])
+    assert result.labels == tuple(LABELS[i] for i in raw.logits.argmax(axis=1)[order])
+    assert len(set(result.labels)) > 1
 
 
 def test_a_score_must_be_above_the_threshold_and_not_at_it(opened: tuple[Detector, tiny.Counted]) -> None:
     every = opened[0].detect(picture(1), LABELS, threshold=0)
     middle = float(every.scores[7])
-    kept = opened[0].detect(picture(1), LABELS, threshold=middle)
-    assert len(kept.labels) == int((every.scores > np.float32(middle)).sum()) <= 7
-    np.testing.assert_array_equal(kept.boxes, every.boxes[: len(kept.labels)])
+    retained = opened[0].detect(picture(1), LABELS, threshold=middle)
+    assert len(retained.labels) == int((every.scores > np.float32(middle)).sum()) <= 7
+    np.testing.assert_array_equal(retained.boxes, every.boxes[: len(retained.labels)])
     nothing = opened[0].detect(picture(1), LABELS, threshold=1)
     assert nothing.boxes.shape == (0, 4) and nothing.scores.shape == (0,) and nothing.labels == ()
 
 
 def test_a_label_scores_by_itself(opened: tuple[Detector, tiny.Counted]) -> None:
-    whole = opened[0].regions(picture(1), LABELS).logits
+    full = opened[0].regions(picture(1), LABELS).logits
     alone = opened[0].regions(picture(1), LABELS[1:2]).logits
-    np.testing.assert_allclose(whole[:, 1:2], alone, rtol=1e-6)
+    np.testing.assert_allclose(full[:, 1:2], alone, rtol=1e-6)
 
 
 def test_boxes_are_in_pixels_of_the_picture_given(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_what_is_given_back_may_be_written_on(opened: tuple[Detector, tiny.Count
     for array in (first.boxes, first.logits, first.objectness):
         array[:] = 7
     again = opened[0].regions(picture(1), LABELS)
-    for got, wanted in zip((again.boxes, again.logits, again.objectness), want, strict=True):
-        np.testing.assert_array_equal(got, wanted)
+    for got, requested in zip((again.boxes, again.logits, again.objectness), want, strict=True):
+        np.testing.assert_array_equal(got, requested)
 
 
 def test_a_picture_and_its_file_are_the_same(opened: tuple[Detector, tiny.Counted], tmp_path: Path) -> None:
@@ -242,11 +242,11 @@ def test_a_closed_one_says_so(tmp_path: Path) -> None:
 
 
 def test_a_bundle_of_another_task_is_a_typed_error(tmp_path: Path) -> None:
-    found, dual = spotter.regions(tmp_path / "found"), tiny.dual(tmp_path / "dual")
+    result, dual = spotter.regions(tmp_path / "found"), tiny.dual(tmp_path / "dual")
     with pytest.raises(TaskError, match=r"task 'detector'.*'retriever'"):
         edgevlm.load_detector(dual)
     with pytest.raises(TaskError, match=r"task 'retriever'.*'detector'"):
-        edgevlm.load_retriever(found)
+        edgevlm.load_retriever(result)
 
 
 def test_a_model_that_overflows_is_a_typed_error(tmp_path: Path) -> None:

@@ -54,13 +54,13 @@ def test_a_stream_equals_the_batch_model_at_every_step(
 def stamps_in_window(batch: Batch, history: History, now_ns: int) -> set[tuple[str, int]]:
     from support.batch import slots
 
-    found = set()
+    result = set()
     for camera, frames in history.items():
         by_image = {id(image): stamp_ns for stamp_ns, image in frames}
         for image in slots(frames, now_ns, batch.contract.window):
             if image is not None:
-                found.add((camera, by_image[id(image)]))
-    return found
+                result.add((camera, by_image[id(image)]))
+    return result
 
 
 def test_masked_slots_are_told_to_the_model(bundles: dict[str, Path], open_policy: Open) -> None:
@@ -97,8 +97,8 @@ def test_every_part_of_the_input_changes_the_actions(open_policy: Open) -> None:
     assert base[3].state is not None and other.state is not None
     moved = Observation(base[3].frames, Stamped(other.state.value, base[3].state.stamp_ns), base[3].instruction)
     assert np.abs(last([*base[:3], moved]) - want).max() > 1e-4
-    told = Observation(base[3].frames, base[3].state, COMMANDS[1])
-    assert np.abs(last([*base[:3], told]) - want).max() > 1e-4
+    reported = Observation(base[3].frames, base[3].state, COMMANDS[1])
+    assert np.abs(last([*base[:3], reported]) - want).max() > 1e-4
 
 
 # --- what is run, and how often ---

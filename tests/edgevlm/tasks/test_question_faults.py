@@ -77,10 +77,10 @@ def test_two_cameras_in_turn_are_encoded_once_each_and_memory_is_bounded(
 def test_no_more_is_kept_than_the_manifest_allows_for(opened: Callable[..., Opened], reader: str) -> None:
     driver = opened(reader).chat._generator.driver
     assert isinstance(driver, Seq2SeqDriver)
-    kept = driver.memory()._capacity
-    assert kept["vision"] == driver_module.KEPT_BYTES // (4 * 4 * talker.WIDTH)  # float32 of four features
+    retained = driver.memory()._capacity
+    assert retained["vision"] == driver_module.KEPT_BYTES // (4 * 4 * talker.WIDTH)  # float32 of four features
     if reader == "encoder":
-        assert kept["encoder"] == driver_module.KEPT_BYTES // (4 * asker.MOST * talker.WIDTH)
+        assert retained["encoder"] == driver_module.KEPT_BYTES // (4 * asker.MOST * talker.WIDTH)
 
 
 # --- numbers that are not finite ---
@@ -110,7 +110,7 @@ def test_one_run_that_was_not_finite_is_forgotten(stage: str, opened: Callable[.
 
 def test_an_answer_is_cancelled_between_words(opened: Callable[..., Opened], reader: str) -> None:
     chat = opened(reader).chat
-    whole = chat.ask(talker.picture(1), "what?", max_new_tokens=FEW)
+    full = chat.ask(talker.picture(1), "what?", max_new_tokens=FEW)
     cancel = threading.Event()
     tokens = chat.stream(talker.picture(1), "what?", max_new_tokens=FEW, cancel=cancel)
     first = [next(tokens).token_id, next(tokens).token_id]
@@ -118,8 +118,8 @@ def test_an_answer_is_cancelled_between_words(opened: Callable[..., Opened], rea
     with pytest.raises(StopIteration) as done:
         while True:
             next(tokens)
-    assert done.value.value.ended == "cancelled" and tuple(first) == whole.token_ids[:2]
-    assert chat.ask(talker.picture(1), "what?", max_new_tokens=FEW).token_ids == whole.token_ids
+    assert done.value.value.ended == "cancelled" and tuple(first) == full.token_ids[:2]
+    assert chat.ask(talker.picture(1), "what?", max_new_tokens=FEW).token_ids == full.token_ids
 
 
 def test_nothing_is_looked_at_for_an_answer_that_nobody_wants(opened: Callable[..., Opened], reader: str) -> None:
@@ -248,6 +248,6 @@ def test_a_driver_that_read_another_question_says_what_a_new_one_says(opened: Ca
     pixels = {"one": Value("one", prepared.pixels[0])}
     cache, memory = driver.cache(), driver.memory()
     driver.read(Prompt(BEGIN, pixels, prepared.ids), cache, memory)
-    kept, _ = driver.read(Prompt(BEGIN, pixels, prepared.ids[::-1]), cache, memory)
+    retained, _ = driver.read(Prompt(BEGIN, pixels, prepared.ids[::-1]), cache, memory)
     fresh, _ = driver.read(Prompt(BEGIN, pixels, prepared.ids[::-1]), driver.cache(), driver.memory())
-    np.testing.assert_array_equal(kept, fresh)
+    np.testing.assert_array_equal(retained, fresh)

@@ -173,10 +173,10 @@ def test_load_gives_a_chat_and_the_command_line_asks_it(tmp_path: Path, reader: 
     assert cv2.imwrite(str(picture), talker.picture(1)[..., ::-1])
     asked = ("--text", text) if text else ()
     run("run", root, "--image", picture, *asked, "--max-new-tokens", str(FEW), "--json", figures)
-    told = json.loads(figures.read_text())
-    assert tuple(told["token_ids"]) == said.token_ids and told["question"] == text
-    shown = run("inspect", root)
-    assert "begins with" in shown and ("may be empty" in shown) == (not text)
+    reported = json.loads(figures.read_text())
+    assert tuple(reported["token_ids"]) == said.token_ids and reported["question"] == text
+    displayed = run("inspect", root)
+    assert "begins with" in displayed and ("may be empty" in displayed) == (not text)
     assert "same picture" in run("profile", root, "--steps", "1", "--warmup", "0")
 
 

@@ -305,9 +305,7 @@ def test_a_camera_that_fell_behind_is_named_and_the_session_goes_on(duo: Policy)
     for index in range(4):
         step = observation(duo.contract, index)
         frames = {**step.frames, "left": Stamped(step.frames["left"].value, step.frames["left"].stamp_ns - 51 * MS)}
-        with pytest.raises(
-            StampError, match=r"camera 'left': expected a stamp within 50 ms of the newest frame.*51\.0 ms"
-        ):
+        with pytest.raises(StampError, match=r"'left'.*within 50 ms.*51\.0 ms"):
             session.act(Observation(frames, None, step.instruction))
         assert same(session.act(step), untroubled.act(step))
 

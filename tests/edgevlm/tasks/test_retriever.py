@@ -55,16 +55,16 @@ def test_load_gives_what_the_manifest_says(tmp_path: Path) -> None:
 
 
 def test_softmax_scores_share_one_among_the_labels(opened: tuple[Retriever, tiny.Counted]) -> None:
-    found = opened[0].classify(picture(1), WORDS)
-    assert found.labels == WORDS and found.scores.shape == (3,) and found.scores.dtype == np.float32
-    assert found.scores.sum() == pytest.approx(1.0, abs=1e-6) and np.ptp(found.scores) > 0.01
-    assert found.best == WORDS[int(np.argmax(found.scores))]
+    result = opened[0].classify(picture(1), WORDS)
+    assert result.labels == WORDS and result.scores.shape == (3,) and result.scores.dtype == np.float32
+    assert result.scores.sum() == pytest.approx(1.0, abs=1e-6) and np.ptp(result.scores) > 0.01
+    assert result.best == WORDS[int(np.argmax(result.scores))]
 
 
 def test_sigmoid_scores_do_not_depend_on_the_other_labels(tmp_path: Path) -> None:
     retriever, _ = open_dual(tmp_path, masked=True, scores="sigmoid", bias=-3.0)
-    whole, alone = retriever.classify(picture(1), WORDS), retriever.classify(picture(1), WORDS[1:2])
-    assert whole.scores[1] == alone.scores[0] and not np.isclose(whole.scores.sum(), 1.0)
+    full, alone = retriever.classify(picture(1), WORDS), retriever.classify(picture(1), WORDS[1:2])
+    assert full.scores[1] == alone.scores[0] and not np.isclose(full.scores.sum(), 1.0)
     match = retriever.match([picture(1)], WORDS)
     np.testing.assert_allclose(match.scores, 1 / (1 + np.exp(-match.logits.astype(np.float64))), rtol=1e-5)
 
@@ -75,9 +75,9 @@ def test_logits_are_scale_times_cosine_plus_bias(tmp_path: Path) -> None:
     logits = retriever.match(images, texts).logits
     for i, image in enumerate(images):
         for t, text in enumerate(texts):
-            seen, said = retriever.embed_image(image), retriever.embed_text(text)
-            assert np.linalg.norm(seen) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(said)
-            assert logits[i, t] == pytest.approx(10.0 * float(seen @ said) - 2.0, abs=1e-5)
+            observed, said = retriever.embed_image(image), retriever.embed_text(text)
+            assert np.linalg.norm(observed) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(said)
+            assert logits[i, t] == pytest.approx(10.0 * float(observed @ said) - 2.0, abs=1e-5)
 
 
 def test_a_text_and_a_picture_are_encoded_once(opened: tuple[Retriever, tiny.Counted]) -> None:
@@ -124,13 +124,13 @@ def test_only_a_few_pictures_are_kept(opened: tuple[Retriever, tiny.Counted]) ->
 def test_a_buffer_that_is_written_again_is_another_picture(opened: tuple[Retriever, tiny.Counted]) -> None:
     buffer = picture(1)
     before = opened[0].embed_image(buffer)
-    kept = before.copy()
+    retained = before.copy()
     buffer[:] = picture(2)
     after = opened[0].embed_image(buffer)
     np.testing.assert_array_equal(after, opened[0].embed_image(picture(2)))
     assert not np.allclose(before, after, atol=1e-2)
     before[:] = 7
-    np.testing.assert_array_equal(opened[0].embed_image(picture(1)), kept)
+    np.testing.assert_array_equal(opened[0].embed_image(picture(1)), retained)
 
 
 def test_a_picture_and_its_file_give_the_same_vector(opened: tuple[Retriever, tiny.Counted], tmp_path: Path) -> None:

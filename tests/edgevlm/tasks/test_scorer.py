@@ -49,12 +49,12 @@ def test_load_gives_what_the_manifest_says(tmp_path: Path) -> None:
 
 
 def test_scores_share_one_among_the_labels(scorer: Scorer) -> None:
-    found = scorer.score(paired.regions(), ASKED)
-    assert found.labels == paired.LABELS and found.scores.shape == found.logits.shape == (3,)
-    assert found.scores.dtype == found.logits.dtype == np.float32
-    powers = np.exp(found.logits.astype(np.float64))
-    np.testing.assert_allclose(found.scores, powers / powers.sum(), rtol=1e-6)
-    assert found.best == paired.LABELS[int(np.argmax(found.scores))] and np.ptp(found.scores) > 0.01
+    result = scorer.score(paired.regions(), ASKED)
+    assert result.labels == paired.LABELS and result.scores.shape == result.logits.shape == (3,)
+    assert result.scores.dtype == result.logits.dtype == np.float32
+    powers = np.exp(result.logits.astype(np.float64))
+    np.testing.assert_allclose(result.scores, powers / powers.sum(), rtol=1e-6)
+    assert result.best == paired.LABELS[int(np.argmax(result.scores))] and np.ptp(result.scores) > 0.01
 
 
 def test_regions_and_words_matter_and_the_order_of_regions_does_not(scorer: Scorer) -> None:
@@ -70,12 +70,12 @@ def test_regions_and_words_matter_and_the_order_of_regions_does_not(scorer: Scor
 def test_one_run_for_each_call_and_a_result_that_stays(scorer: Scorer, counted: tiny.Counted) -> None:
     features = paired.regions()
     first = scorer.score(features, ASKED)
-    kept = first.logits.copy()
+    retained = first.logits.copy()
     features[:] = 0  # the caller's own again
     second = scorer.score(features, ASKED)
     assert counted.runs == {"head": 2} == dict(scorer.stage_runs)
-    np.testing.assert_array_equal(first.logits, kept)
-    assert np.abs(second.logits - kept).max() > 1e-3
+    np.testing.assert_array_equal(first.logits, retained)
+    assert np.abs(second.logits - retained).max() > 1e-3
     assert set(scorer.last_times_ns) == {"head", "step"}
 
 
@@ -185,7 +185,7 @@ def _header(said: str, data: bytes = b"\0" * 64) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data)
 
 
-def _said(descr: object = "<f4", shape: object = (4, 4), order: object = False) -> str:
+def _fields(descr: object = "<f4", shape: object = (4, 4), order: object = False) -> str:
     return repr({"descr": descr, "fortran_order": order, "shape": shape})
 
 
@@ -203,19 +203,19 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "not-a-dict": _header("7"),
     "no-shape": _header("{'descr': '<f4', 'fortran_order': False}"),
     "too-much": _header("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4), 'more': 1}"),
-    "shape-of-texts": _header(_said(shape=("4", 4))),
-    "shape-of-a-list": _header(_said(shape=[4, 4])),
-    "negative": _header(_said(shape=(-4, -4))),
-    "beyond-every-integer": _header(_said(shape=(10**40, 4))),
-    "nothing-times-much": _header(_said(shape=(0, 10**30)), b""),
-    "true-rows": _header(_said(shape=(True, 16))),
-    "order": _header(_said(order="C")),
-    "no-type": _header(_said(descr="<q9")),
-    "fields": _header(_said(descr=[("a", "<f4")])),
-    "object": _header(_said(descr="|O")),
-    "time": _header(_said(descr="<M8[s]")),
-    "type-of-a-number": _header(_said(descr=4)),
-    "bytes-left": _header(_said(shape=(4, 3))),
+    "shape-of-texts": _header(_fields(shape=("4", 4))),
+    "shape-of-a-list": _header(_fields(shape=[4, 4])),
+    "negative": _header(_fields(shape=(-4, -4))),
+    "beyond-every-integer": _header(_fields(shape=(10**40, 4))),
+    "nothing-times-much": _header(_fields(shape=(0, 10**30)), b""),
+    "true-rows": _header(_fields(shape=(True, 16))),
+    "order": _header(_fields(order="C")),
+    "no-type": _header(_fields(descr="<q9")),
+    "fields": _header(_fields(descr=[("a", "<f4")])),
+    "object": _header(_fields(descr="|O")),
+    "time": _header(_fields(descr="<M8[s]")),
+    "type-of-a-number": _header(_fields(descr=4)),
+    "bytes-left": _header(_fields(shape=(4, 3))),
     "null-bytes": _header("\0" * 20),
     "no-text": lambda path: path.write_bytes(b"\x93NUMPY\x03\x00\x02\x00\x00\x00\xff\xfe" + b"\0" * 64),
     "larger-than-any": lambda path: _grow(path, MAX_BYTES + 1),
@@ -236,15 +236,15 @@ def test_a_broken_file_is_a_typed_error(broken: str, tmp_path: Path) -> None:
 
 def test_cut_and_changed_bytes_are_typed_errors_or_an_array(tmp_path: Path) -> None:
     np.save(tmp_path / "whole.npy", paired.regions())
-    whole, path = (tmp_path / "whole.npy").read_bytes(), tmp_path / "f.npy"
+    complete, path = (tmp_path / "whole.npy").read_bytes(), tmp_path / "f.npy"
     random, refused = np.random.default_rng(0), 0
     for _ in range(600):
-        data = bytearray(whole)
+        data = bytearray(complete)
         for place in random.integers(0, 128, random.integers(1, 4)):
             data[place] = random.integers(256)
         path.write_bytes(data if random.random() < 0.8 else data[: random.integers(len(data))])
         try:
-            assert open_features(path).size * 4 <= len(whole) * 4
+            assert open_features(path).size * 4 <= len(complete) * 4
         except ContractError:
             refused += 1
     assert refused > 300
@@ -256,9 +256,9 @@ def test_every_version_and_order_is_read(version: tuple[int, int], order: Any, t
     want = np.asarray(paired.regions(), order=order)
     with (tmp_path / "f.npy").open("wb") as file:
         np.lib.format.write_array(file, want, version=version)
-    found = open_features(str(tmp_path / "f.npy"))
-    np.testing.assert_array_equal(found, want)
-    found[:] = 0  # it is the caller's own
+    result = open_features(str(tmp_path / "f.npy"))
+    np.testing.assert_array_equal(result, want)
+    result[:] = 0  # it is the caller's own
 
 
 @pytest.mark.parametrize(

@@ -258,5 +258,5 @@ def test_engines_that_were_opened_are_closed_when_a_later_part_is_refused(tmp_pa
 def test_a_preprocess_that_does_not_fit_the_model_is_refused_when_opening(tmp_path: Path) -> None:
     root = tiny.mono(tmp_path / "bundle")
     tiny.rewrite(root, lambda data: data["preprocess"]["front"][0].update(width=10))
-    with pytest.raises(BundleError, match=r"'vision': expected pixels \(1, 3, 8, 8\).*'front' makes \(1, 3, 8, 10\)"):
+    with pytest.raises(BundleError, match=r"'vision'.*\(1, 3, 8, 8\).*'front'.*\(1, 3, 8, 10\)"):
         Policy(open_bundle(root), RuntimeOptions())

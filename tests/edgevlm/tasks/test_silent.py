@@ -28,16 +28,16 @@ OPTIONS = RuntimeOptions(intra_threads=1)
 def test_it_acts_as_its_stages_do_run_by_hand(bundles: dict[str, Path], open_policy: Open) -> None:
     policy, counted = open_policy("silent")
     session = policy.session()
-    seen = [tiny.observation(policy.contract, index) for index in range(3)]
-    chunks = [session.act(one) for one in seen]
+    observed = [tiny.observation(policy.contract, index) for index in range(3)]
+    chunks = [session.act(one) for one in observed]
     bundle = open_bundle(bundles["silent"])
     host = Host(open_engine(bundle, bundle.manifest.stages, OPTIONS))
     maps = [
         host.run("vision", {"pixels": policy.prepare("front", one.frames["front"].value)[0]})["features"]
-        for one in seen
+        for one in observed
     ]
-    assert seen[2].state is not None
-    state = policy.normalize_state(seen[2].state.value)
+    assert observed[2].state is not None
+    state = policy.normalize_state(observed[2].state.value)
     expected = host.run("head", {"front_0": maps[1], "front_1": maps[2], "state": state})["chunk"][0]
     action = policy.contract.action
     np.testing.assert_array_equal(chunks[2].values, expected * action.column("scale") + action.column("offset"))

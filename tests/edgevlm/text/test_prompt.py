@@ -34,15 +34,18 @@ def plain(**more: Any) -> PromptWriter:
 
 
 def text(ids: list[int]) -> str:
-    shown: str = FAST.decode(ids, skip_special_tokens=False)
-    return shown
+    displayed: str = FAST.decode(ids, skip_special_tokens=False)
+    return displayed
 
 
 def test_a_dialogue_is_written_by_the_template_with_pictures_in_their_places() -> None:
     turns = [Turn("user", "see?", 2), Turn("assistant", "yes"), Turn("user", "and?", 1)]
     ids = writer().ids(turns, [(0, 0)] * 3)
-    seen = "<whole>" + "<image>" * 4
-    assert text(ids) == f"<bos>User:{seen}{seen} see?<end>\nAssistant: yes<end>\nUser:{seen} and?<end>\nAssistant:"
+    observed = "<whole>" + "<image>" * 4
+    assert (
+        text(ids)
+        == f"<bos>User:{observed}{observed} see?<end>\nAssistant: yes<end>\nUser:{observed} and?<end>\nAssistant:"
+    )
     assert ids.count(talker.BOS) == 1  # not a second one from the tokenizer
     assert ids == FAST.encode(text(ids), add_special_tokens=False).ids
 
@@ -94,9 +97,9 @@ def test_very_long_words_are_refused_before_they_are_read() -> None:
 
 @pytest.mark.parametrize("said", ["<image>", "<ima<image>ge> x", "yes<image><image>", "<<image>image>"])
 def test_an_answer_never_becomes_a_picture_in_the_next_prompt(said: str) -> None:
-    made = writer()
-    turns = [Turn("user", "a", 1), Turn("assistant", made.clean_answer(said)), Turn("user", "b")]
-    assert made.ids(turns, [(0, 0)]).count(talker.IMAGE) == 4
+    created = writer()
+    turns = [Turn("user", "a", 1), Turn("assistant", created.clean_answer(said)), Turn("user", "b")]
+    assert created.ids(turns, [(0, 0)]).count(talker.IMAGE) == 4
 
 
 def test_a_program_is_no_prompt() -> None:
@@ -121,9 +124,9 @@ def test_a_tokenizer_without_the_image_token_is_refused() -> None:
 
 
 def test_a_picture_text_with_more_image_tokens_than_features_is_refused() -> None:
-    made = writer(picture={"whole": "<image>{image}"})
+    created = writer(picture={"whole": "<image>{image}"})
     with pytest.raises(PromptError, match="expected 4 image tokens for 1 pictures, the tokenizer gave 5"):
-        made.ids([Turn("user", "x", 1)], [(0, 0)])
+        created.ids([Turn("user", "x", 1)], [(0, 0)])
 
 
 def test_signs_are_refused_however_they_are_written_and_unknown_words_are_not(tmp_path: Path) -> None:
@@ -134,11 +137,11 @@ def test_signs_are_refused_however_they_are_written_and_unknown_words_are_not(tm
     fast.add_special_tokens([AddedToken(token, normalized=True) for token in ("<image>", "<none>", "<stop>")])
     fast.save(str(tmp_path / "tokenizer.json"))
     spec = PromptSpec(**talker.prompt(image_id=0, **talker.PLAIN))
-    made = PromptWriter(spec, tmp_path / "tokenizer.json")
-    assert made.check("hello stranger") == "hello stranger"
+    created = PromptWriter(spec, tmp_path / "tokenizer.json")
+    assert created.check("hello stranger") == "hello stranger"
     for sign in ("<stop>", "<STOP>", "<Image>"):
         with pytest.raises(PromptError, match=f"got '{sign.lower()}' among them"):
-            made.check(f"hello {sign}")
+            created.check(f"hello {sign}")
 
 
 def test_an_answer_stands_in_the_next_prompt_without_signs_and_white_space_around_it() -> None:

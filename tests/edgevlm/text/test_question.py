@@ -34,17 +34,17 @@ def writer(file: Path, reader: str = "decoder", framed: bool = False) -> Questio
     return QuestionWriter(spec, file, (NUMBER["[DEC]"],))
 
 
-def said(words: QuestionWriter, text: str, *answer: str) -> str:
+def continued(words: QuestionWriter, text: str, *answer: str) -> str:
     speech = words.stream(text, ())
     return "".join([*(speech.add(NUMBER[word]) for word in answer), speech.finish()])
 
 
 def test_an_answer_may_go_on_inside_a_word(file: Path) -> None:
     words = writer(file)
-    assert said(words, "a key", "##board", "##s") == "boards"
-    assert said(words, "a key", "on", "it") == " on it"  # and a new word begins with its space
-    assert said(words, "", "a", "key", "##board") == "a keyboard"
-    assert said(words, "a key") == ""
+    assert continued(words, "a key", "##board", "##s") == "boards"
+    assert continued(words, "a key", "on", "it") == " on it"  # and a new word begins with its space
+    assert continued(words, "", "a", "key", "##board") == "a keyboard"
+    assert continued(words, "a key") == ""
 
 
 @given(st.sampled_from(BEGUN), st.lists(st.sampled_from(WORDS[1:]), max_size=8))
@@ -57,7 +57,7 @@ def test_the_beginning_and_what_was_streamed_are_the_caption(file: Path, text: s
 
 
 def test_an_answer_to_a_question_stands_alone(file: Path) -> None:
-    assert said(writer(file, "encoder"), "a key", "on", "it") == "on it"
+    assert continued(writer(file, "encoder"), "a key", "on", "it") == "on it"
 
 
 class Counted:

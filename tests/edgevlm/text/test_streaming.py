@@ -65,10 +65,10 @@ def test_any_tokens_give_what_the_tokenizer_makes_of_all_of_them(ids: list[int])
     before=st.text("abé€", max_size=12), stop=st.text("abé€", min_size=1, max_size=4), after=st.text("abé€", max_size=6)
 )
 def test_nothing_of_a_stop_is_shown_and_nothing_before_it_is_lost(before: str, stop: str, after: str) -> None:
-    whole = before + stop + after
-    pieces, speech = say(ids_of(whole), stop)
+    full = before + stop + after
+    pieces, speech = say(ids_of(full), stop)
     assert speech.stopped
-    assert "".join(pieces) == whole[: whole.index(stop)]
+    assert "".join(pieces) == full[: full.index(stop)]
     assert decode(speech.token_ids).endswith(stop)
 
 

@@ -59,7 +59,7 @@ def statistics(setup: Setup) -> dict[str, dict[str, torch.Tensor]]:
     """Of a data set that does not exist; no two numbers are alike."""
     cameras = [camera(name) for name in setup.cameras] if setup.type == "act" else []
     random = np.random.default_rng(3)
-    made = {}
+    created = {}
     for key in (STATE, *cameras, ACTION):
         shape = (3, 1, 1) if "images" in key else (JOINTS,)
         mean = random.uniform(0.3, 0.6, shape) if "images" in key else random.uniform(-1.0, 1.0, shape)
@@ -70,8 +70,8 @@ def statistics(setup: Setup) -> dict[str, dict[str, torch.Tensor]]:
         if any("QUANTILE" in mode for mode in setup.modes.values()):
             spread |= {"q01": mean - 1.9 * std, "q10": mean - 1.2 * std}
             spread |= {"q90": mean + 1.1 * std, "q99": mean + 1.5 * std}
-        made[key] = {name: torch.tensor(value, dtype=torch.float32) for name, value in spread.items()}
-    return made
+        created[key] = {name: torch.tensor(value, dtype=torch.float32) for name, value in spread.items()}
+    return created
 
 
 def picture(size: tuple[int, int], block: int, seed: int) -> np.ndarray[Any, Any]:
