@@ -48,6 +48,7 @@ def drive(bundle: Path, simulator: TabletopSimulator, **plan: Any) -> dict[str, 
         return evaluate(policy, simulator, EvaluationPlan(**{"seed": CI_SEED, **plan})).to_json()
 
 
+@pytest.mark.slow
 def test_int8_still_does_what_it_is_told(int8: Path, simulator: TabletopSimulator) -> None:
     done = drive(int8, simulator, episodes=60)
     assert done["success_rate"] >= 0.85, [row for row in done["outcomes"] if not row["success"]]
@@ -55,22 +56,26 @@ def test_int8_still_does_what_it_is_told(int8: Path, simulator: TabletopSimulato
     assert set(done["per_command"]) == set(simulator.commands)
 
 
+@pytest.mark.slow
 def test_a_blank_image_does_nothing(int8: Path, simulator: TabletopSimulator) -> None:
     assert drive(int8, simulator, episodes=15, control="blank-image")["success_rate"] <= 0.2
 
 
+@pytest.mark.slow
 def test_another_command_is_done_instead(int8: Path, simulator: TabletopSimulator) -> None:
     done = drive(int8, simulator, episodes=30, control="wrong-command")
     assert done["given"]["success_rate"] >= 0.8
     assert done["success_rate"] <= 0.4
 
 
+@pytest.mark.slow
 def test_plans_follow_the_expert(int8: Path) -> None:
     figures = measure(int8, EvaluationPlan(episodes=15, seed=CI_SEED))
     assert figures["step_accuracy"] >= 0.8
     assert figures["waypoint_error_m"]["p90"] < figures["hold_position_error_m"]["p90"] / 2
 
 
+@pytest.mark.slow
 def test_everything_that_int8_should_hold_is_int8_in_both_forms(int8: Path) -> None:
     manifest = open_bundle(int8).manifest
     assert manifest.stages["vision"].precision == "int8"  # the vision tower is included
@@ -80,6 +85,7 @@ def test_everything_that_int8_should_hold_is_int8_in_both_forms(int8: Path) -> N
         assert set(stage.forms) == {"cpu", "tensorrt"}
 
 
+@pytest.mark.slow
 def test_episodes_of_the_split_are_recorded_and_apart(int8: Path) -> None:
     split = open_bundle(int8).records()["calibration"]["split"]
     sides = [{episode["index"] for episode in split[side]} for side in ("calibration", "held_out")]
@@ -98,6 +104,7 @@ def test_what_ships_is_small() -> None:
     assert (TABLETOP / "log.mcap").stat().st_size < 15_000_000
 
 
+@pytest.mark.slow
 def test_run_sim_writes_film_strip_and_figures(int8: Path, tmp_path: Path) -> None:
     import json
 
@@ -120,6 +127,7 @@ def test_run_sim_writes_film_strip_and_figures(int8: Path, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.slow
 def test_a_cut_recording_is_used_as_far_as_it_is_whole_and_export_says_so(tmp_path: Path) -> None:
     cut = tmp_path / "cut.mcap"
     cut.write_bytes((TABLETOP / "log.mcap").read_bytes()[:5_000_000])

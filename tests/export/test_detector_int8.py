@@ -70,7 +70,7 @@ def test_int8_runs_and_is_smaller(int8: Exported, owl_fp32: Exported, photos: Pa
         assert 0 < np.abs(got.logits - want.logits).max() < 0.05 * np.abs(want.logits).max()
 
 
-@pytest.mark.parametrize("limit", ["IOU", "IOU_WORST"])
+@pytest.mark.parametrize("limit", [pytest.param("IOU", marks=pytest.mark.slow), "IOU_WORST"])
 def test_boxes_that_would_move_keep_the_stage_in_floats(
     limit: str, owl_source: Path, photos: Path, remembered_trace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,6 +221,7 @@ def test_no_network_takes_what_is_whole_in_the_cache(served: Hub, tmp_path: Path
         assert ask(NAME, tmp_path / "home", dead)["origin"]["commit"] == commit(1)
 
 
+@pytest.mark.slow
 def test_a_server_that_breaks_off_leaves_no_output_and_the_next_time_works(served: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
     served.broken["model.safetensors"] = 20_000

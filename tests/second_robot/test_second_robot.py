@@ -151,6 +151,7 @@ def test_every_step_of_the_way_matters(fp32: Path, folder: Path) -> None:
             assert apart > 1e-3, what
 
 
+@pytest.mark.slow
 def test_int8_is_made_from_the_robots_own_recording(int8: Path, fp32: Path, folder: Path, cli: Cli) -> None:
     """`calibrate` by itself makes the very table that `export` made."""
     cli("calibrate", "@fp32", "--data", "@log.mcap", "--topics", "@topics.yaml", "-o", "@table.json", "--samples", "40")
@@ -160,6 +161,7 @@ def test_int8_is_made_from_the_robots_own_recording(int8: Path, fp32: Path, fold
     assert manifest.calibration == CalibrationRef(table_sha256=load_table(folder / "table.json").sha256(), samples=40)
 
 
+@pytest.mark.slow
 def test_verify_compares_it_with_its_checkpoint_on_the_recording(int8: Path, cli: Cli) -> None:
     figures = cli("verify", "@int8", "--against", "@checkpoint", "--data", "@log.mcap", "--topics", "@topics.yaml")
     fidelity = figures["fidelity"]
@@ -168,6 +170,7 @@ def test_verify_compares_it_with_its_checkpoint_on_the_recording(int8: Path, cli
     assert fidelity["data"]["kind"] == "log" and all(row["passed"] for row in fidelity["controls"])
 
 
+@pytest.mark.slow
 def test_int8_acts_on_the_recording(int8: Path, fp32: Path, folder: Path) -> None:
     with edgevlm.load(int8, ONE_THREAD) as small, edgevlm.load(fp32, ONE_THREAD) as whole:
         errors, sizes = [], []
