@@ -92,18 +92,18 @@ class Memory:
 
     def get(self, stage: str, key: Key) -> dict[str, Value] | None:
         """A kept result, now the most recently used one."""
-        kept = self._results.get(stage)
-        if kept is None or key not in kept:
+        results = self._results.get(stage)
+        if results is None or key not in results:
             return None
-        kept.move_to_end(key)
-        return kept[key]
+        results.move_to_end(key)
+        return results[key]
 
     def put(self, stage: str, key: Key, result: dict[str, Value]) -> None:
         """Keep a result; the least recently used one goes when the stage's capacity is reached."""
-        kept = self._results.setdefault(stage, OrderedDict())
-        kept[key] = result
-        if len(kept) > self._capacity.get(stage, len(kept)):
-            kept.popitem(last=False)
+        results = self._results.setdefault(stage, OrderedDict())
+        results[key] = result
+        if len(results) > self._capacity.get(stage, len(results)):
+            results.popitem(last=False)
 
     def count_run(self, stage: str) -> None:
         """One more run of the stage's engine."""

@@ -27,7 +27,7 @@ from edgevlm_calibration.pictures import origin, questions
 from edgevlm_calibration.runner import OPTIONS, CalibrationRun, each
 
 PROMPTS = 16  # each a picture and a question
-SAID = 8  # tokens of each answer
+ANSWER_TOKENS = 8  # of each answer
 STRIP = 4  # how much wider than high a strip is
 
 Logits = NDArray[np.float32]
@@ -68,22 +68,22 @@ class Talk:
         pictures = open_images(image)
         ids = self._processor.ids([self._processor.question(text, pictures)], pictures)
         pixels = self._processor.pixels(pictures[0])
-        return Question(self._processor.prompt(ids, pictures, lambda shown: pixels), ids, pixels)
+        return Question(self._processor.prompt(ids, pictures, lambda _: pixels), ids, pixels)
 
     def answer(self, question: Question, most: int, forced: Sequence[int] = ()) -> tuple[tuple[int, ...], Logits]:
         """(at most `most` tokens, the logits (n, V) that each was chosen from); the first ones may be `forced`."""
         driver, cache, memory = self._generator.driver, self._state.cache, self._state.memory
         cache.clear()
         logits, _ = driver.read(question.prompt, cache, memory)
-        said: list[int] = []
-        seen: list[Logits] = []
-        while len(said) < most:
-            seen.append(logits)
-            said.append(forced[len(said)] if len(said) < len(forced) else int(np.argmax(logits)))
-            if len(said) == most or (not forced and said[-1] in self._stop_ids):
+        tokens: list[int] = []
+        every: list[Logits] = []
+        while len(tokens) < most:
+            every.append(logits)
+            tokens.append(forced[len(tokens)] if len(tokens) < len(forced) else int(np.argmax(logits)))
+            if len(tokens) == most or (not forced and tokens[-1] in self._stop_ids):
                 break
-            logits = driver.step(said[-1], cache, memory)
-        return tuple(said), np.stack(seen)
+            logits = driver.step(tokens[-1], cache, memory)
+        return tuple(tokens), np.stack(every)
 
     def close(self) -> None:
         """Free the engines."""
@@ -117,7 +117,7 @@ def _samples(data: PictureData, most: int | None) -> list[tuple[int, Photo, str]
     return [(place, photo, text) for place, (photo, text) in enumerate(asked)]
 
 
-def _ask(talk: Talk, sample: tuple[int, Photo, str], most: int = SAID) -> None:
+def _ask(talk: Talk, sample: tuple[int, Photo, str], most: int = ANSWER_TOKENS) -> None:
     place, photo, text = sample
     talk.answer(talk.question(photo, words(talk.needs_text, place, text)), most)
 

@@ -44,7 +44,7 @@ class HistogramObserver:
 
     @property
     def peak(self) -> float:
-        """The largest magnitude seen."""
+        """The largest magnitude observed."""
         return max(abs(self.minimum), abs(self.maximum))
 
     def _grow(self, peak: float) -> None:
@@ -56,19 +56,19 @@ class HistogramObserver:
             self.limit *= 2.0
 
 
-def minmax(seen: HistogramObserver) -> float:
+def minmax(observed: HistogramObserver) -> float:
     """The largest magnitude; 1.0 for a tensor that was always 0, whose scale does not matter."""
-    return seen.peak or 1.0
+    return observed.peak or 1.0
 
 
-def mse(seen: HistogramObserver) -> float:
+def mse(observed: HistogramObserver) -> float:
     """The threshold up to the peak with the least mean squared error of rounding and clipping."""
-    if not seen.peak:
+    if not observed.peak:
         return 1.0
-    centers = (np.arange(BINS) + 0.5) * (seen.limit / BINS)
-    filled = np.flatnonzero(seen.counts)
-    values, weights = centers[filled], seen.counts[filled].astype(np.float64)
-    candidates = seen.peak * np.arange(CANDIDATES // 8, CANDIDATES + 1) / CANDIDATES
+    centers = (np.arange(BINS) + 0.5) * (observed.limit / BINS)
+    filled = np.flatnonzero(observed.counts)
+    values, weights = centers[filled], observed.counts[filled].astype(np.float64)
+    candidates = observed.peak * np.arange(CANDIDATES // 8, CANDIDATES + 1) / CANDIDATES
     scales = candidates[:, None] / LEVELS
     codes = np.minimum(np.rint(values / scales), LEVELS)
     errors = ((values - codes * scales) ** 2 * weights).sum(1)

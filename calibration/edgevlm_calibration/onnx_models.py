@@ -75,9 +75,9 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = onnx.GraphProto(name=model.graph.name)
     for field in ("node", "input", "output", "value_info"):
         getattr(graph, field).extend(getattr(model.graph, field))
-    found = onnx.ModelProto(graph=graph, ir_version=model.ir_version, producer_name=model.producer_name)
-    found.opset_import.extend(model.opset_import)
-    return found
+    light = onnx.ModelProto(graph=graph, ir_version=model.ir_version, producer_name=model.producer_name)
+    light.opset_import.extend(model.opset_import)
+    return light
 
 
 def _outside(entry: onnx.TensorProto, item: onnx.TensorProto, file: str, offset: int) -> None:

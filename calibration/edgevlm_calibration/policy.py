@@ -51,10 +51,10 @@ def check_samples(episodes: tuple[Episode, ...], samples: int) -> None:
     Raises:
         CalibrationError: fewer than MINIMUM_SAMPLES steps, saying how many there are.
     """
-    found = sum(episode.length for episode in episodes)
-    if min(found, samples) < MINIMUM_SAMPLES:
+    count = sum(episode.length for episode in episodes)
+    if min(count, samples) < MINIMUM_SAMPLES:
         raise CalibrationError(
-            f"calibration: expected at least {MINIMUM_SAMPLES} steps, found {found} in {len(episodes)} calibration "
+            f"calibration: expected at least {MINIMUM_SAMPLES} steps, found {count} in {len(episodes)} calibration "
             f"episode(s) and {samples} asked for; record more episodes or raise --samples"
         )
 

@@ -39,20 +39,20 @@ def quantizable_nodes(model: onnx.ModelProto, exclude: Sequence[str] = ()) -> tu
         for name in node.input:
             readers[name].append(node)
     leaving = {value.name for value in model.graph.output}
-    found = []
+    nodes = []
     for node in model.graph.node:
         if node.op_type not in QUANTIZED_OPS or node.input[1] not in ranks or node.input[1] in exclude:
             continue
         if node.input[0] in ranks or (node.op_type == "MatMul" and ranks[node.input[1]] != 2):
             continue
         result = _result(node, readers, leaving) if node.op_type == "Conv" else ""
-        found.append(QuantizableNode(node.name, node.op_type, node.input[0], node.input[1], _axis(node), result))
-    return tuple(found)
+        nodes.append(QuantizableNode(node.name, node.op_type, node.input[0], node.input[1], _axis(node), result))
+    return tuple(nodes)
 
 
-def tensors(found: Sequence[QuantizableNode]) -> tuple[str, ...]:
+def tensors(nodes: Sequence[QuantizableNode]) -> tuple[str, ...]:
     """The activations that need a range, each once, in graph order."""
-    names = [name for target in found for name in (target.activation, target.result) if name]
+    names = [name for target in nodes for name in (target.activation, target.result) if name]
     return tuple(dict.fromkeys(names))
 
 

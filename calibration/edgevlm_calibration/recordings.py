@@ -28,8 +28,8 @@ def open_log(path: Path, contract: Contract, topics: Path | None, stamps: Stamps
         CalibrationError: it has one episode only, which cannot be split.
     """
     data = open_whole_log(path, contract, topics, stamps)
-    kept, held_out = split(data.held_out)
-    return replace(data, calibration=kept, held_out=held_out)
+    calibration, held_out = split(data.held_out)
+    return replace(data, calibration=calibration, held_out=held_out)
 
 
 def open_whole_log(path: Path, contract: Contract, topics: Path | None, stamps: Stamps = "header") -> Data:

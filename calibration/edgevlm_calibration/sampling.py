@@ -40,9 +40,9 @@ def split(episodes: Sequence[E]) -> tuple[tuple[E, ...], tuple[E, ...]]:
     for i, episode in enumerate(episodes):
         groups[episode.instruction].append(i)
     single = [group[0] for group in groups.values() if len(group) == 1]
-    whole = [group for group in groups.values() if len(group) > 1]
+    several = [group for group in groups.values() if len(group) > 1]
     held: set[int] = set()
-    for group in [*whole, single]:
+    for group in [*several, single]:
         if len(group) > 1:
             held.update(group[-max(1, len(group) // HELD_OUT_PART) :])
     return (

@@ -95,15 +95,15 @@ class _Session:
         self._check_ports("inputs", spec.inputs, self._session.get_inputs())
         self._check_ports("outputs", spec.outputs, self._session.get_outputs())
 
-    def _check_ports(self, side: str, said: Sequence[Port], found: Sequence[Any]) -> None:
-        items = {item.name: item for item in found}
-        if set(items) != {port.name for port in said}:
+    def _check_ports(self, side: str, ports: Sequence[Port], items: Sequence[Any]) -> None:
+        by_name = {item.name: item for item in items}
+        if set(by_name) != {port.name for port in ports}:
             raise EngineError(
-                f"{self._where}: expected {side} {[port.name for port in said]} as the manifest says, the file has "
-                f"{sorted(items)}; export the bundle again"
+                f"{self._where}: expected {side} {[port.name for port in ports]} as the manifest says, the file has "
+                f"{sorted(by_name)}; export the bundle again"
             )
-        for port in said:
-            shape, kind = tuple(items[port.name].shape), items[port.name].type
+        for port in ports:
+            shape, kind = tuple(by_name[port.name].shape), by_name[port.name].type
             if kind != TYPES[port.dtype] or not _fits(port.shape, shape):
                 raise EngineError(
                     f"{self._where}: expected {port.name!r} {port.dtype} {port.shape} as the manifest says, the file "
@@ -161,12 +161,12 @@ class _Session:
         self._session = None
 
 
-def _fits(said: Sequence[int | str], found: Sequence[int | str | None]) -> bool:
+def _fits(expected: Sequence[int | str], shape: Sequence[int | str | None]) -> bool:
     """Whether two shapes agree wherever both give numbers; a file need not tell the shape at all."""
-    if not found:
+    if not shape:
         return True
-    pairs = zip(said, found, strict=False)
-    return len(said) == len(found) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
+    pairs = zip(expected, shape, strict=False)
+    return len(expected) == len(shape) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
 
 
 def _line(error: Exception) -> str:
@@ -181,12 +181,12 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _form(bundle: Bundle, stage: str, options: RuntimeOptions) -> Any:
     forms = bundle.manifest.stages[stage].forms
-    wanted = "cpu" if options.form == "auto" else options.form
-    if wanted not in forms:
+    form = "cpu" if options.form == "auto" else options.form
+    if form not in forms:
         raise EngineError(
-            f"stage {stage!r} of {bundle.root}: expected the form {wanted!r}, the bundle has {sorted(forms)}"
+            f"stage {stage!r} of {bundle.root}: expected the form {form!r}, the bundle has {sorted(forms)}"
         )
-    return wanted
+    return form
 
 
 def saturates() -> bool:

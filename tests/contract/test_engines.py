@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support import tiny
+from support import talker, tiny
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.engines import ENGINES, Host, HostTensors, open_engine
 from edgevlm.errors import EngineError
+from edgevlm.manifest.drivers.kv_decoder import KEYS, PAST, QUERY
 from edgevlm.options import RuntimeOptions
 
 INSTALLED = [engine for engine, row in ENGINES.items() if find_spec(row.module) is not None]
@@ -227,6 +228,22 @@ def test_refuses_outputs_that_do_not_fit_and_goes_on(open_host: Open, into: dict
         host.run("head", head_inputs(), into)
     assert all(not array.any() for array in into.values())
     assert np.isfinite(host.run("head", head_inputs())["chunk"]).all()
+
+
+@pytest.mark.parametrize("more", [0, -1, 1, 5])
+def test_an_output_of_a_dynamic_size_has_that_of_the_run(open_host: Open, tmp_path: Path, more: int) -> None:
+    bundle, sizes = open_bundle(talker.chat(tmp_path / "chat")), {QUERY: 2, PAST: talker.STEP, KEYS: talker.STEP + 2}
+    types = {"float32": np.float32, "int64": np.int64}
+    inputs = {
+        port.name: np.zeros([sizes.get(size, size) for size in port.shape], types[port.dtype])
+        for port in bundle.manifest.stages["decoder"].inputs
+    }
+    host, into = open_host(bundle), {"new_key_0": np.zeros((1, 2 + more, talker.HEADS, talker.SIZE), np.float32)}
+    if more:
+        with pytest.raises(EngineError, match="stage 'decoder'"):
+            host.run("decoder", inputs, into)
+    else:
+        assert host.run("decoder", inputs, into)["new_key_0"] is into["new_key_0"]
 
 
 def test_refuses_inputs_that_do_not_fit_where_outputs_are_named(open_host: Open) -> None:
