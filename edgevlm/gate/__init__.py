@@ -1,1 +1,1 @@
-"""Control loops around a policy, without ROS: chunk execution, closed-loop episodes in a simulator."""
+"""The core of the command gate, without ROS: chunks, states and heartbeats in, commands within limits out."""

@@ -1,1 +1,1 @@
-"""Control loops around a policy, without ROS: chunk execution, closed-loop episodes in a simulator."""
+"""The core of the policy's process, without ROS: mailbox, matching, worker, watchdog, instructions."""
