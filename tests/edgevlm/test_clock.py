@@ -128,7 +128,7 @@ def test_no_time_is_negative_and_the_system_s_is_steady(source: Any, steps: list
             commanded_ns = clock.steady_ns
 
 
-@given(st.lists(st.integers(-50, 50), max_size=40), st.integers(1, 40))
+@given(st.lists(st.integers(-8, 8), max_size=40), st.integers(1, 6))
 def test_data_time_goes_back_only_by_a_restart_and_restarts_only_when_it_is_far_back(
     readings: list[int], reset_after_ns: int
 ) -> None:
