@@ -39,7 +39,8 @@ class HistogramObserver:
             self.counts[0] += flat.size
             return
         self._grow(self.peak)
-        index = (np.abs(flat) * np.float32(BINS / self.limit)).astype(np.int32)
+        scale = int(math.log2(BINS / self.limit))  # a power of two, which may be beyond float32
+        index = np.ldexp(np.abs(flat), scale).astype(np.int32)
         self.counts += np.bincount(index, minlength=BINS)
 
     @property

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgevlm_calibration.observers import BINS, OBSERVERS, HistogramObserver, minmax, mse
 
+TINIEST, SMALLEST, LARGEST = 2.0**-149, 2.0**-126, float(np.finfo(np.float32).max)  # of float32
 pieces = st.lists(
     st.lists(st.floats(-1e6, 1e6, width=32, allow_nan=False), min_size=1, max_size=20), min_size=1, max_size=8
 )
@@ -28,6 +29,8 @@ def _error(values: NDArray[np.float32], threshold: float) -> float:
 
 
 @given(pieces)
+@example([[TINIEST], [SMALLEST]])
+@example([[LARGEST], [TINIEST, -LARGEST]])
 @settings(max_examples=100, deadline=None)
 def test_every_value_is_counted_once_whatever_the_order(parts: list[list[float]]) -> None:
     arrays = [np.array(part, np.float32) for part in parts]
@@ -40,6 +43,8 @@ def test_every_value_is_counted_once_whatever_the_order(parts: list[list[float]]
 
 
 @given(pieces)
+@example([[TINIEST], [SMALLEST]])
+@example([[LARGEST], [TINIEST, -LARGEST]])
 @settings(max_examples=100, deadline=None)
 def test_no_threshold_is_beyond_the_largest_magnitude_and_none_is_zero(parts: list[list[float]]) -> None:
     observed = _seen(*(np.array(part, np.float32) for part in parts))
