@@ -172,7 +172,7 @@ def test_killed_it_leaves_what_was_flushed_to_be_read(
     start(processes, bundle=str(bundle), output=str(output), flush_s=0.2)
     wait_until(robot.heard)
     robot.act()
-    time.sleep(0.6)
+    wait_until(lambda: len(list(Container(part).select("/arm/front/image_raw"))) == FRAMES)  # flushed
     processes.kill("recorder")
     assert not output.exists()
     part.rename(output)  # the topic map is there already, under the name that the recording was to have

@@ -111,9 +111,8 @@ def test_without_a_picture_it_looks_at_the_cameras_newest_and_decides_by_itself(
 
         wait_until(shown)
     asker.show((250, 3, 3))
-    time.sleep(0.1)
-    answer = asker.ask("what colour is it")
-    assert (answer.text, answer.header.frame_id) == ("it is red", "eye")
+    wait_until(lambda: asker.ask("what colour is it").text == "it is red")
+    assert asker.ask("what colour is it").header.frame_id == "eye"
 
 
 @pytest.mark.parametrize(

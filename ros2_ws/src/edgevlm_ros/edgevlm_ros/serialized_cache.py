@@ -3,6 +3,10 @@
 A message object is turned into C and then into bytes, field by field, each time it is published. What has been said
 several times is serialized once, and from then on only those numbers are written into the bytes. They are used only if
 reading them gives the same message again; everything else, and everything that changes, is published as an object.
+
+What it is worth: a gate at 40 Hz without input takes 3.9 to 4.3 % of a core with it, 4.6 to 4.9 % where only the
+message object is used again, 5.0 to 5.6 % where each is made anew (two interleaved runs on a busy machine). Its limit
+is 5 %, of which docs/results/ros-latency.json leaves a quarter of a percent: no simpler way holds it safely.
 """
 
 from __future__ import annotations
