@@ -243,8 +243,9 @@ def test_a_relay_that_ends_passes_commands_on_for_so_long_and_then_rests(control
     moving = [at - begin for at, message in controllers.got["base"] if message.twist.linear.x]
     assert min(4.0, controllers.sent_until() - begin) < moving[-1] + 0.05  # nobody brakes
     assert moving[-1] < 5.0  # ros2 launch waits 5 s
-    steady = [at for at in moving if at < controllers.sent_until() - begin]
-    assert max((later - at for at, later in itertools.pairwise(steady)), default=0.0) < VALID_S
+    sent = [at for at in controllers.sent_s if 0 <= at - begin < moving[-1]]
+    passed_on = [at for at in moving if at >= 0]
+    assert len(passed_on) > 0.8 * len(sent)  # a machine that holds the relay up costs it some
 
 
 def test_the_stop_signal_ends_a_relay_that_is_ending(controllers: Controllers) -> None:
