@@ -33,7 +33,7 @@ from std_msgs.msg import String
 
 from edgevlm.bundle import open_bundle, write_manifest
 from edgevlm.load import load_policy
-from edgevlm.manifest.schema import Manifest
+from edgevlm.manifest.schema import Manifest, PolicyManifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
 from edgevlm.sim.synthetic import synthetic_observations
@@ -56,7 +56,7 @@ def with_camera(root: Path, destination: Path) -> Path:
     """A copy of a bundle whose contract asks for 640x480 bgr8 frames."""
     bundle = open_bundle(root)
     shutil.copytree(root, destination)
-    contract = bundle.manifest.policy().contract
+    contract = bundle.manifest.require(PolicyManifest).contract
     wanted = {"width": WIDTH, "height": HEIGHT, "encoding": "bgr8"}
     changed = contract.model_copy(
         update={"cameras": tuple(camera.model_copy(update=wanted) for camera in contract.cameras)}

@@ -30,7 +30,7 @@ from edgevlm.bundle import open_bundle, write_manifest
 from edgevlm.load import load_policy
 from edgevlm.manifest.contract import Observation
 from edgevlm.manifest.image_ops import Normalize, Resize
-from edgevlm.manifest.schema import FuseSpec, Manifest
+from edgevlm.manifest.schema import FuseSpec, Manifest, PolicyManifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
 from edgevlm.sim.synthetic import synthetic_observations
@@ -102,7 +102,7 @@ def _with_camera(root: Path, destination: Path) -> Path:
     """A copy of a bundle whose contract asks for 640x480 frames."""
     bundle = open_bundle(root)
     shutil.copytree(root, destination)
-    contract = bundle.manifest.policy().contract
+    contract = bundle.manifest.require(PolicyManifest).contract
     cameras = tuple(camera.model_copy(update={"width": WIDTH, "height": HEIGHT}) for camera in contract.cameras)
     changed = contract.model_copy(update={"cameras": cameras})
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
 from edgevlm.errors import BundleError
-from edgevlm.manifest.schema import FORMAT, FileEntry, Manifest
+from edgevlm.manifest.schema import FORMAT, DialogueManifest, FileEntry, Manifest
 from edgevlm.text import check_dialogue, prompt_as_data
 
 DIALOGUES = 200
@@ -75,7 +75,7 @@ def migrate(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> M
 def _rewritten(old: Bundle, work: Path) -> Bundle:
     changes: dict[str, Any] = {"format": FORMAT}
     template = None
-    if old.manifest.prompt is not None:
+    if isinstance(old.manifest, DialogueManifest):
         template = old.manifest.prompt.template
         changes["prompt"] = prompt_as_data(old)
     for relative in old.manifest.files:
@@ -99,7 +99,5 @@ def _proven(old: Bundle, new: Bundle) -> int:
     changed = [path for path, entry in new.manifest.files.items() if entry != old.manifest.files.get(path)]
     if changed:
         raise BundleError(f"{old.root}: {changed} changed while they were copied; migrate it again")
-    prompt = new.manifest.prompt
-    if prompt is None or prompt.dialogue is None:
-        return 0
-    return check_dialogue(old, prompt.dialogue, SEED, DIALOGUES)
+    dialogue = new.manifest.prompt.dialogue if isinstance(new.manifest, DialogueManifest) else None
+    return 0 if dialogue is None else check_dialogue(old, dialogue, SEED, DIALOGUES)

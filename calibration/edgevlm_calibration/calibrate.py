@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevlm.bundle import open_bundle
+from edgevlm.manifest.schema import PolicyManifest
 from edgevlm.rosmsg.state import Stamps
 from edgevlm_calibration.policy import POLICY, SAMPLES
 from edgevlm_calibration.progress import Progress, silent
@@ -31,5 +32,5 @@ def calibrate(
         CalibrationError: the bundle is not fp32, or there are too few steps.
     """
     opened = open_bundle(bundle)
-    log = open_log(data, opened.manifest.policy().contract, topics, stamps)
+    log = open_log(data, opened.manifest.require(PolicyManifest).contract, topics, stamps)
     return calibrate_on(opened, log, POLICY, samples=samples, progress=progress)

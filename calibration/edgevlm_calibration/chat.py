@@ -6,7 +6,6 @@ and values of a real prompt with a real picture among them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,9 +18,8 @@ from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData
 from edgevlm.drivers import Prompt
 from edgevlm.engines import EngineFactory, open_engine
-from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.generation import TextGenerator
+from edgevlm.tasks.chat import Chat
 from edgevlm.tasks.generation_config import open_images
 from edgevlm_calibration.pictures import origin, questions
 from edgevlm_calibration.runner import OPTIONS, CalibrationRun, each
@@ -55,10 +53,11 @@ class Talk:
     """
 
     def __init__(self, bundle: Bundle, options: RuntimeOptions = OPTIONS, engines: EngineFactory = open_engine) -> None:
-        self._generator = TextGenerator(bundle, options, engines, time.perf_counter_ns)
+        self._chat = Chat(bundle, options, engines=engines)
+        self._generator = self._chat.generator
         self._state = self._generator.reader()
-        self._processor, self._stop_ids = self._generator.processor, bundle.manifest.loop(KVDecoderSpec).stop_ids
-        self.needs_text = self._processor.words.needs_text
+        self._processor, self._stop_ids = self._generator.processor, self._generator.stop_ids
+        self.needs_text = self._chat.needs_text
 
     def question(self, photo: Photo, text: str, tiles: int | None = None) -> Question:
         """One picture and a text, as a prompt; of a picture of more than `tiles` only a strip is shown."""
@@ -87,7 +86,7 @@ class Talk:
 
     def close(self) -> None:
         """Free the engines."""
-        self._generator.close()
+        self._chat.close()
 
     def __enter__(self) -> Talk:
         return self

@@ -13,9 +13,20 @@ from rich.table import Table
 
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.cli.output import JsonOption, people, write_json
-from edgevlm.manifest.drivers import DecoderArgs, KVDecoderSpec, Seq2SeqArgs
+from edgevlm.manifest.drivers import DecoderArgs
 from edgevlm.manifest.image_ops import ImageOp
-from edgevlm.manifest.schema import DualArgs, Port, Task
+from edgevlm.manifest.schema import (
+    ChatManifest,
+    DetectorManifest,
+    DialogueManifest,
+    DualArgs,
+    PolicyManifest,
+    Port,
+    QuestionManifest,
+    RetrieverManifest,
+    ScorerManifest,
+    Task,
+)
 from edgevlm.tasks.features import feature_limits
 
 LABELS_SHOWN = 12
@@ -54,7 +65,7 @@ def _print_head(console: Console, bundle: Bundle) -> None:
 
 
 def _contract_table(bundle: Bundle) -> Table:
-    contract = bundle.manifest.policy().contract
+    contract = bundle.manifest.require(PolicyManifest).contract
     table = Table("what", "name", "contract", title="contract", title_justify="left")
     for camera in contract.cameras:
         low, high = camera.rate_hz
@@ -95,8 +106,9 @@ def _contract_table(bundle: Bundle) -> Table:
 
 
 def _retriever_table(bundle: Bundle) -> Table:
-    operations, text, args = bundle.manifest.retriever()
-    table = _operations_table("pictures and texts", operations)
+    manifest = bundle.manifest.require(RetrieverManifest)
+    text, args = manifest.text, manifest.driver.args
+    table = _operations_table("pictures and texts", manifest.operations)
     length = "filled up to that" if text.length == "fixed" else "as long as they are"
     table.add_row("texts", f"at most {text.max_tokens} tokens, {length}")
     if isinstance(args, DualArgs):
@@ -107,8 +119,9 @@ def _retriever_table(bundle: Bundle) -> Table:
 
 
 def _detector_table(bundle: Bundle) -> Table:
-    operations, text, args = bundle.manifest.detector()
-    table = _operations_table("pictures and labels", operations)
+    manifest = bundle.manifest.require(DetectorManifest)
+    text, args = manifest.text, manifest.driver.args
+    table = _operations_table("pictures and labels", manifest.operations)
     table.add_row("labels", f"at most {text.max_tokens} tokens each")
     regions = next(port for port in bundle.manifest.stages[args.vision].outputs if port.kind == "regions")
     table.add_row("regions", f"{regions.shape[1]} of a picture, one box each, measured by the {args.frame}")
@@ -116,7 +129,8 @@ def _detector_table(bundle: Bundle) -> Table:
 
 
 def _scorer_table(bundle: Bundle) -> Table:
-    text, labels, args = bundle.manifest.scorer()
+    manifest = bundle.manifest.require(ScorerManifest)
+    text, labels, args = manifest.text, manifest.labels, manifest.driver.args
     head = bundle.manifest.stages[args.head]
     port = next(port for port in head.inputs if port.kind == "features")
     low, high, width = feature_limits(head, port.name)
@@ -130,9 +144,13 @@ def _scorer_table(bundle: Bundle) -> Table:
 
 
 def _chat_table(bundle: Bundle) -> Table:
-    manifest = bundle.manifest
-    args = manifest.loop(KVDecoderSpec)
-    table = _question_rows(bundle) if isinstance(args, Seq2SeqArgs) else _prompt_rows(bundle)
+    manifest = bundle.manifest.require(ChatManifest)
+    args = manifest.driver.args
+    table = (
+        _question_rows(manifest)
+        if isinstance(manifest, QuestionManifest)
+        else _prompt_rows(manifest.require(DialogueManifest))
+    )
     cache, size = args.cache, 8 * args.cache.layers * args.cache.heads * args.cache.head_dim
     table.add_row("context", f"{cache.slots} tokens, {cache.slots * size / 1e6:.1f} MB of keys and values a session")
     prefix = args.prefix if isinstance(args, DecoderArgs) else "causal"
@@ -144,9 +162,9 @@ def _chat_table(bundle: Bundle) -> Table:
     return table
 
 
-def _prompt_rows(bundle: Bundle) -> Table:
-    operations, prompt, _ = bundle.manifest.chat()
-    table = _operations_table("pictures and prompts", operations)
+def _prompt_rows(manifest: DialogueManifest) -> Table:
+    prompt = manifest.prompt
+    table = _operations_table("pictures and prompts", manifest.operations)
     dialogue = "a chat template, which is a program (edgevlm migrate turns it into data)"
     if prompt.dialogue is not None:
         roles = "system, user, assistant" if any(case.system for case in prompt.dialogue.cases) else "user, assistant"
@@ -157,9 +175,9 @@ def _prompt_rows(bundle: Bundle) -> Table:
     return table
 
 
-def _question_rows(bundle: Bundle) -> Table:
-    operations, question, args = bundle.manifest.questions()
-    table = _operations_table("pictures and questions", operations)
+def _question_rows(manifest: QuestionManifest) -> Table:
+    question, args = manifest.question, manifest.driver.args
+    table = _operations_table("pictures and questions", manifest.operations)
     reader = "an encoder, beside the picture" if question.reader == "encoder" else "the decoder, which goes on from it"
     needed = "" if question.needs_text else "; may be empty"
     table.add_row("question", f"read by {reader}; at most {question.max_tokens} tokens{needed}")

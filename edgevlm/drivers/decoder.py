@@ -13,37 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers.kv_cache import KVCache
-from edgevlm.drivers.kv_decoder import KVDecoder
+from edgevlm.drivers.kv_decoder import ChatDriver
 from edgevlm.drivers.prompt import ImageToken, Logits, Prompt
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest.schema import Manifest
+from edgevlm.manifest.drivers import DecoderArgs
+from edgevlm.manifest.stages import StageSpec
 
 FEATURES_KEPT_BYTES = 64 << 20  # of the tiles met last, of one tile at least
 
 
-class DecoderDriver:
-    """Host code around the stages of one bundle; shared, holds no state."""
+class DecoderDriver(ChatDriver):
+    """See `ChatDriver`."""
 
-    def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
+    def __init__(
+        self, args: DecoderArgs, stages: Mapping[str, StageSpec], graph: Graph, embeddings: NDArray[Any]
+    ) -> None:
         """Raises BundleError when the embeddings (V, H) do not fit the stages."""
-        _, _, self._args = manifest.chat()
-        self._graph, self._decoder = graph, KVDecoder(manifest, graph, embeddings)
-        vision = manifest.stages[self._args.vision]
-        self._pixels, self._features = vision.inputs[0].name, vision.outputs[0]
-
-    @property
-    def vocabulary(self) -> int:
-        """How many ids a prompt may use."""
-        return len(self._decoder.embeddings)
+        super().__init__(args, stages, graph, embeddings)
+        self._args, self._features = args, stages[args.vision].outputs[0]
 
     def memory(self) -> Memory:
         """What one session keeps beside the keys and values: features of the tiles it met last."""
         size = 4 * int(np.prod([d for d in self._features.shape if isinstance(d, int)]))
         return Memory({self._args.vision: max(1, FEATURES_KEPT_BYTES // size)})
-
-    def cache(self) -> KVCache:
-        """The empty state of one session."""
-        return KVCache(self._args.cache)
 
     def read(
         self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None

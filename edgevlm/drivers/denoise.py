@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.policy import Text
+from edgevlm.drivers.policy import PolicyDriver
+from edgevlm.drivers.ports import StagePorts, Words
 from edgevlm.errors import BundleError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value, all_finite
 from edgevlm.manifest.contract import Contract
-from edgevlm.manifest.schema import DenoiseArgs, Manifest, Port, PortKind, StageSpec
+from edgevlm.manifest.drivers import DenoiseArgs
+from edgevlm.manifest.schema import PolicyManifest
+from edgevlm.manifest.stages import StageSpec
 
 CROSS = ("cross_key", "cross_value")
 
@@ -38,47 +41,41 @@ def times(args: DenoiseArgs, width: int) -> NDArray[np.float32]:
     return encodings[:, None]
 
 
-def sample_shape(manifest: Manifest) -> tuple[int, ...]:
+def sample_shape(args: DenoiseArgs, stages: Mapping[str, StageSpec]) -> tuple[int, ...]:
     """(1, K, A) of the noise. Raises BundleError where the step stage has no such port."""
-    args = manifest.loop(DenoiseArgs)
-    port = _only(args.step, manifest.stages[args.step].inputs, "sample")
-    return _fixed(args.step, port)
+    step = StagePorts("denoise", args.step, stages)
+    return step.fixed(step.input("sample"))
 
 
-class DenoiseDriver:
+class DenoiseDriver(PolicyDriver):
     """See `PolicyDriver`."""
 
-    def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
+    def __init__(self, args: DenoiseArgs, manifest: PolicyManifest, graph: Graph, embeddings: NDArray[Any]) -> None:
         """Raises BundleError when ports or embeddings (V, H) do not fit the driver."""
-        self._args, contract, stages = manifest.loop(DenoiseArgs), manifest.policy().contract, manifest.stages
-        self._graph, self._rows = graph, embeddings
-        self._pixels = {camera: _wire_vision(stages[stage], stage) for camera, stage in self._args.vision.items()}
-        self._shape = sample_shape(manifest)
+        super().__init__(manifest, graph)
+        self._args, contract, stages = args, manifest.contract, manifest.stages
+        self._rows = embeddings
+        self._shape = sample_shape(args, stages)
         self._columns = len(contract.action.names)
-        prefix, step = stages[self._args.prefix], stages[self._args.step]
-        self._words, self._mask, self._state = (
-            _only(self._args.prefix, prefix.inputs, kind).name for kind in ("embeds", "mask", "state")
-        )
-        self._sample, self._time, self._step_mask = (
-            _only(self._args.step, step.inputs, kind).name for kind in ("sample", "time", "mask")
-        )
-        self._velocity = _only(self._args.step, step.outputs, "velocity").name
+        prefix, step = (StagePorts("denoise", name, stages) for name in (args.prefix, args.step))
+        self._words, self._mask, self._state = (prefix.input(kind).name for kind in ("embeds", "mask", "state"))
+        self._sample, self._time, self._step_mask = (step.input(kind).name for kind in ("sample", "time", "mask"))
+        self._velocity = step.output("velocity").name
         _check_sees_now(contract)
-        self._check_prefix(stages)
+        self._check_prefix(prefix, stages)
         self._check_step(contract, prefix, step)
-        time = _fixed(self._args.step, _only(self._args.step, step.inputs, "time"))
-        self._times = times(self._args, time[-1])
-        self._stride = np.float32(-1.0 / self._args.steps)
+        self._times = times(args, step.fixed(step.input("time"))[-1])
+        self._stride = np.float32(-1.0 / args.steps)
 
-    def _check_prefix(self, stages: Mapping[str, StageSpec]) -> None:
+    def _check_prefix(self, prefix: StagePorts, stages: Mapping[str, StageSpec]) -> None:
         """Whether the stage reads the features of every camera, and nothing that nobody makes."""
-        name, prefix = self._args.prefix, stages[self._args.prefix]
-        expected = {camera: stages[stage].outputs[0].shape for camera, stage in self._args.vision.items()}
+        outputs = {camera: stages[stage].outputs[0] for camera, stage in self._args.vision.items()}
+        expected = {camera: port.shape for camera, port in outputs.items() if port.kind == "features"}
         features = {port.name: port.shape for port in prefix.inputs if port.kind == "features"}
         known = {*features, self._words, self._mask, self._state}
-        if features != expected or {port.name for port in prefix.inputs} != known:
-            raise _misfit(name, "the features of every camera, embeds, mask and state", expected, features)
-        width = _only(name, prefix.inputs, "embeds").shape[-1]
+        if set(expected) != set(outputs) or features != expected or {port.name for port in prefix.inputs} != known:
+            raise prefix.misfit(f"the features of every camera {expected}, embeds, mask and state")
+        width = prefix.input("embeds").shape[-1]
         rows = self._rows
         if rows.ndim != 2 or rows.shape[1] != width or rows.dtype not in (np.float32, np.float16):
             raise BundleError(
@@ -86,42 +83,28 @@ class DenoiseDriver:
                 "export the bundle again"
             )
 
-    def _check_step(self, contract: Contract, prefix: StageSpec, step: StageSpec) -> None:
+    def _check_step(self, contract: Contract, prefix: StagePorts, step: StagePorts) -> None:
         """Whether it takes what the prefix makes, and makes what the contract promises."""
-        name, action = self._args.step, contract.action
+        action = contract.action
         outputs = [(port.name, port.shape) for port in prefix.outputs]
         taken = [(port.name, port.shape) for port in step.inputs if port.kind in CROSS]
         if not outputs or outputs != taken or len(step.inputs) != len(taken) + 3:
-            raise _misfit(name, "sample, time, mask and the outputs of prefix as inputs", outputs, taken)
+            raise step.misfit(f"sample, time, mask and the outputs of prefix {outputs} as inputs", taken)
         if len(self._shape) != 3 or self._shape[1] != action.steps or self._shape[2] < self._columns:
             expected = (1, action.steps, f"{self._columns} or more")
-            raise _misfit(name, "a sample of the contract's chunk", expected, self._shape)
-        velocity = _fixed(name, _only(name, step.outputs, "velocity"))
-        time = _fixed(name, _only(name, step.inputs, "time"))
+            raise step.misfit(f"a sample of the contract's chunk {expected}", self._shape)
+        velocity, time = step.fixed(step.output("velocity")), step.fixed(step.input("time"))
         if velocity != self._shape or len(time) != 2 or time[1] % 2:
-            raise _misfit(name, "a velocity for the sample, and a time of even width", self._shape, (velocity, time))
+            raise step.misfit(f"a velocity for the sample {self._shape}, and a time of even width", (velocity, time))
 
     def memory(self) -> Memory:
         """Frames are kept until they leave the window, and the prefix of one observation."""
         return Memory({self._args.prefix: 1})
 
-    def encode(self, camera: str, pixels: Value, memory: Memory) -> Value:
-        """The features of one frame, run once for each frame."""
-        outputs = self._graph.run(self._args.vision[camera], {self._pixels[camera]: pixels}, memory)
-        return next(iter(outputs.values()))
-
-    def forget(self, camera: str, pixels: Value, memory: Memory) -> None:
-        """A frame left the window: let its features go."""
-        memory.forget(self._args.vision[camera], (pixels.version,))
-
-    def encodes(self, memory: Memory) -> int:
-        """Image encodes since the session began, over all cameras."""
-        return sum(memory.runs.get(stage, 0) for stage in set(self._args.vision.values()))
-
     def run(
         self,
         window: Mapping[str, Sequence[Value | None]],
-        text: Text | None,
+        text: Words | None,
         state: Value | None,
         memory: Memory,
         act: int,
@@ -163,30 +146,3 @@ def _check_sees_now(contract: Contract) -> None:
         raise BundleError(
             "contract: the denoise driver expected a state and no plan, got another; export the bundle again"
         )
-
-
-def _wire_vision(stage: StageSpec, name: str) -> str:
-    kinds = [port.kind for port in (*stage.inputs, *stage.outputs)]
-    if kinds != ["pixels", "features"] or stage.frame_cache == "instruction":
-        raise _misfit(name, "pixels in, features out, of a frame alone", ["pixels", "features"], kinds)
-    return stage.inputs[0].name
-
-
-def _only(stage: str, ports: Sequence[Port], kind: PortKind) -> Port:
-    matches = [port for port in ports if port.kind == kind]
-    if len(matches) != 1:
-        raise _misfit(stage, f"one port of kind {kind!r}", [kind], [port.name for port in matches])
-    return matches[0]
-
-
-def _fixed(stage: str, port: Port) -> tuple[int, ...]:
-    sizes = tuple(dim for dim in port.shape if isinstance(dim, int))
-    if len(sizes) != len(port.shape):
-        raise _misfit(stage, f"a fixed shape of {port.name!r}", "numbers", port.shape)
-    return sizes
-
-
-def _misfit(stage: str, what: str, expected: object, got: object) -> BundleError:
-    return BundleError(
-        f"stage {stage!r}: the denoise driver expected {what} {expected}, got {got}; export the bundle again"
-    )

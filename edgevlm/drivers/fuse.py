@@ -11,67 +11,65 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.policy import Text
-from edgevlm.errors import BundleError
+from edgevlm.drivers.policy import PolicyDriver
+from edgevlm.drivers.ports import StagePorts, Words
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest.contract import Contract
-from edgevlm.manifest.schema import FuseArgs, Manifest, Port, StageSpec
+from edgevlm.manifest.drivers import FuseArgs
+from edgevlm.manifest.schema import PolicyManifest
+from edgevlm.manifest.stages import Port, StageSpec
 
 INSTRUCTIONS_KEPT = 8
 
 
-class FuseDriver:
+class FuseDriver(PolicyDriver):
     """See `PolicyDriver`."""
 
-    def __init__(self, manifest: Manifest, graph: Graph) -> None:
+    def __init__(self, args: FuseArgs, manifest: PolicyManifest, graph: Graph) -> None:
         """Raises BundleError when the ports of the stages do not fit the driver."""
-        contract, self._args = manifest.policy().contract, manifest.loop(FuseArgs)
-        self._graph = graph
+        super().__init__(manifest, graph)
+        self._args, contract, stages = args, manifest.contract, manifest.stages
         self._cameras = tuple(camera.name for camera in contract.cameras)
         self._slots = len(contract.window.offsets_s)
         self._masked = contract.window.pad == "mask"
-        stages = manifest.stages
-        self._pixel_port = {camera: _wire_vision(stages[stage], stage) for camera, stage in self._args.vision.items()}
-        self._text_ports = None if self._args.text is None else _wire_text(stages[self._args.text], self._args.text)
-        self._seeing = self._args.pool or self._args.head  # the stage that takes the features of the window
-        self._pool_ports = self._wire_window(stages[self._seeing].inputs)
-        self._state_port = self._wire_head(manifest)
-        self._head_ports = tuple(port.name for port in stages[self._args.head].inputs)
+        self._text_ports = None if args.text is None else _wire_text(StagePorts("fuse", args.text, stages))
+        self._pool_ports = self._wire_window(StagePorts("fuse", args.pool or args.head, stages))
+        head = StagePorts("fuse", args.head, stages)
+        self._state_port = self._wire_head(head, stages, contract)
+        self._head_ports = tuple(port.name for port in head.inputs)
 
-    def _wire_head(self, manifest: Manifest) -> str | None:
+    def _wire_head(self, head: StagePorts, stages: Mapping[str, StageSpec], contract: Contract) -> str | None:
         """The port of the state, if the head takes one, after checking that every port has its counterpart."""
-        head, contract = manifest.stages[self._args.head], manifest.policy().contract
         before = [name for name in (self._args.pool, self._args.text) if name is not None]
-        makers = [port.name for stage in before for port in manifest.stages[stage].outputs]
+        makers = [port.name for stage in before for port in stages[stage].outputs]
         if self._args.pool is None:
             makers += self._pool_names
         state = [port.name for port in head.inputs if port.kind == "state"]
         needed = [port.name for port in head.inputs if port.kind != "state"]
         if len(set(makers)) != len(makers) or not set(needed) <= set(makers):
-            raise _misfit(self._args.head, "inputs made once, by pool or text", needed, makers)
+            raise head.misfit(f"inputs made once, by pool or text, {needed}", makers)
         if len(state) > (contract.state is not None):
-            raise _misfit(self._args.head, "the state of the contract as input", [], state)
+            raise head.misfit("the state of the contract as input, once at most", state)
         outputs = {port.name: port.shape for port in head.outputs}
         for name, shape in _promised(contract).items():
             output_shape = outputs.get(name, ())
             if len(output_shape) != len(shape) + 1 or any(
-                isinstance(d, int) and d != want for d, want in zip(output_shape[1:], shape, strict=True)
+                isinstance(side, int) and side != size for side, size in zip(output_shape[1:], shape, strict=True)
             ):
-                raise _misfit(self._args.head, f"the output {name!r}", ("N", *shape), outputs)
+                raise head.misfit(f"the output {name!r} of {('N', *shape)}", outputs)
         return state[0] if state else None
 
-    def _wire_window(self, ports: Sequence[Port]) -> tuple[tuple[str, int], ...]:
+    def _wire_window(self, stage: StagePorts) -> tuple[tuple[str, int], ...]:
         """(camera, slot) of every input of the window, in the ports' order; slot -1 stands for the camera's mask."""
         wiring = {f"{camera}_{slot}": (camera, slot) for camera in self._cameras for slot in range(self._slots)}
         wiring |= {f"{camera}_mask": (camera, -1) for camera in self._cameras}
+        ports: Sequence[Port] = stage.inputs
         if self._args.pool is None:  # the head has other inputs as well, which `_wire_head` looks at
             ports = [port for port in ports if port.name in wiring]
         names = {port.name for port in ports}
         slots = {name for name, (_, slot) in wiring.items() if slot >= 0}
         if not slots <= names <= set(wiring):
-            raise _misfit(
-                self._seeing, "inputs <camera>_<slot> for every slot of the window", sorted(slots), sorted(names)
-            )
+            raise stage.misfit(f"inputs <camera>_<slot> for every slot of the window {sorted(slots)}", sorted(names))
         self._empty = {port.name: Value(("empty", port.name), _zeros(port)) for port in ports} if self._masked else {}
         self._pool_names = tuple(port.name for port in ports)
         return tuple(wiring[port.name] for port in ports)
@@ -81,23 +79,10 @@ class FuseDriver:
         capacity = {self._args.text: INSTRUCTIONS_KEPT, self._args.pool: 1, self._args.head: 1}
         return Memory({stage: count for stage, count in capacity.items() if stage is not None})
 
-    def encode(self, camera: str, pixels: Value, memory: Memory) -> Value:
-        """The feature map of one frame, run once for each frame."""
-        outputs = self._graph.run(self._args.vision[camera], {self._pixel_port[camera]: pixels}, memory)
-        return next(iter(outputs.values()))
-
-    def forget(self, camera: str, pixels: Value, memory: Memory) -> None:
-        """A frame left the window: let its features go."""
-        memory.forget(self._args.vision[camera], (pixels.version,))
-
-    def encodes(self, memory: Memory) -> int:
-        """Image encodes since the session began, over all cameras."""
-        return sum(memory.runs.get(stage, 0) for stage in set(self._args.vision.values()))
-
     def run(
         self,
         window: Mapping[str, Sequence[Value | None]],
-        text: Text | None,
+        text: Words | None,
         state: Value | None,
         memory: Memory,
         act: int = 0,
@@ -137,39 +122,12 @@ def _presence(slots: Sequence[Value | None]) -> Value:
     return Value(("present", present), np.array([present], np.float32))
 
 
-def _wire_vision(stage: StageSpec, name: str) -> str:
-    if stage.frame_cache == "instruction":
-        raise BundleError(
-            f"stage {name!r}: expected frame_cache 'frame', got 'instruction', which this version of the fuse driver "
-            "cannot run; update edgevlm"
-        )
-    if len(stage.inputs) != 1 or len(stage.outputs) != 1:
-        raise _misfit(
-            name, "one input and one output", ["pixels", "features"], [p.name for p in (*stage.inputs, *stage.outputs)]
-        )
-    return _only(stage.inputs, "pixels", name)
-
-
-def _wire_text(stage: StageSpec, name: str) -> tuple[str, str]:
+def _wire_text(stage: StagePorts) -> tuple[str, str]:
     """The ports of ids and mask."""
-    ports = _only(stage.inputs, "ids", name), _only(stage.inputs, "mask", name)
     if len(stage.inputs) != 2:
-        raise _misfit(name, "inputs", ["ids", "mask"], [port.name for port in stage.inputs])
-    return ports
+        raise stage.misfit("ids and mask as inputs")
+    return stage.input("ids").name, stage.input("mask").name
 
 
 def _zeros(port: Port) -> NDArray[np.float32]:
     return np.zeros([d if isinstance(d, int) else 1 for d in port.shape], np.float32)
-
-
-def _only(ports: Sequence[Port], kind: str, stage: str) -> str:
-    names = [port.name for port in ports if port.kind == kind]
-    if len(names) != 1:
-        raise _misfit(stage, f"one input of kind {kind!r}", [kind], names)
-    return names[0]
-
-
-def _misfit(stage: str, what: str, expected: object, got: object) -> BundleError:
-    return BundleError(
-        f"stage {stage!r}: the fuse driver expected {what} {expected}, got {got}; export the bundle again"
-    )

@@ -1,19 +1,20 @@
-"""The stage `decoder` of every loop that says one token after the other; see `KVDecoderSpec`."""
+"""What drivers share that say one token after the other: the stage `decoder`, and how they are used."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers.kv_cache import KVCache
-from edgevlm.drivers.prompt import Logits
+from edgevlm.drivers.prompt import Logits, Prompt
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory
 from edgevlm.manifest.drivers import KVDecoderSpec
-from edgevlm.manifest.schema import Manifest, Port, PortKind
+from edgevlm.manifest.stages import Port, PortKind, StageSpec
 
 
 class KVDecoder:
@@ -26,9 +27,11 @@ class KVDecoder:
         BundleError: the embeddings do not fit the stage.
     """
 
-    def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
-        self._args, self._graph, self.embeddings = manifest.loop(KVDecoderSpec), graph, embeddings
-        stage = manifest.stages[self._args.decoder]
+    def __init__(
+        self, args: KVDecoderSpec, stages: Mapping[str, StageSpec], graph: Graph, embeddings: NDArray[Any]
+    ) -> None:
+        self._args, self._graph, self.embeddings = args, graph, embeddings
+        stage = stages[args.decoder]
         self._in, self._out = _names(stage.inputs), _names(stage.outputs)
         expected = next(port for port in stage.inputs if port.kind == "embeds").shape[2]
         vocabulary = next(port for port in stage.outputs if port.kind == "logits").shape[1]
@@ -71,6 +74,52 @@ class KVDecoder:
         logits: Logits = outputs[self._out["logits"][0]][0]
         cache.append(cache_keys, new)
         return logits
+
+
+class ChatDriver(ABC):
+    """Host code around the stages of one chat bundle; shared, holds no state.
+
+    Raises:
+        BundleError: the embeddings (V, H) do not fit the stages.
+    """
+
+    def __init__(
+        self, args: KVDecoderSpec, stages: Mapping[str, StageSpec], graph: Graph, embeddings: NDArray[Any]
+    ) -> None:
+        self._cache, self._graph, self._stages = args.cache, graph, stages
+        self._decoder = KVDecoder(args, stages, graph, embeddings)
+        self._pixels = stages[args.vision].inputs[0].name
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids a prompt may use."""
+        return len(self._decoder.embeddings)
+
+    def cache(self) -> KVCache:
+        """The empty state of one session."""
+        return KVCache(self._cache)
+
+    @abstractmethod
+    def memory(self) -> Memory:
+        """What one session keeps beside the keys and values."""
+
+    @abstractmethod
+    def read(
+        self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None
+    ) -> tuple[Logits, int]:
+        """(what is likely to follow `prompt`, how many of its tokens had been read already).
+
+        After an error, also one that `before_run` raises before any run of an engine, the cache holds the part that
+        was read, and nothing else.
+
+        Raises:
+            NonFiniteError: the model's output is not finite.
+            EngineError: an engine failed.
+        """
+
+    @abstractmethod
+    def step(self, token: int, cache: KVCache, memory: Memory) -> Logits:
+        """What is likely to follow `token`, said after all that `cache` holds. Raises as `read` does."""
 
 
 def _names(ports: Sequence[Port]) -> Mapping[PortKind, list[str]]:

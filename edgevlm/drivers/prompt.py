@@ -1,16 +1,15 @@
-"""What drivers that say one token after the other have in common: the prompt they read, and how they are used."""
+"""What a driver that says one token after the other reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.drivers.kv_cache import KVCache
-from edgevlm.graph import Memory, Value
+from edgevlm.graph import Value
 
 Logits = NDArray[np.float32]  # (V,)
 
@@ -40,38 +39,3 @@ class Prompt:
     def tokens(self) -> int:
         """All that is read before the first word is said."""
         return len(self.cache_keys) + len(self.question)
-
-
-class ChatDriver(Protocol):
-    """Host code around the stages of one chat bundle; shared, holds no state."""
-
-    @property
-    def vocabulary(self) -> int:
-        """How many ids a prompt may use."""
-        ...
-
-    def memory(self) -> Memory:
-        """What one session keeps beside the keys and values."""
-        ...
-
-    def cache(self) -> KVCache:
-        """The empty state of one session."""
-        ...
-
-    def read(
-        self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None
-    ) -> tuple[Logits, int]:
-        """(what is likely to follow `prompt`, how many of its tokens had been read already).
-
-        After an error, also one that `before_run` raises before any run of an engine, the cache holds the part that
-        was read, and nothing else.
-
-        Raises:
-            NonFiniteError: the model's output is not finite.
-            EngineError: an engine failed.
-        """
-        ...
-
-    def step(self, token: int, cache: KVCache, memory: Memory) -> Logits:
-        """What is likely to follow `token`, said after all that `cache` holds. Raises as `read` does."""
-        ...

@@ -6,15 +6,17 @@ Stages (see `manifest.RegionsArgs`): vision per picture, text per text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import BundleError, NonFiniteError
+from edgevlm.drivers.ports import StagePorts, TextStage
+from edgevlm.errors import NonFiniteError
 from edgevlm.graph import Graph, Memory, Value
-from edgevlm.manifest.schema import Manifest, PortKind, RegionsArgs, StageSpec
+from edgevlm.manifest.drivers import RegionsArgs
+from edgevlm.manifest.stages import PortKind, StageSpec
 
 TEXTS_KEPT = 4096  # embeddings of a few kilobytes each: every label set that people use, and a bounded memory
 PICTURES_KEPT = 4  # regions of some megabytes each: the cameras of a robot, asked in turn
@@ -37,14 +39,15 @@ class VisionOutputs:
 class RegionsDriver:
     """Host code around the stages of one bundle; shared, holds no state."""
 
-    def __init__(self, manifest: Manifest, graph: Graph) -> None:
+    def __init__(self, args: RegionsArgs, stages: Mapping[str, StageSpec], graph: Graph) -> None:
         """Raises BundleError when the ports of the stages do not fit the driver."""
-        self._args = manifest.loop(RegionsArgs)
-        self._graph = graph
-        vision, text = manifest.stages[self._args.vision], manifest.stages[self._args.text]
-        self._pixels, self._outputs = _vision_ports(vision, self._args.vision)
-        self._text, self._embedding = _text_ports(text, self._args.text)
-        _check_shapes(vision, text, self._args)
+        self._args, self._graph = args, graph
+        vision, text = (StagePorts("regions", name, stages) for name in (args.vision, args.text))
+        self._pixels, self._outputs = vision.pixels(), _outputs(vision)
+        self._text = TextStage(text, graph)
+        width = _check_shapes(vision)
+        if self._text.width != width:
+            raise text.misfit(f"an embedding (1, {width}), as wide as a region")
 
     def memory(self) -> Memory:
         """What one detector keeps: many texts, a few pictures."""
@@ -60,10 +63,7 @@ class RegionsDriver:
 
     def embed_text(self, ids: Value, mask: Value, memory: Memory) -> Array:
         """The vector (D,) of one text; a text seen lately is not run again."""
-        by_kind = {"ids": ids, "mask": mask}
-        outputs = self._graph.run(self._args.text, {port: by_kind[kind] for kind, port in self._text.items()}, memory)
-        vector: Array = outputs[self._embedding].array[0]
-        return vector
+        return self._text.embed((ids, mask), memory)
 
     def logits(self, looked: VisionOutputs, texts: Sequence[Array]) -> Array:
         """`(region . text + shift) * scale` for every region and every text: (N, T). Raises NonFiniteError."""
@@ -89,38 +89,22 @@ class RegionsDriver:
         return result
 
 
-def _vision_ports(stage: StageSpec, name: str) -> tuple[str, dict[PortKind, str]]:
-    """(the port of the pixels, kind -> output)."""
-    kinds = Counter(port.kind for port in stage.outputs)
-    known = set(NEEDED) | {"objectness"}
-    fits = set(NEEDED) <= set(kinds) <= known and max(kinds.values()) == 1
-    if not fits or [port.kind for port in stage.inputs] != ["pixels"]:
-        raise _unfit(stage, name, f"pixels alone as input and {list(NEEDED)}, perhaps 'objectness', as outputs")
-    return stage.inputs[0].name, {port.kind: port.name for port in stage.outputs}
+def _outputs(vision: StagePorts) -> dict[PortKind, str]:
+    """kind -> output."""
+    kinds = Counter(port.kind for port in vision.outputs)
+    if not set(NEEDED) <= set(kinds) <= {*NEEDED, "objectness"} or max(kinds.values()) > 1:
+        raise vision.misfit(f"{list(NEEDED)}, perhaps 'objectness', as outputs")
+    return {port.kind: port.name for port in vision.outputs}
 
 
-def _text_ports(stage: StageSpec, name: str) -> tuple[dict[PortKind, str], str]:
-    """(kind -> input, the port of the embedding)."""
-    kinds = [port.kind for port in stage.inputs]
-    if kinds not in (["ids"], ["ids", "mask"]) or [port.kind for port in stage.outputs] != ["embedding"]:
-        raise _unfit(stage, name, "inputs of the kinds ['ids'] or ['ids', 'mask'] and one embedding as output")
-    return {port.kind: port.name for port in stage.inputs}, stage.outputs[0].name
-
-
-def _check_shapes(vision: StageSpec, text: StageSpec, args: RegionsArgs) -> None:
-    """As many boxes, shifts and scales as regions, and texts as wide as these."""
+def _check_shapes(vision: StagePorts) -> int:
+    """D, where there are as many boxes, shifts and scales as regions."""
     shapes = {port.kind: port.shape for port in vision.outputs}
     regions = shapes["regions"]
-    if len(regions) != 3 or not all(isinstance(side, int) for side in regions):
-        raise _unfit(vision, args.vision, "regions (1, N, D) in numbers")
-    one, count, width = regions
+    if len(regions) != 3:
+        raise vision.misfit("regions (1, N, D) in numbers")
+    one, count, width = vision.fixed(vision.output("regions"))
     expected = {"boxes": (1, count, 4), "shift": (1, count), "scale": (1, count), "objectness": (1, count)}
     if one != 1 or any(shape != expected.get(kind, shape) for kind, shape in shapes.items()):
-        raise _unfit(vision, args.vision, f"regions (1, N, D) and, for N = {count}, {expected}")
-    if text.outputs[0].shape != (1, width):
-        raise _unfit(text, args.text, f"an embedding (1, {width}), as wide as a region")
-
-
-def _unfit(stage: StageSpec, name: str, expected: str) -> BundleError:
-    ports = [f"{port.name}: {port.kind} {list(port.shape)}" for port in (*stage.inputs, *stage.outputs)]
-    return BundleError(f"stage {name!r}: the regions driver expected {expected}, got {ports}; export the bundle again")
+        raise vision.misfit(f"regions (1, N, D) and, for N = {count}, {expected}")
+    return width

@@ -13,44 +13,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers.kv_cache import CrossAttentionState, KVCache
-from edgevlm.drivers.kv_decoder import KVDecoder
+from edgevlm.drivers.kv_decoder import ChatDriver
 from edgevlm.drivers.prompt import ImageToken, Logits, Prompt
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest.drivers import Seq2SeqArgs
-from edgevlm.manifest.schema import Manifest, StageSpec
+from edgevlm.manifest.stages import StageSpec
 
 KEPT_BYTES = 64 << 20  # of what was made for the pictures, and for the questions, met last ..
 KEPT = 4  # .. but of so many at least: the cameras of a robot, asked in turn
 
 
-class Seq2SeqDriver:
-    """Host code around the stages of one bundle; shared, holds no state."""
+class Seq2SeqDriver(ChatDriver):
+    """See `ChatDriver`."""
 
-    def __init__(self, manifest: Manifest, graph: Graph, embeddings: NDArray[Any]) -> None:
+    def __init__(
+        self, args: Seq2SeqArgs, stages: Mapping[str, StageSpec], graph: Graph, embeddings: NDArray[Any]
+    ) -> None:
         """Raises BundleError when the embeddings (V, H) do not fit the stages."""
-        self._args, self._graph = manifest.loop(Seq2SeqArgs), graph
-        self._decoder, self._stages = KVDecoder(manifest, graph, embeddings), manifest.stages
-        self._pixels = manifest.stages[self._args.vision].inputs[0].name
+        super().__init__(args, stages, graph, embeddings)
+        self._args = args
         if max(self._args.begin) >= len(embeddings):
             raise BundleError(
                 f"embeddings: expected a row for each of the ids that an answer begins with, {self._args.begin}, got "
                 f"{len(embeddings)}; export the bundle again"
             )
 
-    @property
-    def vocabulary(self) -> int:
-        """How many ids a prompt may use."""
-        return len(self._decoder.embeddings)
-
     def memory(self) -> Memory:
         """What one session keeps beside the keys and values: what it made of the pictures and questions it met last."""
         names = [name for name in (self._args.vision, self._args.encoder) if name is not None]
         return Memory({name: max(KEPT, KEPT_BYTES // _bytes(self._stages[name])) for name in names})
-
-    def cache(self) -> KVCache:
-        """The empty state of one session."""
-        return KVCache(self._args.cache)
 
     def read(
         self, prompt: Prompt, cache: KVCache, memory: Memory, before_run: Callable[[], None] = lambda: None

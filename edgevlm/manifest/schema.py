@@ -11,13 +11,21 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from edgevlm.errors import CONTROL_CHARACTERS, BundleError, FormatError, TaskError, UnsafePathError
+from edgevlm.errors import BundleError, FormatError, TaskError, UnsafePathError
 from edgevlm.manifest.contract import Contract, Spec
 from edgevlm.manifest.drivers import (
     CacheSpec,
@@ -41,26 +49,27 @@ from edgevlm.manifest.drivers import (
     check_seq2seq,
 )
 from edgevlm.manifest.image_ops import ImageOp
-from edgevlm.manifest.parts import ChatParts, DetectorParts, PolicyParts, QuestionParts, RetrieverParts, ScorerParts
 from edgevlm.manifest.stages import Form, Port, PortKind, Precision, StageSpec
+from edgevlm.manifest.strict_json import check_characters, json_object
 from edgevlm.manifest.text import PictureText, PromptSpec, QuestionSpec, TextSpec
 
 __all__ = [  # with what a manifest is made of, for those who need several of them
-    "DRIVERS",
     "FORMAT",
     "FORMAT_NAME",
+    "KINDS",
     "PICTURE",
     "RESERVED_STAGES",
     "CacheSpec",
     "CalibrationRef",
-    "ChatParts",
+    "ChatManifest",
     "CrossArgs",
     "CrossSpec",
     "DecoderArgs",
     "DecoderSpec",
     "DenoiseArgs",
     "DenoiseSpec",
-    "DetectorParts",
+    "DetectorManifest",
+    "DialogueManifest",
     "DriverSpec",
     "DualArgs",
     "DualSpec",
@@ -70,23 +79,24 @@ __all__ = [  # with what a manifest is made of, for those who need several of th
     "FuseSpec",
     "Manifest",
     "PictureText",
-    "PolicyParts",
+    "PolicyManifest",
     "Port",
     "PortKind",
     "Precision",
     "PromptSpec",
-    "QuestionParts",
+    "QuestionManifest",
     "QuestionSpec",
     "RegionsArgs",
     "RegionsSpec",
-    "RetrieverParts",
-    "ScorerParts",
+    "RetrieverManifest",
+    "ScorerManifest",
     "Seq2SeqArgs",
     "Seq2SeqSpec",
     "StageSpec",
     "Task",
     "TextSpec",
     "check_format",
+    "manifest_schema",
     "safe_path",
 ]
 
@@ -98,14 +108,6 @@ NO_PROGRAMS = 4  # the minor version from which a bundle holds no program: promp
 _LOG = logging.getLogger(__name__)
 
 Task = Literal["policy", "retriever", "chat", "detector", "scorer"]
-# task -> each loop that can do it -> what its manifest has besides what all have
-DRIVERS: Mapping[Task, Mapping[str, frozenset[str]]] = {
-    "policy": {"fuse": frozenset({"contract"}), "denoise": frozenset({"contract"})},
-    "retriever": {"dual": frozenset({"text"}), "cross": frozenset({"text"})},
-    "chat": {"decoder": frozenset({"prompt"}), "seq2seq": frozenset({"question"})},
-    "detector": {"regions": frozenset({"text"})},
-    "scorer": {"cross": frozenset({"text", "labels"})},
-}
 PICTURE = "image"  # the key of `preprocess` where pictures come from no camera
 RESERVED_STAGES = {"step", "preprocess", "overhead"}  # what a profile calls the rest of a step's time
 
@@ -141,11 +143,13 @@ def safe_path(path: str) -> str:
 
 
 ImageOps = Annotated[tuple[ImageOp, ...], Field(max_length=32)]
-Args = TypeVar("Args", bound=Spec)
+Kind = TypeVar("Kind", bound="Manifest")
+# What only manifests of some tasks have. In JSON each of them stands in every manifest, null where it has no part.
+SECTIONS = ("contract", "text", "prompt", "question", "labels")
 
 
 class Manifest(Spec):
-    """One bundle. `sha256()` of the canonical form is the bundle's name."""
+    """One bundle: what the manifests of all tasks have. `sha256()` of the canonical form is the bundle's name."""
 
     format: str
     family: str
@@ -153,21 +157,16 @@ class Manifest(Spec):
     precision: Precision
     driver: DriverSpec
     stages: Mapping[str, StageSpec] = Field(min_length=1, max_length=1024)
-    preprocess: Mapping[
-        str, Annotated[tuple[ImageOp, ...], Field(max_length=32)]
-    ]  # camera, or PICTURE where there is none -> operations
+    preprocess: Mapping[str, ImageOps]  # camera, or PICTURE where there is none -> operations
     tokenizer: str | None  # null for a policy that takes no words. Null since 1.2
-    contract: Contract | None = None  # of a policy
-    text: TextSpec | None = None  # of a retriever, a detector or a scorer
-    prompt: PromptSpec | None = None  # of a chat with the loop `decoder`
-    question: QuestionSpec | None = None  # of a chat with the loop `seq2seq`. Since 1.3
-    labels: tuple[str, ...] | None = Field(
-        default=None, min_length=1, max_length=1 << 20
-    )  # of a scorer: its columns. Since 1.3
     calibration: CalibrationRef | None = None
     source_sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the checkpoint's files
     files: Mapping[str, FileEntry] = Field(max_length=1 << 16)
     extensions: Mapping[str, Any] = {}
+
+    @model_serializer(mode="wrap")
+    def _add_null_sections(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**dict.fromkeys(SECTIONS), **serialize(self)}
 
     @field_validator("files")
     @classmethod
@@ -180,8 +179,6 @@ class Manifest(Spec):
     def _complete(self) -> Manifest:
         if missing := sorted({path for path in self._named_files() if safe_path(path) not in self.files}):
             raise ValueError(f"files lists no {missing}")
-        if self.prompt is not None and self.prompt.template is not None and _minor(self.format) >= NO_PROGRAMS:
-            raise ValueError(f"prompt.template: {self.format} has no programs; expected prompt.dialogue")
         if reserved := sorted(RESERVED_STAGES & set(self.stages)):
             raise ValueError(f"stages have names that profiles use for other things: {reserved}")
         forms = {path for stage in self.stages.values() for path in stage.forms.values()}
@@ -189,143 +186,43 @@ class Manifest(Spec):
             raise ValueError(f"forms of stages must end with .onnx, got {foreign}")
         if unknown := sorted(self.driver.stages - set(self.stages)):
             raise ValueError(f"driver.args names stages that do not exist: {unknown}")
-        if self.driver.name not in DRIVERS[self.task]:
-            known = tuple(DRIVERS[self.task])
-            raise ValueError(f"task {self.task!r} needs a driver among {known}, got {self.driver.name!r}")
-        self._has_the_parts_of_its_task()
+        self._check_task()
         return self
+
+    def _check_task(self) -> None:
+        """What only manifests of one task have to fulfil. Raises ValueError."""
 
     def _named_files(self) -> list[str]:
         paths = [] if self.tokenizer is None else [self.tokenizer]
         for stage in self.stages.values():
             paths += [*stage.forms.values(), *stage.data]
-        if isinstance(self.driver, DecoderSpec | Seq2SeqSpec | DenoiseSpec):
-            paths += self.driver.files
-        if self.prompt is not None and self.prompt.template is not None:
-            paths.append(self.prompt.template)
-        return paths
+        return [*paths, *self.driver.files]
 
-    def _has_the_parts_of_its_task(self) -> None:
-        sections = ("contract", "text", "prompt", "question", "labels")
-        present = {name for name in sections if getattr(self, name) is not None}
-        expected = DRIVERS[self.task][self.driver.name]
-        if present != expected:
-            raise ValueError(
-                f"task {self.task!r} with the driver {self.driver.name!r} needs {sorted(expected)} and nothing else of "
-                f"{list(sections)}, got {sorted(present)}"
-            )
-        if self.task == "policy":
-            self._policy_is_complete()
-        elif self.tokenizer is None:
-            raise ValueError(f"task {self.task!r} needs a `tokenizer`")
-        elif set(self.preprocess) != (pictures := set() if self.task == "scorer" else {PICTURE}):
-            raise ValueError(f"task {self.task!r} needs `preprocess` of {sorted(pictures)} alone")
-        if isinstance(self.driver, Seq2SeqSpec):
-            check_seq2seq(self.stages, self.driver.args)
-            if self.question is not None:
-                check_question(self.stages, self.driver.args, self.question.reader, self.question.max_tokens)
-        if isinstance(self.driver, DecoderSpec):
-            check_decoder(self.stages, self.driver.args)
-            features = self.stages[self.driver.args.vision].outputs[0].shape[1]
-            if self.prompt is not None and self.prompt.picture_tokens != features:
-                raise ValueError(
-                    f"prompt.picture_tokens is {self.prompt.picture_tokens}, vision gives {features} features"
-                )
-
-    def _policy_is_complete(self) -> None:
-        assert self.contract is not None
-        cameras = {camera.name for camera in self.contract.cameras}
-        vision = set(self.driver.args.vision) if isinstance(self.driver, FuseSpec | DenoiseSpec) else cameras
-        if vision != cameras or set(self.preprocess) != cameras:
-            raise ValueError(f"driver.args.vision and preprocess must name exactly the cameras {sorted(cameras)}")
-        self._agrees_about_words()
-
-    def _agrees_about_words(self) -> None:
-        """A policy takes words in all of its parts, or in none."""
-        assert self.contract is not None
-        words = isinstance(self.driver, FuseSpec | DenoiseSpec) and self.driver.words
-        parts = {
-            "contract.instruction": self.contract.instruction is not None,
-            "driver.args.text": words,
-            "tokenizer": self.tokenizer is not None,
-        }
-        present = sorted(name for name, there in parts.items() if there)
-        if len(present) not in (0, 3):
-            raise ValueError(
-                f"a policy has contract.instruction, driver.args.text and tokenizer, or none of them; got {present}"
-            )
-
-    def loop(self, kind: type[Args]) -> Args:
-        """The arguments of the driver, where they are of this kind.
+    def require(self, kind: type[Kind]) -> Kind:
+        """This manifest, as one of that kind.
 
         Raises:
-            TaskError: this is another loop's manifest.
+            TaskError: it is another task's, or another driver's.
         """
-        if not isinstance(self.driver.args, kind):
+        if not isinstance(self, kind):
+            rows = [(task, driver) for task, drivers in KINDS.items() for driver in drivers]
+            fitting = [(task, driver) for task, driver in rows if issubclass(KINDS[task][driver], kind)]
+            drivers = " or ".join(driver for _, driver in fitting)
             raise TaskError(
-                f"expected the driver of {kind.__name__}, this bundle has {self.driver.name!r}; open it with load"
+                f"expected a bundle of the task {fitting[0][0]!r} with the driver {drivers}, this one is a "
+                f"{self.task!r} with {self.driver.name}; give it to what serves that task"
             )
-        return self.driver.args
+        return self
 
-    def policy(self) -> PolicyParts:
-        """What a policy's manifest has.
-
-        Raises:
-            TaskError: this is another task's.
-        """
-        if self.contract is None or not isinstance(self.driver, FuseSpec | DenoiseSpec):
-            raise _other_task("policy", self.task)
-        return PolicyParts(self.contract, self.driver.args)
-
-    def retriever(self) -> RetrieverParts:
-        """What a retriever's manifest has.
+    @classmethod
+    def build(cls, **fields: Any) -> Manifest:
+        """A manifest of the kind that its task and driver name.
 
         Raises:
-            TaskError: this is another task's.
+            ValueError: the fields do not fit.
         """
-        if self.task != "retriever" or self.text is None or not isinstance(self.driver, DualSpec | CrossSpec):
-            raise _other_task("retriever", self.task)
-        return RetrieverParts(self.preprocess[PICTURE], self.text, self.driver.args)
-
-    def detector(self) -> DetectorParts:
-        """What a detector's manifest has.
-
-        Raises:
-            TaskError: this is another task's.
-        """
-        if self.text is None or not isinstance(self.driver, RegionsSpec):
-            raise _other_task("detector", self.task)
-        return DetectorParts(self.preprocess[PICTURE], self.text, self.driver.args)
-
-    def scorer(self) -> ScorerParts:
-        """What a scorer's manifest has.
-
-        Raises:
-            TaskError: this is another task's.
-        """
-        if self.text is None or self.labels is None or not isinstance(self.driver, CrossSpec):
-            raise _other_task("scorer", self.task)
-        return ScorerParts(self.text, self.labels, self.driver.args)
-
-    def questions(self) -> QuestionParts:
-        """What a chat's manifest has whose loop is `seq2seq`.
-
-        Raises:
-            TaskError: this is another task's, or another loop's.
-        """
-        if self.question is None or not isinstance(self.driver, Seq2SeqSpec):
-            raise _other_task("chat", self.task)
-        return QuestionParts(self.preprocess[PICTURE], self.question, self.driver.args)
-
-    def chat(self) -> ChatParts:
-        """What a chat's manifest has whose loop is `decoder`.
-
-        Raises:
-            TaskError: this is another task's, or another loop's.
-        """
-        if self.prompt is None or not isinstance(self.driver, DecoderSpec):
-            raise _other_task("chat", self.task)
-        return ChatParts(self.preprocess[PICTURE], self.prompt, self.driver.args)
+        kind = _kind(fields)
+        return kind(**_own(kind, fields))
 
     @classmethod
     def parse(cls, text: str | bytes) -> Manifest:
@@ -336,13 +233,17 @@ class Manifest(Spec):
             FormatError: another format, or a newer version of this one.
             UnsafePathError: a path leaves the bundle.
         """
-        data = _json_object(text)
+        data = json_object(text)
         check_format(data.get("format"))
         if _minor(data["format"]) < UNITS_SINCE and (unknown := _name_unknown_units(data)):
             _warn_unknown_units(unknown)
-            text = json.dumps(data)
         try:
-            manifest = cls.model_validate_json(text, strict=True)  # strict: "320" is no number, 1 is no truth
+            kind = _kind(data)
+            own = json.dumps(_own(kind, data))
+        except ValueError as error:
+            raise BundleError(f"manifest.json: {error}; export the bundle again with this version") from error
+        try:
+            manifest = kind.model_validate_json(own, strict=True)  # strict: "320" is no number, 1 is no truth
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -350,7 +251,7 @@ class Manifest(Spec):
                 f"manifest.json at {where!r:.200}: {first['msg']:.1000} (got {first['input']!r:.80}; "
                 f"{error.error_count()} fault(s) in all); export the bundle again with this version"
             ) from error
-        _check_characters({key: value for key, value in data.items() if key != "extensions"})
+        check_characters({key: value for key, value in data.items() if key != "extensions"})
         return manifest
 
     def canonical(self) -> bytes:
@@ -366,16 +267,149 @@ class Manifest(Spec):
         return hashlib.sha256(self.canonical()).hexdigest()
 
 
-def _json_object(text: str | bytes) -> dict[str, Any]:
-    """The object that `text` is, with the strictness that pydantic lacks: no NaN, no key twice, no lone surrogates."""
-    try:
-        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_distinct)
-        json.dumps(data, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"manifest.json: expected JSON, got an error at {error}; export the bundle again") from error
-    if not isinstance(data, dict):
-        raise BundleError(f"manifest.json: expected an object, got {type(data).__name__}; export the bundle again")
-    return data
+class PolicyManifest(Manifest):
+    """Observations in, action chunks and plans out."""
+
+    task: Literal["policy"]
+    driver: Annotated[FuseSpec | DenoiseSpec, Field(discriminator="name")]
+    contract: Contract
+
+    def _check_task(self) -> None:
+        cameras = {camera.name for camera in self.contract.cameras}
+        if set(self.driver.args.vision) != cameras or set(self.preprocess) != cameras:
+            raise ValueError(f"driver.args.vision and preprocess must name exactly the cameras {sorted(cameras)}")
+        words = {
+            "contract.instruction": self.contract.instruction is not None,
+            "driver.args.text": self.driver.words,
+            "tokenizer": self.tokenizer is not None,
+        }
+        if len(set(words.values())) > 1:
+            present = sorted(name for name, there in words.items() if there)
+            raise ValueError(
+                f"a policy has contract.instruction, driver.args.text and tokenizer, or none of them; got {present}"
+            )
+
+
+class _PictureManifest(Manifest):
+    """Of a task without cameras: it always has words, and its pictures, if any, come from whoever asks."""
+
+    tokenizer: str
+    _pictures: ClassVar[frozenset[str]] = frozenset({PICTURE})
+
+    @property
+    def operations(self) -> tuple[ImageOp, ...]:
+        """How a picture is prepared."""
+        return self.preprocess[PICTURE]
+
+    def _check_task(self) -> None:
+        if set(self.preprocess) != self._pictures:
+            raise ValueError(f"task {self.task!r} needs `preprocess` of {sorted(self._pictures)} alone")
+
+
+class RetrieverManifest(_PictureManifest):
+    """Pictures and texts in; how well they fit together, or embeddings, out."""
+
+    task: Literal["retriever"]
+    driver: Annotated[DualSpec | CrossSpec, Field(discriminator="name")]
+    text: TextSpec
+
+
+class DetectorManifest(_PictureManifest):
+    """A picture and labels in, boxes out."""
+
+    task: Literal["detector"]
+    driver: RegionsSpec
+    text: TextSpec
+
+
+class ScorerManifest(_PictureManifest):
+    """Features of a picture's regions and a text in; a score for each of `labels` out."""
+
+    task: Literal["scorer"]
+    driver: CrossSpec
+    text: TextSpec
+    labels: tuple[str, ...] = Field(min_length=1, max_length=1 << 20)  # since 1.3
+    _pictures: ClassVar[frozenset[str]] = frozenset()
+
+
+class ChatManifest(_PictureManifest):
+    """Pictures and words in, words out."""
+
+    task: Literal["chat"]
+    driver: Annotated[DecoderSpec | Seq2SeqSpec, Field(discriminator="name")]
+
+
+class DialogueManifest(ChatManifest):
+    """A chat that reads words and pictures in one row."""
+
+    driver: DecoderSpec
+    prompt: PromptSpec
+
+    def _check_task(self) -> None:
+        super()._check_task()
+        if self.prompt.template is not None and _minor(self.format) >= NO_PROGRAMS:
+            raise ValueError(f"prompt.template: {self.format} has no programs; expected prompt.dialogue")
+        check_decoder(self.stages, self.driver.args)
+        features = self.stages[self.driver.args.vision].outputs[0].shape[1]
+        if self.prompt.picture_tokens != features:
+            raise ValueError(f"prompt.picture_tokens is {self.prompt.picture_tokens}, vision gives {features} features")
+
+    def _named_files(self) -> list[str]:
+        template = self.prompt.template
+        return [*super()._named_files(), *([] if template is None else [template])]
+
+
+class QuestionManifest(ChatManifest):
+    """A chat that reads its question apart from its answer. Since 1.3."""
+
+    driver: Seq2SeqSpec
+    question: QuestionSpec
+
+    def _check_task(self) -> None:
+        super()._check_task()
+        check_seq2seq(self.stages, self.driver.args)
+        check_question(self.stages, self.driver.args, self.question.reader, self.question.max_tokens)
+
+
+# task -> driver -> what its manifests are
+KINDS: Mapping[str, Mapping[str, type[Manifest]]] = {
+    "policy": {"fuse": PolicyManifest, "denoise": PolicyManifest},
+    "retriever": {"dual": RetrieverManifest, "cross": RetrieverManifest},
+    "chat": {"decoder": DialogueManifest, "seq2seq": QuestionManifest},
+    "detector": {"regions": DetectorManifest},
+    "scorer": {"cross": ScorerManifest},
+}
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON schema of manifest.json, whichever task it is of."""
+    union: TypeAdapter[Manifest] = TypeAdapter(
+        PolicyManifest | RetrieverManifest | DetectorManifest | ScorerManifest | DialogueManifest | QuestionManifest
+    )
+    return union.json_schema()
+
+
+def _kind(fields: Mapping[str, Any]) -> type[Manifest]:
+    """What a manifest with these fields is. Raises ValueError."""
+    task, driver = fields.get("task"), fields.get("driver")
+    if not isinstance(task, str) or task not in KINDS:
+        raise ValueError(f"expected a task among {list(KINDS)}, got {task!r:.80}")
+    name = driver.get("name") if isinstance(driver, Mapping) else getattr(driver, "name", None)
+    if not isinstance(name, str) or name not in KINDS[task]:
+        raise ValueError(f"task {task!r} needs a driver among {list(KINDS[task])}, got {name!r:.80}")
+    return KINDS[task][name]
+
+
+def _own(kind: type[Manifest], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` without the sections of other kinds. Raises ValueError where these, or those that are needed, differ."""
+    own = {name for name in SECTIONS if name in kind.model_fields}
+    present = {name for name in SECTIONS if fields.get(name) is not None}
+    if own != present:
+        raise ValueError(
+            f"task {fields['task']!r} with this driver needs {sorted(own)} and nothing else of {list(SECTIONS)}, got "
+            f"{sorted(present)}"
+        )
+    return {name: value for name, value in fields.items() if name in own or name not in SECTIONS}
 
 
 def _name_unknown_units(data: dict[str, Any]) -> tuple[str, ...]:
@@ -397,40 +431,6 @@ def _warn_unknown_units(names: tuple[str, ...]) -> None:
         "manifest.json: the unit of the state fields %a is unknown and read as '1', a number without one: nothing can "
         "be compared or converted; give their units, such as in a robot file, and export again",
         list(names),
-    )
-
-
-def _check_characters(value: Any) -> None:
-    """No text may have what a terminal obeys: names and paths end up in tables and messages. Raises BundleError."""
-    if isinstance(value, str):
-        if obeyed := (set(value) & CONTROL_CHARACTERS) - {"\n", "\t", "\r"}:
-            raise BundleError(
-                f"manifest.json: expected texts that can be shown, got the control characters {sorted(obeyed)!a} in "
-                f"{value!a:.80}; do not use this bundle"
-            )
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_characters(key)
-            _check_characters(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_characters(item)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name}, which is no JSON number")
-
-
-def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError(f"a key that comes twice among {[key for key, _ in pairs][:20]}")
-    return data
-
-
-def _other_task(requested: str, got: str) -> TaskError:
-    return TaskError(
-        f"expected a bundle of the task {requested!r}, this one is a {got!r}; give it to what serves that task"
     )
 
 

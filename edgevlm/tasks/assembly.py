@@ -13,8 +13,8 @@ from edgevlm.drivers import ChatDriver, DecoderDriver, DenoiseDriver, FuseDriver
 from edgevlm.engines import EngineFactory, Host
 from edgevlm.errors import BundleError
 from edgevlm.graph import Clock, Graph
-from edgevlm.manifest.drivers import KVDecoderSpec, Seq2SeqSpec
-from edgevlm.manifest.schema import DenoiseArgs
+from edgevlm.manifest.drivers import DenoiseArgs, Seq2SeqArgs
+from edgevlm.manifest.schema import ChatManifest, PolicyManifest
 from edgevlm.onnx_numbers import check_rows
 from edgevlm.options import RuntimeOptions
 
@@ -28,20 +28,21 @@ def open_graph(
     return Graph(host, clock)
 
 
-def open_policy_driver(bundle: Bundle, graph: Graph) -> PolicyDriver:
+def open_policy_driver(bundle: Bundle, manifest: PolicyManifest, graph: Graph) -> PolicyDriver:
     """The loop that a policy's manifest names. Raises BundleError."""
-    args = bundle.manifest.policy().args
+    args = manifest.driver.args
     if isinstance(args, DenoiseArgs):
-        return DenoiseDriver(bundle.manifest, graph, open_rows(bundle, args.embeddings))
-    return FuseDriver(bundle.manifest, graph)
+        return DenoiseDriver(args, manifest, graph, open_rows(bundle, args.embeddings))
+    return FuseDriver(args, manifest, graph)
 
 
-def open_driver(bundle: Bundle, graph: Graph) -> ChatDriver:
-    """The loop of a chat over its opened stages. Raises BundleError, TaskError."""
-    embeddings = open_rows(bundle, bundle.manifest.loop(KVDecoderSpec).embeddings)
-    if isinstance(bundle.manifest.driver, Seq2SeqSpec):
-        return Seq2SeqDriver(bundle.manifest, graph, embeddings)
-    return DecoderDriver(bundle.manifest, graph, embeddings)
+def open_chat_driver(bundle: Bundle, manifest: ChatManifest, graph: Graph) -> ChatDriver:
+    """The loop of a chat over its opened stages. Raises BundleError."""
+    args = manifest.driver.args
+    embeddings = open_rows(bundle, args.embeddings)
+    if isinstance(args, Seq2SeqArgs):
+        return Seq2SeqDriver(args, manifest.stages, graph, embeddings)
+    return DecoderDriver(args, manifest.stages, graph, embeddings)
 
 
 def open_rows(bundle: Bundle, path: str) -> NDArray[Any]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from edgevlm.bundle import Bundle
 from edgevlm.drivers import Prompt
-from edgevlm.engines import EngineFactory, open_engine
 from edgevlm.errors import TaskError
-from edgevlm.graph import Clock
-from edgevlm.options import RuntimeOptions
+from edgevlm.graph import Graph
+from edgevlm.manifest.schema import ChatManifest
+from edgevlm.tasks.assembly import open_chat_driver
+from edgevlm.tasks.base import Model
 from edgevlm.tasks.generation import GenerationState, Question, TextGenerator
 from edgevlm.tasks.generation_config import (
     Answer,
@@ -23,6 +22,7 @@ from edgevlm.tasks.generation_config import (
     collect,
     open_images,
 )
+from edgevlm.tasks.processor import open_processor
 from edgevlm.tasks.session import ChatSession
 from edgevlm.text import Turn
 
@@ -32,40 +32,40 @@ if TYPE_CHECKING:
 READERS = 2  # kept: one that reads again what it read, and a spare one for a question asked while it is busy
 
 
-class Chat:
+class Chat(Model):
     """A loaded model. Threads may share it; a question about what was read before is answered sooner.
+
+    Attributes:
+        generator: its driver and words, for who asks for logits.
 
     Raises:
         TaskError, BundleError, DependencyError, EngineError: when opening.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: RuntimeOptions,
-        *,
-        engines: EngineFactory = open_engine,
-        clock: Clock = time.perf_counter_ns,
-    ) -> None:
-        self.bundle, self.options, self.clock = bundle, options, clock
-        self._generator = TextGenerator(bundle, options, engines, clock)
-        self._readers = [self._generator.reader()]
+    def _read_manifest(self) -> None:
+        self._manifest = self.bundle.manifest.require(ChatManifest)
+        self._processor = open_processor(self.bundle)
         self._turn, self._choice = threading.Lock(), threading.Lock()
+
+    def _open_driver(self, graph: Graph) -> None:
+        driver = open_chat_driver(self.bundle, self._manifest, graph)
+        self.generator = TextGenerator(self._processor, driver, graph, self._manifest.driver.args, self.clock)
+        self._readers = [self.generator.reader()]
 
     @property
     def needs_text(self) -> bool:
         """Whether a question without words is refused: a model that captions pictures needs none."""
-        return self._generator.processor.words.needs_text
+        return self._processor.words.needs_text
 
     @property
     def stage_runs(self) -> MappingProxyType[str, int]:
         """Stage -> engine runs since the bundle was loaded."""
-        return self._generator.runs
+        return self.generator.runs
 
     @property
     def last_times_ns(self) -> dict[str, int]:
         """Of the last answer: "step", "preprocess" and the engine time of each stage that ran."""
-        return self._generator.last_times_ns
+        return self.generator.last_times_ns
 
     def ask(self, image: Pictures = None, text: str = "", **how: Unpack[GenerationOptions]) -> Answer:
         """The answer to one question; threads take turns.
@@ -81,8 +81,8 @@ class Chat:
             EngineError: an engine failed.
             SessionError: the chat was closed, also while the answer was coming.
         """
-        question = self._generator.question(image, text, how)
-        prompt = self._generator.prompt([question.turn], question.pictures, question)
+        question = self.generator.question(image, text, how)
+        prompt = self.generator.prompt([question.turn], question.pictures, question)
         with self._turn:
             return collect(self._alone(prompt, question))
 
@@ -91,8 +91,8 @@ class Chat:
 
         Raises as `ask` does: what is wrong with the question at once, the rest while the answer comes.
         """
-        question = self._generator.question(image, text, how)
-        return self._alone(self._generator.prompt([question.turn], question.pictures, question), question)
+        question = self.generator.question(image, text, how)
+        return self._alone(self.generator.prompt([question.turn], question.pictures, question), question)
 
     def session(self, system: str | None = None) -> ChatSession:
         """A dialogue, which remembers what was said and shown; `system` is said to the model before all of it.
@@ -101,37 +101,25 @@ class Chat:
             TaskError: the model answers one question at a time.
             InstructionError, PromptError: the system text.
         """
-        words = self._generator.processor.words
+        words = self._processor.words
         if not words.knows_turns:
             raise TaskError(
                 f"{self.bundle.root}: expected a model that was taught dialogues, this one answers one question at a "
                 "time; use ask()"
             )
-        return ChatSession(self._generator, () if system is None else (Turn("system", words.check(system)),))
+        return ChatSession(self.generator, () if system is None else (Turn("system", words.check(system)),))
 
     def prepare(self, image: Pictures = None, text: str = "") -> ModelInputs:
         """What the model would get for one question. Raises as `ask` does."""
-        processor, pictures = self._generator.processor, open_images(image)
+        processor, pictures = self._processor, open_images(image)
         ids = processor.ids([processor.question(text, pictures)], pictures)
         return ModelInputs(ids, tuple(processor.pixels(picture) for picture in pictures))
-
-    def close(self) -> None:
-        """Free the engines; every later call, and an answer that is still coming, raises SessionError."""
-        self._generator.close()
-
-    def __enter__(self) -> Chat:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _alone(self, prompt: Prompt, question: Question) -> AnswerStream:
         """The answer by one of the chat's own readers, or by a new one while all of them are busy."""
         reader = self._free_reader()
         try:
-            return (yield from self._generator.speak(prompt, question, reader))
+            return (yield from self.generator.speak(prompt, question, reader))
         finally:
             reader.give_back()
 
@@ -140,7 +128,7 @@ class Chat:
             for reader in self._readers:
                 if reader.take():
                     return reader
-            reader = self._generator.reader()
+            reader = self.generator.reader()
             reader.take()
             if len(self._readers) < READERS:
                 self._readers.append(reader)

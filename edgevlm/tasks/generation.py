@@ -6,18 +6,14 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from edgevlm.bundle import Bundle
-from edgevlm.drivers import KVCache, Prompt, Sampler
-from edgevlm.engines import EngineFactory
+from edgevlm.drivers import ChatDriver, KVCache, Prompt, Sampler
 from edgevlm.errors import BundleError, ContractError, InstructionError, PromptError, SessionError
-from edgevlm.graph import Clock, Memory
+from edgevlm.graph import Clock, Graph, Memory
 from edgevlm.manifest.drivers import KVDecoderSpec
-from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.assembly import open_driver, open_graph
 from edgevlm.tasks.generation_config import (
     Answer,
     AnswerStream,
@@ -29,7 +25,7 @@ from edgevlm.tasks.generation_config import (
     Token,
     open_images,
 )
-from edgevlm.tasks.processor import Pixels, open_processor
+from edgevlm.tasks.processor import ChatProcessor, Pixels
 from edgevlm.text import StreamingDetokenizer, Turn
 
 
@@ -119,22 +115,22 @@ class TextGenerator:
     """The engines and words of one bundle. Threads may share it, each with a reader of its own.
 
     Attributes:
-        prompter: words and pictures -> prompts.
+        processor: words and pictures -> prompts.
+        driver: what says the next word.
+        stop_ids: tokens that end an answer.
         last_times_ns: of the last answer.
 
     Raises:
-        TaskError, BundleError, DependencyError, EngineError: when opening.
+        BundleError: the tokenizer has more words than the driver.
     """
 
-    def __init__(self, bundle: Bundle, options: RuntimeOptions, engines: EngineFactory, clock: Clock) -> None:
-        self.bundle, self._clock = bundle, clock
-        self.processor = open_processor(bundle)
-        self._args = bundle.manifest.loop(KVDecoderSpec)
-        with ExitStack() as opened:
-            self._graph = open_graph(bundle, options, engines, clock, opened)
-            self.driver = open_driver(bundle, self._graph)
-            self._check_ids()
-            opened.pop_all()
+    def __init__(
+        self, processor: ChatProcessor, driver: ChatDriver, graph: Graph, args: KVDecoderSpec, clock: Clock
+    ) -> None:
+        self.processor, self.driver = processor, driver
+        self._graph, self._args, self._clock = graph, args, clock
+        self.stop_ids = args.stop_ids
+        self._check_ids()
         self._tally = threading.Lock()
         self._runs: Counter[str] = Counter()
         self.last_times_ns: dict[str, int] = {}
@@ -225,10 +221,6 @@ class TextGenerator:
         size, first_s = prompt.tokens, progress.first_ns / 1e9
         return Answer(speech.text, tuple(speech.token_ids), progress.ended, size, progress.reused, first_s, times)
 
-    def close(self) -> None:
-        """Free the engines; an answer that is still coming ends with a SessionError before its next token."""
-        self._graph.close()
-
     def _words(
         self,
         prompt: Prompt,
@@ -248,7 +240,7 @@ class TextGenerator:
         for count in range(1, asked.max_new_tokens + 1):
             token = sampler.pick(logits)
             progress.first_ns = progress.first_ns or watch.spent_ns
-            if token in self._args.stop_ids:
+            if token in self.stop_ids:
                 progress.ended = "stop"
                 return
             piece = Token(speech.add(token), token)

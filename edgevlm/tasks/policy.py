@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle import Bundle
 from edgevlm.clock import restarted
-from edgevlm.drivers.policy import Text
-from edgevlm.engines import EngineFactory, open_engine
-from edgevlm.errors import BundleError, ContractError, InstructionError, NonFiniteError, SessionError, StampError
-from edgevlm.graph import Clock, Memory, Value
+from edgevlm.drivers.ports import Words
+from edgevlm.errors import ContractError, InstructionError, NonFiniteError, SessionError, StampError
+from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest.contract import (
     SECOND_NS,
     ActionChunk,
@@ -30,52 +27,45 @@ from edgevlm.manifest.contract import (
     Plan,
     Stamped,
 )
-from edgevlm.manifest.schema import Manifest
-from edgevlm.options import RuntimeOptions
+from edgevlm.manifest.schema import PolicyManifest
 from edgevlm.preprocess import Preprocessor
 from edgevlm.tasks.action_decoder import ActionDecoder, PlanDecoder
-from edgevlm.tasks.assembly import open_graph, open_policy_driver
+from edgevlm.tasks.assembly import open_policy_driver
+from edgevlm.tasks.base import Model, check_pixels
 from edgevlm.tasks.validation import ValidatedObservation, validate_frame, validate_observation
 from edgevlm.temporal import FrameRing
 from edgevlm.text import Tokenizer
 
 
-class Policy:
+class Policy(Model):
     """A loaded model: shared and immutable; its sessions hold what a robot has seen.
 
     Raises:
-        BundleError, DependencyError, EngineError: when opening.
+        TaskError, BundleError, DependencyError, EngineError: when opening.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: RuntimeOptions,
-        *,
-        engines: EngineFactory = open_engine,
-        clock: Clock = time.perf_counter_ns,
-    ) -> None:
-        manifest = bundle.manifest
-        self.bundle, self.options = bundle, options
-        self.contract: Contract = manifest.policy().contract
-        self.clock = clock
-        self.closed = False
+    def _read_manifest(self) -> None:
+        manifest = self.bundle.manifest.require(PolicyManifest)
+        self._manifest = manifest
+        self.contract: Contract = manifest.contract
         self.preprocessors = {
             camera.name: Preprocessor(camera, manifest.preprocess[camera.name]) for camera in self.contract.cameras
         }
+        for camera, stage in manifest.driver.args.vision.items():
+            check_pixels(
+                stage, manifest.stages, self.preprocessors[camera].shape, f"the preprocess of camera {camera!r}"
+            )
         self._turns = {camera.name: threading.Lock() for camera in self.contract.cameras}
         instruction = self.contract.instruction
-        self.tokenizer = None if instruction is None else Tokenizer(bundle.tokenizer(), instruction)
-        with ExitStack() as opened:  # what was opened is closed again when a later part is refused
-            self._graph = open_graph(bundle, options, engines, clock, opened)
-            self.driver = open_policy_driver(bundle, self._graph)
-            _check_pixels(manifest, self.preprocessors)
-            opened.pop_all()
+        self.tokenizer = None if instruction is None else Tokenizer(self.bundle.tokenizer(), instruction)
         self.decode_actions = ActionDecoder(self.contract.action)
         self.decode_plan = PlanDecoder(self.contract.plan, self.contract.state) if self.contract.plan else None
         fields = self.contract.state.fields if self.contract.state else ()
         self._mean = np.array([field.mean for field in fields], np.float32)
         self._std = np.array([field.std for field in fields], np.float32)
+
+    def _open_driver(self, graph: Graph) -> None:
+        self.driver = open_policy_driver(self.bundle, self._manifest, graph)
         self._default = self.session()
 
     def normalize_state(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -151,39 +141,16 @@ class Policy:
                 session.run_stages(stamp_ns, text, state)
                 yield
 
-    def _synthetic_text(self) -> Text | None:
+    def _synthetic_text(self) -> Words | None:
         if self.contract.instruction is None:
             return None
         shape = (1, self.contract.instruction.max_tokens)
         return Value("ids", np.zeros(shape, np.int64)), Value("mask", np.ones(shape, np.float32))
 
-    def close(self) -> None:
-        """Free the engines; its sessions raise SessionError from then on."""
-        self.closed = True
-        self._graph.close()
-
-    def __enter__(self) -> Policy:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def _check_text(text: object) -> None:
     if not isinstance(text, str):
         raise InstructionError(f"instruction: expected text, got {text!r:.80}; say what to do")
-
-
-def _check_pixels(manifest: Manifest, preprocessors: Mapping[str, Preprocessor]) -> None:
-    for camera, stage in manifest.policy().args.vision.items():
-        expected, actual = manifest.stages[stage].inputs[0].shape, preprocessors[camera].shape
-        if len(expected) != 4 or any(isinstance(w, int) and w != m for w, m in zip(expected, actual, strict=True)):
-            raise BundleError(
-                f"stage {stage!r}: expected pixels {expected}, the preprocess of camera {camera!r} makes {actual}; "
-                "export the bundle again"
-            )
 
 
 @dataclass(slots=True)
@@ -213,7 +180,7 @@ class Session:
         }
         self._cameras = {camera.name: camera for camera in policy.contract.cameras}
         self._reset_after_ns = round(window.reset_after_s * SECOND_NS)
-        self._texts: dict[str, Text] = {}
+        self._texts: dict[str, Words] = {}
         self._lock = threading.Lock()
         self._frame_count = 0
         self._state_count = 0
@@ -281,12 +248,12 @@ class Session:
         with self._exclusive():
             self._forget_all()
 
-    def run_stages(self, now_ns: int, text: Text | None, state: NDArray[np.float32] | None) -> dict[str, Value]:
+    def run_stages(self, now_ns: int, text: Words | None, state: NDArray[np.float32] | None) -> dict[str, Value]:
         """The head's raw outputs for the window at `now_ns`; `state` (S,) in the contract's units. One thread only."""
         normalized = None if state is None else self._policy.normalize_state(state)
         return self._run(now_ns, text, normalized)
 
-    def _run(self, now_ns: int, text: Text | None, normalized: NDArray[np.float32] | None) -> dict[str, Value]:
+    def _run(self, now_ns: int, text: Words | None, normalized: NDArray[np.float32] | None) -> dict[str, Value]:
         window = {camera: self._pixels(ring, now_ns) for camera, ring in self._rings.items()}
         value = None
         if normalized is not None:
@@ -351,7 +318,7 @@ class Session:
             )
         return False
 
-    def _text(self, instruction: str) -> Text | None:
+    def _text(self, instruction: str) -> Words | None:
         _check_text(instruction)
         tokenizer = self._policy.tokenizer
         if tokenizer is None:

@@ -13,8 +13,7 @@ from edgevlm.bundle import Bundle
 from edgevlm.drivers import ImageToken, Prompt
 from edgevlm.errors import BundleError, PromptError
 from edgevlm.graph import Value
-from edgevlm.manifest.drivers import KVDecoderSpec, Seq2SeqSpec
-from edgevlm.manifest.image_ops import ImageOp
+from edgevlm.manifest.schema import ChatManifest, DialogueManifest, QuestionManifest
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks.generation_config import ImageInput
 from edgevlm.text import PromptWriter, QuestionWriter, SpecialTokens, Turn, prompt_as_data
@@ -36,10 +35,9 @@ class ChatProcessor(ABC):
 
     words: SpecialTokens
 
-    def __init__(self, bundle: Bundle, operations: Sequence[ImageOp]) -> None:
-        manifest = bundle.manifest
-        self._prepare = PicturePreprocessor(operations)
-        self._pixels = manifest.stages[manifest.loop(KVDecoderSpec).vision].inputs[0].shape
+    def __init__(self, manifest: ChatManifest) -> None:
+        self._prepare = PicturePreprocessor(manifest.operations)
+        self._pixels = manifest.stages[manifest.driver.args.vision].inputs[0].shape
 
     @abstractmethod
     def question(self, text: str, pictures: Sequence[ImageInput]) -> Turn:
@@ -81,10 +79,10 @@ class ChatProcessor(ABC):
 
 
 class RowProcessor(ChatProcessor):
-    """Words and pictures in one row, for the driver `decoder`. Raises TaskError for the bundle of another."""
+    """Words and pictures in one row, for the driver `decoder`."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle, bundle.manifest.chat().operations)
+    def __init__(self, bundle: Bundle, manifest: DialogueManifest) -> None:
+        super().__init__(manifest)
         self._spec = prompt_as_data(bundle)
         self._writer = PromptWriter(self._spec, bundle.tokenizer())
         self.words = self._writer
@@ -120,12 +118,12 @@ class RowProcessor(ChatProcessor):
 
 
 class QuestionProcessor(ChatProcessor):
-    """A question beside its picture, for the driver `seq2seq`. Raises TaskError for the bundle of another."""
+    """A question beside its picture, for the driver `seq2seq`."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        operations, spec, self._args = bundle.manifest.questions()
-        super().__init__(bundle, operations)
-        self._writer = QuestionWriter(spec, bundle.tokenizer(), self._args.begin)
+    def __init__(self, bundle: Bundle, manifest: QuestionManifest) -> None:
+        super().__init__(manifest)
+        self._begin = manifest.driver.args.begin
+        self._writer = QuestionWriter(manifest.question, bundle.tokenizer(), self._begin)
         self.words = self._writer
 
     def question(self, text: str, pictures: Sequence[ImageInput]) -> Turn:
@@ -149,13 +147,16 @@ class QuestionProcessor(ChatProcessor):
         name: Hashable = (image_input.digest, 0)
         looked_at = {name: Value(name, _later(pixels or self.pixels, image_input))}
         if self._writer.encoded:
-            return Prompt(self._args.begin, looked_at, tuple(ids))
+            return Prompt(self._begin, looked_at, tuple(ids))
         return Prompt(tuple(ids), looked_at)
 
 
 def open_processor(bundle: Bundle) -> ChatProcessor:
     """The one that the driver of `bundle` wants. Raises TaskError, BundleError, DependencyError."""
-    return QuestionProcessor(bundle) if isinstance(bundle.manifest.driver, Seq2SeqSpec) else RowProcessor(bundle)
+    manifest = bundle.manifest
+    if isinstance(manifest, QuestionManifest):
+        return QuestionProcessor(bundle, manifest)
+    return RowProcessor(bundle, manifest.require(DialogueManifest))
 
 
 def too_many(most: int, got: int) -> PromptError:

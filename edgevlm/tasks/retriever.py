@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle import Bundle
 from edgevlm.drivers import CrossDriver, DualDriver
-from edgevlm.drivers.dual import text_values
-from edgevlm.engines import EngineFactory, open_engine
-from edgevlm.errors import BundleError, InstructionError
-from edgevlm.graph import Clock, Value
-from edgevlm.manifest.schema import CrossArgs, Manifest
-from edgevlm.options import RuntimeOptions
-from edgevlm.preprocess import PicturePreprocessor
-from edgevlm.tasks.assembly import open_graph
-from edgevlm.tasks.base import ModelBase
-from edgevlm.tasks.generation_config import ImageInput, Picture, listed, open_images, texts_of
-from edgevlm.text import TextEncoder
+from edgevlm.errors import BundleError
+from edgevlm.graph import Graph
+from edgevlm.manifest.drivers import CrossArgs
+from edgevlm.manifest.schema import RetrieverManifest
+from edgevlm.tasks.base import PictureModel
+from edgevlm.tasks.generation_config import Picture, listed, texts_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class Match:
     scores: NDArray[np.float32]  # (I, T)
 
 
-class Retriever(ModelBase):
+class Retriever(PictureModel):
     """A loaded model. Threads may share it and take turns.
 
     A text it has seen is not encoded again, nor is a picture that it was shown lately.
@@ -55,31 +47,28 @@ class Retriever(ModelBase):
         TaskError, BundleError, DependencyError, EngineError: when opening.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: RuntimeOptions,
-        *,
-        engines: EngineFactory = open_engine,
-        clock: Clock = time.perf_counter_ns,
-    ) -> None:
-        manifest = bundle.manifest
-        operations, text, args = manifest.retriever()
-        self._prepare = PicturePreprocessor(operations)
-        self._encode = TextEncoder(bundle.tokenizer(), text)
-        _check_pixels(manifest, self._prepare)
-        with ExitStack() as opened:
-            graph = open_graph(bundle, options, engines, clock, opened)
-            self._driver: CrossDriver | DualDriver = (
-                CrossDriver(manifest, graph) if isinstance(args, CrossArgs) else DualDriver(manifest, graph)
+    def _read_manifest(self) -> None:
+        manifest = self.bundle.manifest.require(RetrieverManifest)
+        self._args = args = manifest.driver.args
+        self._read_words_and_pictures(manifest.operations, manifest.text)
+        if args.vision is None or (isinstance(args, CrossArgs) and args.scores != "match"):
+            raise BundleError(
+                "driver.args: expected vision and scores that can be compared in a retriever, got "
+                f"{args.vision!r} and {args.scores!r}; export the bundle again"
             )
-            opened.pop_all()
-        super().__init__(bundle, options, clock, graph, self._driver.memory())
+        self._check_vision(args.vision)
+
+    def _open_driver(self, graph: Graph) -> None:
+        args, stages = self._args, self.bundle.manifest.stages
+        self._driver: CrossDriver | DualDriver = (
+            CrossDriver(args, stages, graph) if isinstance(args, CrossArgs) else DualDriver(args, stages, graph)
+        )
+        self._memory = self._driver.memory()
 
     @property
     def encodes_texts(self) -> bool:
         """Whether a text has an embedding of its own; some models only read pairs."""
-        return self.bundle.manifest.retriever().args.text is not None
+        return self._args.text is not None
 
     def classify(self, image: Picture, labels: Sequence[str]) -> Classification:
         """A probability for each of `labels`; write them as the model was trained, such as "a photo of a cat".
@@ -101,48 +90,16 @@ class Retriever(ModelBase):
 
     def _match(self, images: Sequence[Picture], texts: Sequence[str]) -> Match:
         with self._timed():
-            pictures = (self._pixels(image) for image in images)  # one after the other, as they are looked at
+            pictures = (self._picture(image)[0] for image in images)  # one after the other, as they are looked at
             logits = self._driver.logits(pictures, [self._words(text) for text in texts], self._memory)
             return Match(logits, self._driver.scores(logits))
 
     def embed_image(self, image: Picture) -> NDArray[np.float32]:
         """The picture's unit vector (D,), a copy. Raises as `classify` does; TaskError where a model makes none."""
         with self._timed():
-            return self._driver.embed_image(self._pixels(image), self._memory)
+            return self._driver.embed_image(self._picture(image)[0], self._memory)
 
     def embed_text(self, text: str) -> NDArray[np.float32]:
         """The text's unit vector (D,), a copy. Raises as `classify` does; TaskError where a model makes none."""
         with self._timed():
             return self._driver.embed_text(*self._words(text), self._memory)
-
-    def _pixels(self, image: Picture) -> Value:
-        started = self.clock()
-        (image_input,) = open_images([image])
-        self._memory.add_time("preprocess", self.clock() - started)
-        return Value(("picture", image_input.digest), lambda: self._prepared(image_input))  # prepared where it is new
-
-    def _prepared(self, image_input: ImageInput) -> NDArray[np.float32]:
-        started = self.clock()
-        pixels = self._prepare(image_input.image)
-        self._memory.add_time("preprocess", self.clock() - started)
-        return pixels
-
-    def _words(self, text: str) -> tuple[Value, Value]:
-        if not isinstance(text, str):
-            raise InstructionError(f"text: expected words, got {text!r:.80}; give a description or a label")
-        return text_values(text, self._encode.encode)
-
-
-def _check_pixels(manifest: Manifest, prepare: PicturePreprocessor) -> None:
-    args = manifest.retriever().args
-    stage = args.vision
-    if stage is None or (isinstance(args, CrossArgs) and args.scores != "match"):
-        raise BundleError(
-            "driver.args: expected vision and scores that can be compared in a retriever, got "
-            f"{stage!r} and {args.scores!r}; export the bundle again"
-        )
-    expected, actual = manifest.stages[stage].inputs[0].shape, prepare(np.zeros((64, 64, 3), np.uint8)).shape
-    if len(expected) != 4 or any(isinstance(w, int) and w != m for w, m in zip(expected, actual, strict=True)):
-        raise BundleError(
-            f"stage {stage!r}: expected pixels {expected}, preprocess makes {actual}; export the bundle again"
-        )

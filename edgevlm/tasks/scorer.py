@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle import Bundle
 from edgevlm.drivers import CrossDriver
-from edgevlm.drivers.dual import text_values
-from edgevlm.engines import EngineFactory, open_engine
+from edgevlm.drivers.numerics import softmax
+from edgevlm.drivers.ports import text_values
 from edgevlm.errors import BundleError
-from edgevlm.graph import Clock, Value
-from edgevlm.options import RuntimeOptions
-from edgevlm.tasks.assembly import open_graph
-from edgevlm.tasks.base import ModelBase
+from edgevlm.graph import Graph, Value
+from edgevlm.manifest.schema import ScorerManifest
+from edgevlm.tasks.base import TurnTakingModel
 from edgevlm.tasks.features import check_features, feature_limits
 from edgevlm.text import TextEncoder
 
@@ -36,7 +32,7 @@ class Scores:
         return self.labels[int(np.argmax(self.logits))]
 
 
-class Scorer(ModelBase):
+class Scorer(TurnTakingModel):
     """A loaded model. Threads may share it and take turns.
 
     Attributes:
@@ -46,34 +42,26 @@ class Scorer(ModelBase):
         TaskError, BundleError, DependencyError, EngineError: when opening.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: RuntimeOptions,
-        *,
-        engines: EngineFactory = open_engine,
-        clock: Clock = time.perf_counter_ns,
-    ) -> None:
-        manifest = bundle.manifest
-        text, self.labels, args = manifest.scorer()
-        self._encode = TextEncoder(bundle.tokenizer(), text)
-        self._head = manifest.stages[args.head]
-        if args.vision is not None or args.scores != "softmax":
+    def _read_manifest(self) -> None:
+        manifest = self.bundle.manifest.require(ScorerManifest)
+        self._args, self.labels = manifest.driver.args, manifest.labels
+        self._encode = TextEncoder(self.bundle.tokenizer(), manifest.text)
+        self._head = manifest.stages[self._args.head]
+        self._call_count = 0
+        if self._args.vision is not None or self._args.scores != "softmax":
             raise BundleError(
                 "driver.args: expected no vision in a scorer, which is given features, and scores by softmax, got "
-                f"{args.vision!r} and {args.scores!r}; export the bundle again"
+                f"{self._args.vision!r} and {self._args.scores!r}; export the bundle again"
             )
-        with ExitStack() as opened:
-            graph = open_graph(bundle, options, engines, clock, opened)
-            self._driver = CrossDriver(manifest, graph)
-            if self._driver.columns != len(self.labels):
-                raise BundleError(
-                    f"stage {args.head!r}: expected scores of the {len(self.labels)} labels, it has "
-                    f"{self._driver.columns} columns; export the bundle again"
-                )
-            opened.pop_all()
-        self._call_count = 0
-        super().__init__(bundle, options, clock, graph, self._driver.memory())
+
+    def _open_driver(self, graph: Graph) -> None:
+        self._driver = CrossDriver(self._args, self.bundle.manifest.stages, graph)
+        self._memory = self._driver.memory()
+        if self._driver.columns != len(self.labels):
+            raise BundleError(
+                f"stage {self._args.head!r}: expected scores of the {len(self.labels)} labels, it has "
+                f"{self._driver.columns} columns; export the bundle again"
+            )
 
     @property
     def limits(self) -> tuple[int, int, int]:
@@ -106,5 +94,4 @@ class Scorer(ModelBase):
             self._call_count += 1
             looked = {port: Value(("regions", self._call_count), regions)}
             logits = self._driver.read(looked, text_values(text, self._encode.encode), self._memory)
-        powers = np.exp(logits - logits.max())
-        return Scores(self.labels, powers / powers.sum(), logits.copy())
+        return Scores(self.labels, softmax(logits), logits.copy())

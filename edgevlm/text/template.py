@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from edgevlm.bounded import read_bounded
 from edgevlm.bundle import Bundle
 from edgevlm.errors import BundleError, DependencyError
+from edgevlm.manifest.schema import DialogueManifest
 from edgevlm.manifest.text import DialogueSpec, PromptSpec
 from edgevlm.text.confined import MAX_REPLY, MAX_SOURCE, Unanswered, run_confined
 from edgevlm.text.special_tokens import special_tokens
@@ -40,7 +41,7 @@ def prompt_as_data(bundle: Bundle) -> PromptSpec:
         TaskError: the bundle is another loop's.
         BundleError, DependencyError: see `ChatTemplate`.
     """
-    prompt = bundle.manifest.chat().prompt
+    prompt = bundle.manifest.require(DialogueManifest).prompt
     if prompt.template is None:
         return prompt
     dialogue = _bundled(bundle, prompt, prompt.template).dialogue
@@ -53,7 +54,7 @@ def check_dialogue(bundle: Bundle, dialogue: DialogueSpec, seed: int, count: int
     Raises:
         BundleError, DependencyError: see `ChatTemplate`; also for the first dialogue that differs.
     """
-    prompt = bundle.manifest.chat().prompt
+    prompt = bundle.manifest.require(DialogueManifest).prompt
     if prompt.template is None:
         return 0
     return _bundled(bundle, prompt, prompt.template).check(dialogue, seed, count)

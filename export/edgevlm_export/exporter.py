@@ -174,7 +174,7 @@ class Job:
         graph.write_files(root)
 
         def manifest(files: Mapping[str, FileEntry]) -> Manifest:
-            return Manifest(
+            return Manifest.build(
                 format=FORMAT,
                 family=graph.family,
                 task=graph.task,

@@ -14,7 +14,6 @@ from edgevlm.data.base import Data
 from edgevlm.data.synthetic import make_up
 from edgevlm.engines import Arrays, Hook, hooked
 from edgevlm.errors import CalibrationError, InstructionError
-from edgevlm.manifest.schema import Manifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.tasks.policy import Policy
 from edgevlm_calibration.policy import POLICY
@@ -90,7 +89,7 @@ def test_too_few_steps_are_refused_with_both_numbers(samples: int, episodes: int
 
 
 def test_a_bundle_that_is_quantized_already_is_refused(bundle: Bundle, data: Data) -> None:
-    changed = Manifest.model_validate({**bundle.manifest.model_dump(), "precision": "int8"})
+    changed = bundle.manifest.model_copy(update={"precision": "int8"})
     with pytest.raises(CalibrationError, match="expected an fp32 bundle, got int8"):
         calibrate_on(replace(bundle, manifest=changed), data, POLICY, samples=20)
 

@@ -90,7 +90,7 @@ class Session:
 
 def test_an_episode_is_a_session_whose_every_frame_counts_up_to_the_last_step(tmp_path: Path) -> None:
     bundle = open_bundle(tiny.mono(tmp_path / "bundle"))
-    episodes = make_up(bundle.manifest.policy().contract, bundle.tokenizer()).held_out[:2]
+    episodes = make_up(bundle.manifest.contract, bundle.tokenizer()).held_out[:2]
     notes: list[tuple[str, int]] = []
 
     class Policy:
@@ -107,7 +107,7 @@ def test_an_episode_is_a_session_whose_every_frame_counts_up_to_the_last_step(tm
 
 def test_steps_lie_evenly_over_all_episodes(tmp_path: Path) -> None:
     bundle = open_bundle(tiny.mono(tmp_path / "bundle"))
-    episodes = make_up(bundle.manifest.policy().contract, bundle.tokenizer()).held_out[:2]
+    episodes = make_up(bundle.manifest.contract, bundle.tokenizer()).held_out[:2]
     every = [Step(episode, place) for episode in episodes for place in range(episode.length)]
     assert steps(episodes, 10**6) == every
     assert steps(episodes, 3) == [every[0], every[round((len(every) - 1) / 2)], every[-1]]

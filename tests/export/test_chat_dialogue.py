@@ -14,6 +14,7 @@ from transformers.image_utils import load_image
 
 import edgevlm
 from edgevlm.errors import TaskError
+from edgevlm.manifest.schema import DialogueManifest
 from edgevlm_export.report import ExportReport
 
 CLASSES = {  # model and processor of upstream's, of those that know turns
@@ -68,7 +69,7 @@ def test_every_turn_is_upstreams_and_nothing_is_read_twice(
             messages.append({"role": "user", "content": parts})
             prompt, said = upstream(model, processor, messages, pictures)
             answer = session.ask(None if name is None else photographs[name], text, max_new_tokens=ANSWER_TOKENS)
-            stops = chat.bundle.manifest.chat().args.stop_ids
+            stops = chat.bundle.manifest.require(DialogueManifest).driver.args.stop_ids
             assert answer.prompt_tokens == len(prompt)
             assert list(answer.token_ids) == [token for token in said if token not in stops]
             assert answer.reused_tokens >= read

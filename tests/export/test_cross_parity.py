@@ -19,7 +19,7 @@ from transformers.image_utils import load_image
 import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.errors import FidelityError
-from edgevlm.manifest.schema import TextSpec
+from edgevlm.manifest.schema import RetrieverManifest, TextSpec
 from edgevlm.text import TextEncoder
 from edgevlm_export.families import build
 from edgevlm_export.fidelity.metrics import centred_cosine
@@ -239,7 +239,7 @@ def test_two_hundred_prompts_become_the_ids_of_upstream(exported: Exported, nati
 
 
 def test_a_text_longer_than_the_model_is_refused(exported: Exported) -> None:
-    longest = open_bundle(exported[0]).manifest.retriever().text.max_tokens
+    longest = open_bundle(exported[0]).manifest.require(RetrieverManifest).text.max_tokens
     with (
         edgevlm.load_retriever(exported[0]) as retriever,
         pytest.raises(edgevlm.errors.InstructionError, match=rf"at most {longest} tokens"),

@@ -17,7 +17,6 @@ import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.data.pictures import Photo
 from edgevlm.engines import hooked
-from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm_calibration.chat import Question, Talk
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build
@@ -72,7 +71,7 @@ def test_the_answer_is_word_by_word_upstreams(
         for path, (answer_ids, _) in zip(paths, answers, strict=True):
             got = chat.ask(path, TEXT, max_new_tokens=ANSWER_TOKENS)
             assert got.token_ids == tuple(
-                token for token in answer_ids if token not in chat.bundle.manifest.loop(KVDecoderSpec).stop_ids
+                token for token in answer_ids if token not in chat.bundle.manifest.driver.args.stop_ids
             )
 
 
@@ -123,7 +122,7 @@ def test_a_picture_without_words_is_captioned_as_upstream_does_by_itself(
             answer_ids, want = judge.caption(path, ANSWER_TOKENS)
             _, got = talk.answer(talk.question(photo(path), ""), len(answer_ids), answer_ids)
             assert got.shape == want.shape and gap(got, want) < TOLERANCE
-            stops = bundle.manifest.loop(KVDecoderSpec).stop_ids
+            stops = bundle.manifest.driver.args.stop_ids
             answer = chat.ask(path, max_new_tokens=ANSWER_TOKENS)
             assert answer.token_ids == tuple(token for token in answer_ids if token not in stops)
             captions.add(answer_ids)

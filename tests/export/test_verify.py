@@ -14,7 +14,6 @@ from support.film_log import write_log
 
 from edgevlm.bundle import MANIFEST, open_bundle, write_manifest
 from edgevlm.errors import ContractError, FidelityError
-from edgevlm.manifest.schema import Manifest
 from edgevlm_export.exporter import export
 from edgevlm_export.fidelity.verify import verify
 from edgevlm_export.report import ExportReport
@@ -34,7 +33,7 @@ def _spoil(source: Path, target: Path, stage_file: str) -> Path:
     manifest = open_bundle(source).manifest
     for stale in target.glob("manifest.*"):
         stale.unlink()
-    write_manifest(target, lambda files: Manifest.model_validate({**manifest.model_dump(), "files": files}))
+    write_manifest(target, lambda files: manifest.model_copy(update={"files": files}))
     return target
 
 

@@ -26,6 +26,7 @@ from support import tiny
 from support.gate_rig import PERIOD_S, Rig, wait_until
 
 from edgevlm.bundle import open_bundle
+from edgevlm.manifest.schema import PolicyManifest
 from edgevlm_ros.processes import Processes, environment
 from edgevlm_ros.qos import LATCHED, RELIABLE
 
@@ -56,7 +57,9 @@ class Robot:
         self._bundle, self._space = bundle, space
         opened = open_bundle(bundle)
         topics = {"command/twist": TwistStamped, "command/gripper": JointState}
-        self.rig = Rig(domain, opened.manifest.policy().contract, opened.sha256, topics, namespace=f"/{space}")
+        self.rig = Rig(
+            domain, opened.manifest.require(PolicyManifest).contract, opened.sha256, topics, namespace=f"/{space}"
+        )
         self.rig.joints, self.rig.row = {"x": 0.0, "y": 0.0, "grip": 0.0}, [0.002, 0.0, 1.0]
         self._nodes: dict[str, Any] = {}
 

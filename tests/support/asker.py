@@ -61,7 +61,7 @@ def chat(root: Path, reader: str = "decoder", **args: Any) -> Path:
     said = parts(reader, **args)
 
     def build(files: Mapping[str, FileEntry]) -> Manifest:
-        return Manifest(**{**said, "files": files})
+        return Manifest.build(**{**said, "files": files})
 
     with new_directory(root) as work:
         (work / "stages").mkdir()

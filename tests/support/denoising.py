@@ -50,7 +50,7 @@ def policy(root: Path) -> Path:
     said = parts()
 
     def build(files: Mapping[str, FileEntry]) -> Manifest:
-        return Manifest(**{**said, "files": files})
+        return Manifest.build(**{**said, "files": files})
 
     with new_directory(root) as work:
         (work / "stages").mkdir()

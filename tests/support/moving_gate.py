@@ -12,6 +12,7 @@ from support import tiny
 from support.gate_rig import PERIOD_S, Rig, judge_velocities, wait_until
 
 from edgevlm.bundle import open_bundle
+from edgevlm.manifest.schema import PolicyManifest
 from edgevlm_ros.processes import Processes, environment
 
 VELOCITY, ACCELERATION, VALID_S = 0.2, 0.5, 0.1
@@ -41,7 +42,7 @@ class Moving:
             arguments=["edgevlm_ros.command_gate:CommandGate"] if child else [],
         )
         topics = {"command/twist": TwistStamped, "command/gripper": JointState}
-        self.rig = Rig(domain, opened.manifest.policy().contract, opened.sha256, topics)
+        self.rig = Rig(domain, opened.manifest.require(PolicyManifest).contract, opened.sha256, topics)
         self.rig.joints, self.rig.row = {"x": 0.0, "y": 0.0, "grip": 0.0}, FAST
         try:
             wait_until(lambda: self.rates()[-1:] == [pytest.approx(VELOCITY)], 20)

@@ -132,7 +132,7 @@ def chat(root: Path, *, template: str | None = None, words: Mapping[str, Any] | 
         said["format"] = "edgevlm.bundle/1.3"
 
     def build(files: Mapping[str, FileEntry]) -> Manifest:
-        return Manifest(**{**said, "files": files})
+        return Manifest.build(**{**said, "files": files})
 
     with new_directory(root) as work:
         (work / "stages").mkdir()

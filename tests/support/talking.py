@@ -28,7 +28,7 @@ class Opened:
 def by_hand(chat: Chat, image: Any, text: str, count: int, whole: bool = False) -> list[int]:
     """Greedy tokens from the driver alone: all read anew for every token, but what sees itself `whole`."""
     prepared = chat.prepare(image, text)
-    driver: DecoderDriver = chat._generator.driver
+    driver: DecoderDriver = chat.generator.driver
     features = iter(
         ImageToken((picture, tile), place)
         for picture, pixels in enumerate(prepared.pixels)

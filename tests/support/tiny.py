@@ -206,7 +206,7 @@ def write_bundle(root: Path, parts: Mapping[str, Any]) -> Path:
             "tokenizer": "tokenizer.json",
             "source_sha256": "0" * 64,
         }
-        return Manifest(**{**common, "files": files, **parts})
+        return Manifest.build(**{**common, "files": files, **parts})
 
     with new_directory(root) as work:
         (work / "stages").mkdir()

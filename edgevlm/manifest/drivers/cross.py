@@ -35,3 +35,8 @@ class CrossSpec(Spec):
     def stages(self) -> set[str]:
         """The stages it names."""
         return {name for name in (self.args.vision, self.args.text, self.args.head) if name is not None}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files it names."""
+        return ()

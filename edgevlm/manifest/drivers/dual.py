@@ -33,3 +33,8 @@ class DualSpec(Spec):
     def stages(self) -> set[str]:
         """The stages it names."""
         return {self.args.vision, self.args.text}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files it names."""
+        return ()

@@ -45,3 +45,8 @@ class FuseSpec(Spec):
     def words(self) -> bool:
         """Whether the model takes any."""
         return self.args.text is not None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files it names."""
+        return ()

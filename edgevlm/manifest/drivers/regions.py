@@ -32,3 +32,8 @@ class RegionsSpec(Spec):
     def stages(self) -> set[str]:
         """The stages it names."""
         return {self.args.vision, self.args.text}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files it names."""
+        return ()

@@ -17,7 +17,7 @@ from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import Photo, PictureData, make_up_pictures, open_pictures
 from edgevlm.engines import Arrays, hooked
 from edgevlm.errors import FidelityError
-from edgevlm.manifest.drivers import KVDecoderSpec
+from edgevlm.manifest.schema import ChatManifest
 from edgevlm.tasks.processor import open_processor
 from edgevlm_calibration.chat import Question, Talk, words
 from edgevlm_calibration.pictures import questions
@@ -162,7 +162,7 @@ class Tap(Probe):
         super().__init__(StageMeter(), self._expected, lambda run: run % SAID < COMPARED)
         self.judge = judge
         self.twist: Twist | None = None
-        self._decoder = bundle.manifest.loop(KVDecoderSpec).decoder
+        self._decoder = bundle.manifest.require(ChatManifest).driver.args.decoder
         self._ports: dict[str, list[str]] = {}
         for port in bundle.manifest.stages[self._decoder].inputs:
             self._ports.setdefault(port.kind, []).append(port.name)

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import PictureData, make_up_pictures, open_pictures
 from edgevlm.errors import FidelityError
-from edgevlm.manifest.drivers import RegionsArgs
-from edgevlm.manifest.schema import PICTURE
+from edgevlm.manifest.schema import PICTURE, DetectorManifest
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.tasks import Detector
 from edgevlm_calibration.pictures import DETECTOR
@@ -79,7 +78,7 @@ class BundleDetector(OfBundle[Detector]):
 
 def ask(detector: Detector, images: Images, texts: Sequence[str]) -> Pictures:
     """What a loaded bundle says, its boxes as the model has them: shares of the frame, by their centres."""
-    frame = detector.bundle.manifest.loop(RegionsArgs).frame
+    frame = detector.bundle.manifest.require(DetectorManifest).driver.args.frame
     found = []
     for image in images:
         regions = detector.regions(image, texts)

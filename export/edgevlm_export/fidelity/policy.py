@@ -14,6 +14,7 @@ from edgevlm.engines import Arrays, Host, open_engine
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.contract import ActionChunk, Contract, Observation, Plan
 from edgevlm.manifest.drivers import DenoiseArgs
+from edgevlm.manifest.schema import PolicyManifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.preprocess import Preprocessor
 from edgevlm.tasks.action_decoder import ActionDecoder, PlanDecoder
@@ -138,7 +139,8 @@ class BundleReference:
     """Another bundle of the same contract, through the runtime."""
 
     def __init__(self, bundle: Bundle, options: RuntimeOptions) -> None:
-        self.kind, self.sha256, self.contract = "bundle", bundle.sha256, bundle.manifest.policy().contract
+        self.kind, self.sha256 = "bundle", bundle.sha256
+        self.contract = bundle.manifest.require(PolicyManifest).contract
         self._stages = bundle.manifest.stages
         self._host = Host(open_engine(bundle, self._stages, options))
         self._policy = Policy(bundle, options)

@@ -21,7 +21,7 @@ from edgevlm.data.synthetic import make_up
 from edgevlm.engines import EngineFactory, hooked
 from edgevlm.errors import ContractError, FidelityError
 from edgevlm.manifest.contract import Observation
-from edgevlm.manifest.schema import Form
+from edgevlm.manifest.schema import Form, PolicyManifest
 from edgevlm.options import RuntimeOptions
 from edgevlm.rosmsg.state import Stamps
 from edgevlm.tasks.policy import Policy, Session
@@ -98,7 +98,7 @@ def _policy(checkpoint: Path, robot: Path | None) -> PolicyGraph:
 
 
 def _data(bundle: Bundle, data: Path | None, topics: Path | None, stamps: Stamps | None) -> Data:
-    manifest, contract = bundle.manifest, bundle.manifest.policy().contract
+    manifest, contract = bundle.manifest, bundle.manifest.require(PolicyManifest).contract
     if data is None:
         return make_up(contract, bundle.tokenizer() if manifest.tokenizer is not None else None)
     table = bundle.records().get("calibration", {})
@@ -110,7 +110,7 @@ def _data(bundle: Bundle, data: Path | None, topics: Path | None, stamps: Stamps
 
 def compare(bundle: Bundle, judge: PolicyReference, data: Data, progress: Progress = silent) -> dict[str, Any]:
     """The figures of an opened bundle on the held-out episodes of `data`; raises as `verify` does."""
-    if judge.contract != bundle.manifest.policy().contract:
+    if judge.contract != bundle.manifest.require(PolicyManifest).contract:
         raise ContractError(
             f"{bundle.root}: its contract is not that of the {judge.kind} it is compared with; "
             "compare bundles of one checkpoint"
@@ -218,7 +218,7 @@ class _Run:
         """Every negative control that these episodes allow, on the steps that were compared."""
         options = OPTIONS.model_copy(update={"form": form})
         error = self.actions[form].normalized()
-        shuffled = ShuffledFeatures(set(self.bundle.manifest.policy().args.vision.values()))
+        shuffled = ShuffledFeatures(set(self.bundle.manifest.require(PolicyManifest).driver.args.vision.values()))
         found = []
         with Policy(self.bundle, options) as policy:
             for name, twist in twists(self.judge.contract).items():

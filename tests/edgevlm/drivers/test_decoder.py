@@ -23,6 +23,7 @@ from edgevlm.drivers.kv_cache import HIDDEN
 from edgevlm.engines import Host
 from edgevlm.errors import BundleError, EngineError, NonFiniteError
 from edgevlm.graph import Graph, Memory, Value
+from edgevlm.manifest.schema import DialogueManifest
 from edgevlm.options import RuntimeOptions
 
 OPTIONS = RuntimeOptions(intra_threads=1)
@@ -82,7 +83,7 @@ def definition(count: int, window: int | None, whole: int) -> NDArray[np.float32
 
 def alone(bundle: Bundle, graph: Graph, symbols: Symbols, whole: int = 0) -> NDArray[np.float32]:
     """The stages by hand: no driver, no cache, one run."""
-    _, _, args = bundle.manifest.chat()
+    args = bundle.manifest.driver.args
     stages, unkept = bundle.manifest.stages, Memory({})
     table = np.load(bundle.path(args.embeddings))
     rows = []
@@ -116,7 +117,7 @@ def open_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
             engines = tiny.Counted()
             graph = Graph(Host(engines(bundle, bundle.manifest.stages, OPTIONS)), lambda: 0)
             table = np.load(bundle.path("embeddings.npy"))
-            driver = DecoderDriver(bundle.manifest, graph, table)
+            driver = DecoderDriver(bundle.manifest.driver.args, bundle.manifest.stages, graph, table)
             known[name] = Rig(bundle, driver, engines, graph, driver.cache(), driver.memory())
         rig = known[name]
         rig.engines.before_run = lambda stage: None
@@ -218,7 +219,7 @@ def test_what_it_says_depends_on_every_place_the_window_and_the_picture(open_rig
 
 def test_masks_of_a_window_count_the_token_itself(open_rig: Callable[..., Rig]) -> None:
     """With a window of 1 layer 1 reads nothing but the token itself; a word before the last one cannot reach it."""
-    cache = KVCache(open_rig().bundle.manifest.chat().args.cache)
+    cache = KVCache(open_rig().bundle.manifest.require(DialogueManifest).driver.args.cache)
     cache.append(range(3), [np.zeros((1, 3, talker.HEADS, talker.SIZE), np.float32)] * 4)
     mask = cache.mask(2, 1)
     assert mask.shape == (1, 1, 2, talker.STEP + 2)
@@ -227,7 +228,7 @@ def test_masks_of_a_window_count_the_token_itself(open_rig: Callable[..., Rig]) 
 
 
 def test_forgetting_leaves_no_trace_and_touches_nothing_else(open_rig: Callable[..., Rig]) -> None:
-    cache = KVCache(open_rig().bundle.manifest.chat().args.cache)
+    cache = KVCache(open_rig().bundle.manifest.require(DialogueManifest).driver.args.cache)
     cache.append(range(20), [np.ones((1, 20, talker.HEADS, talker.SIZE), np.float32)] * 4)
     cache.cut(3)  # what was cut off is still there to be zeroed
     beyond = [buffer[:, 20:] for buffer in cache._buffers]
@@ -278,7 +279,7 @@ def test_an_output_that_is_not_finite_is_refused_and_not_kept(open_rig: Callable
     rig = open_rig()
     table = np.load(rig.bundle.path("embeddings.npy"))
     table[200] = bad
-    driver = DecoderDriver(rig.bundle.manifest, rig.graph, table)
+    driver = DecoderDriver(rig.bundle.manifest.driver.args, rig.bundle.manifest.stages, rig.graph, table)
     driver.read(prompt(range(10)), rig.cache, rig.memory)
     with pytest.raises(NonFiniteError, match=r"stage 'decoder'.*NaN or infinity"):
         driver.step(200, rig.cache, rig.memory)
@@ -304,7 +305,7 @@ def test_embeddings_of_half_precision_and_on_disk_are_read_as_they_are(
     np.save(tmp_path / "half.npy", half)
     answers = []
     for table in (half.astype(np.float32), np.load(tmp_path / "half.npy", mmap_mode="r")):
-        driver = DecoderDriver(rig.bundle.manifest, rig.graph, table)
+        driver = DecoderDriver(rig.bundle.manifest.driver.args, rig.bundle.manifest.stages, rig.graph, table)
         answers.append(driver.read(prompt(range(10)), driver.cache(), driver.memory())[0])
     np.testing.assert_array_equal(answers[0], answers[1])
 
@@ -321,5 +322,5 @@ def test_embeddings_of_half_precision_and_on_disk_are_read_as_they_are(
 def test_embeddings_that_do_not_fit_are_refused(open_rig: Callable[..., Rig], table: Any, message: str) -> None:
     rig = open_rig()
     with pytest.raises(BundleError) as caught:
-        DecoderDriver(rig.bundle.manifest, rig.graph, table)
+        DecoderDriver(rig.bundle.manifest.driver.args, rig.bundle.manifest.stages, rig.graph, table)
     assert message in str(caught.value)

@@ -71,7 +71,8 @@ def driver(edit: Edit = lambda data: None, embeddings: NDArray[Any] = EMBEDDINGS
     data = described()
     edit(data)
     graph = graph_of({"vision": vision, "prefix": prefix, "denoise": velocity})
-    return DenoiseDriver(Manifest.model_validate(data), graph, embeddings)
+    manifest = Manifest.build(**data)
+    return DenoiseDriver(manifest.driver.args, manifest, graph, embeddings)
 
 
 def observed(version: int = 0) -> tuple[dict[str, list[Value | None]], tuple[Value, Value], Value]:
@@ -134,9 +135,9 @@ def no_state(data: dict[str, Any]) -> None:
 
 
 WRONG: dict[str, tuple[str, Edit]] = {
-    "two inputs of vision": ("pixels in, features out", lambda d: ports(d, "vision").append(ports(d, "prefix")[1])),
-    "no words": ("one port of kind 'embeds'", lambda d: ports(d, "prefix").pop(1)),
-    "no mask in the steps": ("one port of kind 'mask'", lambda d: ports(d, "denoise").pop(2)),
+    "two inputs of vision": ("pixels as its one input", lambda d: ports(d, "vision").append(ports(d, "prefix")[1])),
+    "no words": ("one input of the kind 'embeds'", lambda d: ports(d, "prefix").pop(1)),
+    "no mask in the steps": ("one input of the kind 'mask'", lambda d: ports(d, "denoise").pop(2)),
     "no camera": ("features of every camera", lambda d: ports(d, "prefix").pop(0)),
     "features of another size": ("features of every camera", lambda d: ports(d, "prefix")[0].update(shape=[1, 2, 4])),
     "an input from nowhere": (

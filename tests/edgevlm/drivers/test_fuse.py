@@ -18,7 +18,8 @@ Edit = Callable[[dict[str, Any]], Any]
 
 
 def driver(root: Path) -> FuseDriver:
-    return FuseDriver(open_bundle(root).manifest, graph_of({}))
+    manifest = open_bundle(root).manifest
+    return FuseDriver(manifest.driver.args, manifest, graph_of({}))
 
 
 def port(name: str, kind: str = "features") -> dict[str, Any]:
@@ -30,19 +31,23 @@ def stages(data: dict[str, Any], name: str) -> Any:
 
 
 WRONG: list[tuple[str, str, Edit]] = [
-    ("no pixels", "one input of kind 'pixels'", lambda d: stages(d, "vision")["inputs"][0].update(kind="features")),
-    ("two inputs of vision", "one input and one output", lambda d: stages(d, "vision")["inputs"].append(port("x"))),
-    ("two outputs of vision", "one input and one output", lambda d: stages(d, "vision")["outputs"].append(port("x"))),
-    ("no ids", "one input of kind 'ids'", lambda d: stages(d, "text")["inputs"][0].update(kind="features")),
-    ("no mask", "one input of kind 'mask'", lambda d: stages(d, "text")["inputs"].pop()),
-    ("more than ids and mask", "inputs .'ids', 'mask'., got", lambda d: stages(d, "text")["inputs"].append(port("x"))),
+    ("no pixels", "pixels as its one input", lambda d: stages(d, "vision")["inputs"][0].update(kind="features")),
+    ("two inputs of vision", "pixels as its one input", lambda d: stages(d, "vision")["inputs"].append(port("x"))),
+    (
+        "two outputs of vision",
+        "one frame as output",
+        lambda d: stages(d, "vision")["outputs"].append(port("x")),
+    ),
+    ("no ids", "one input of the kind 'ids'", lambda d: stages(d, "text")["inputs"][0].update(kind="features")),
+    ("no mask", "ids and mask as inputs", lambda d: stages(d, "text")["inputs"].pop()),
+    ("more than ids and mask", "ids and mask as inputs, got", lambda d: stages(d, "text")["inputs"].append(port("x"))),
     ("a slot too few", "every slot of the window", lambda d: stages(d, "pool")["inputs"].pop()),
     ("a slot too many", "every slot of the window", lambda d: stages(d, "pool")["inputs"].append(port("front_4"))),
     ("a longer window", "every slot of the window", lambda d: d["contract"]["window"]["offsets_s"].insert(0, -0.5)),
     ("no chunk", "output 'chunk'", lambda d: stages(d, "head")["outputs"].pop(0)),
     ("no waypoints", "output 'waypoints'", lambda d: stages(d, "head")["outputs"].pop(1)),
     ("no logits", "output 'step_logits'", lambda d: stages(d, "head")["outputs"].pop(2)),
-    ("another chunk", r"'chunk' \('N', 4, 3\)", lambda d: d["contract"]["action"].update(steps=4)),
+    ("another chunk", r"'chunk' of .'N', 4, 3.", lambda d: d["contract"]["action"].update(steps=4)),
     ("an input from nowhere", "'x'", lambda d: stages(d, "head")["inputs"].append(port("x"))),
     ("a name made twice", "inputs made once", lambda d: stages(d, "text")["outputs"][0].update(name="front_pooled")),
     ("two states", "the state", lambda d: stages(d, "head")["inputs"].append(port("more", "state"))),

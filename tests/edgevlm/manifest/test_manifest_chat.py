@@ -12,7 +12,14 @@ from support import talker, tiny
 
 from edgevlm.bundle import open_bundle
 from edgevlm.errors import BundleError, TaskError, UnsafePathError
-from edgevlm.manifest.schema import Manifest
+from edgevlm.manifest.schema import (
+    ChatManifest,
+    DialogueManifest,
+    Manifest,
+    PolicyManifest,
+    QuestionManifest,
+    RetrieverManifest,
+)
 
 Edit = Callable[[dict[str, Any]], Any]
 
@@ -37,14 +44,15 @@ def port(data: dict[str, Any], name: str) -> Any:
 def test_a_chat_comes_back_the_same_and_gives_its_parts(tmp_path: Path) -> None:
     manifest = open_bundle(talker.chat(tmp_path / "chat")).manifest
     assert Manifest.parse(manifest.canonical()) == manifest
-    operations, prompt, given = manifest.chat()
-    assert (len(operations), prompt.image_id, given.cache.slots) == (2, talker.IMAGE, talker.SLOTS)
-    assert given.longest_run == talker.CHUNK
-    for other in (manifest.policy, manifest.retriever):
-        with pytest.raises(TaskError, match="'chat'"):
-            other()
-    with pytest.raises(TaskError, match="expected a bundle of the task 'chat', this one is a 'retriever'"):
-        open_bundle(tiny.dual(tmp_path / "dual")).manifest.chat()
+    chat = manifest.require(DialogueManifest)
+    args = chat.driver.args
+    assert (len(chat.operations), chat.prompt.image_id, args.cache.slots) == (2, talker.IMAGE, talker.SLOTS)
+    assert args.longest_run == talker.CHUNK
+    for other in (PolicyManifest, RetrieverManifest, QuestionManifest):
+        with pytest.raises(TaskError, match="this one is a 'chat' with decoder"):
+            manifest.require(other)
+    with pytest.raises(TaskError, match=r"expected a bundle of the task 'chat' .* this one is a 'retriever'"):
+        open_bundle(tiny.dual(tmp_path / "dual")).manifest.require(ChatManifest)
 
 
 WRONG: list[tuple[str, Edit, str]] = [

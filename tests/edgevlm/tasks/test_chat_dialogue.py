@@ -40,7 +40,7 @@ def test_a_dialogue_is_the_whole_prompt_read_at_once(opened: Callable[..., Opene
     assert answers[1].reused_tokens >= answers[0].prompt_tokens
     assert answers[2].reused_tokens >= answers[1].prompt_tokens
     # The same dialogue, read by somebody who has read nothing before.
-    generator = chat._generator
+    generator = chat.generator
     question = generator.question(None, "c?", {"max_new_tokens": 3})
     prompt = generator.prompt(session.turns[:-1], session._pictures, question)
     fresh = collect(generator.speak(prompt, question, generator.reader()))

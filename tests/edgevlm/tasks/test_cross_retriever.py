@@ -115,7 +115,7 @@ def test_parts_that_do_not_fit_are_refused_when_opening(tmp_path: Path, edit: An
     [
         (lambda data: data["stages"]["vision"]["outputs"].pop(0), "what the head looks at"),
         (lambda data: data["stages"]["vision"]["outputs"][0].update(shape=[1, 8, 2, 3]), "what the head looks at"),
-        (lambda data: data["stages"]["vision"]["inputs"][0].update(kind="features"), "expected pixels, and as outputs"),
+        (lambda data: data["stages"]["vision"]["inputs"][0].update(kind="features"), "pixels as its one input"),
         (lambda data: data["stages"]["head"]["inputs"][0].update(kind="embeds"), "expected ids and something"),
         (lambda data: data["stages"]["head"]["outputs"][0].update(shape=[1, 3]), "scores of 2 columns"),
         (lambda data: data["stages"]["head"]["outputs"][0].update(shape=[1, 1, 2]), r"the shape \(1, C\)"),
@@ -130,5 +130,6 @@ def test_parts_that_do_not_fit_are_refused_when_opening(tmp_path: Path, edit: An
 def test_ports_that_do_not_fit_are_named(tmp_path: Path, edit: Any, message: str) -> None:
     root = paired.cross(tmp_path / "bundle")
     tiny.rewrite(root, edit)
+    manifest = open_bundle(root).manifest
     with pytest.raises(BundleError, match=message):
-        CrossDriver(open_bundle(root).manifest, graph_of({}))
+        CrossDriver(manifest.driver.args, manifest.stages, graph_of({}))

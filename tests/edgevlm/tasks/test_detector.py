@@ -263,12 +263,12 @@ def _outputs(data: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda data: data["driver"]["args"].update(text="vision"), "regions driver expected inputs"),
+        (lambda data: data["driver"]["args"].update(text="vision"), "regions driver expected ids"),
         (lambda data: data["driver"]["args"].update(vision="text"), "expected pixels"),
         (lambda data: data["driver"]["args"].update(vision="nowhere"), "stages that do not exist"),
         (lambda data: data["driver"]["args"].update(frame="circle"), "frame"),
-        (lambda data: _outputs(data)["shift"].update(kind="scale"), "regions driver expected pixels alone"),
-        (lambda data: _outputs(data)["shift"].update(kind="features"), "regions driver expected pixels alone"),
+        (lambda data: _outputs(data)["shift"].update(kind="scale"), "perhaps 'objectness', as outputs"),
+        (lambda data: _outputs(data)["shift"].update(kind="features"), "perhaps 'objectness', as outputs"),
         (lambda data: data.update(text=None), r"needs \['text'\]"),
         (lambda data: data.update(task="retriever"), "needs a driver among"),
         (lambda data: data["preprocess"]["image"][0].update(width=6), "expected pixels"),
@@ -296,5 +296,6 @@ def test_parts_that_do_not_fit_are_refused_when_opening(tmp_path: Path, edit: An
 def test_the_driver_looks_at_shapes_before_it_trusts_them(tmp_path: Path, edit: Any, message: str) -> None:
     root = spotter.regions(tmp_path / "bundle")
     tiny.rewrite(root, edit)
+    manifest = open_bundle(root).manifest
     with pytest.raises(BundleError, match=message):
-        RegionsDriver(open_bundle(root).manifest, graph_of({}))
+        RegionsDriver(manifest.driver.args, manifest.stages, graph_of({}))

@@ -75,7 +75,7 @@ def test_two_cameras_in_turn_are_encoded_once_each_and_memory_is_bounded(
 
 
 def test_no_more_is_kept_than_the_manifest_allows_for(opened: Callable[..., Opened], reader: str) -> None:
-    driver = opened(reader).chat._generator.driver
+    driver = opened(reader).chat.generator.driver
     assert isinstance(driver, Seq2SeqDriver)
     retained = driver.memory()._capacity
     assert retained["vision"] == driver_module.KEPT_BYTES // (4 * 4 * talker.WIDTH)  # float32 of four features
@@ -243,7 +243,7 @@ def test_a_manifest_that_some_questions_would_break_is_refused(edit: Any, messag
 
 def test_a_driver_that_read_another_question_says_what_a_new_one_says(opened: Callable[..., Opened]) -> None:
     chat = opened("encoder", begin=BEGIN).chat
-    driver = chat._generator.driver
+    driver = chat.generator.driver
     prepared = chat.prepare(talker.picture(1), "what?")
     pixels = {"one": Value("one", prepared.pixels[0])}
     cache, memory = driver.cache(), driver.memory()

@@ -50,7 +50,7 @@ def opened(tmp_path: Path) -> Callable[..., Opened]:
 
 def anew(chat: Chat, image: Any, text: str, count: int) -> tuple[int, ...]:
     """Greedy tokens by the driver alone: all is read anew, in one row, for every token."""
-    driver, ids = chat._generator.driver, chat.prepare(image, text).ids
+    driver, ids = chat.generator.driver, chat.prepare(image, text).ids
     (pixels,) = chat.prepare(image, text).pixels
     begin = (talker.BOS,) if chat.needs_text else ids
     said: list[int] = []
@@ -205,7 +205,7 @@ def test_embeddings_without_the_first_sign_are_refused(tmp_path: Path) -> None:
 
 def test_a_cleared_cache_looks_at_nothing(opened: Callable[..., Opened]) -> None:
     chat = opened("decoder").chat
-    driver = chat._generator.driver
+    driver = chat.generator.driver
     assert isinstance(driver, Seq2SeqDriver)
     cache: KVCache = driver.cache()
     prompt = Prompt((talker.BOS,), {"a": Value("a", chat.prepare(talker.picture(1), "").pixels[0])})

@@ -230,7 +230,7 @@ def _swap_driver(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda data: data["driver"]["args"].update(text="vision"), "dual driver expected inputs"),
+        (lambda data: data["driver"]["args"].update(text="vision"), "dual driver expected ids"),
         (lambda data: data["driver"]["args"].update(vision="nowhere"), "stages that do not exist"),
         (lambda data: data["driver"]["args"].update(scores="argmax"), "scores"),
         (lambda data: data.update(text=None), r"needs \['text'\]"),

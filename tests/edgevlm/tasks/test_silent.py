@@ -118,5 +118,6 @@ def test_words_in_some_parts_only_are_refused(bundles: dict[str, Path], name: st
 def test_a_head_that_misses_a_slot_is_refused_when_the_bundle_is_opened(tmp_path: Path) -> None:
     root = tiny.silent(tmp_path / "bundle")
     tiny.rewrite(root, lambda data: data["stages"]["head"]["inputs"].pop(0))
+    manifest = open_bundle(root).manifest
     with pytest.raises(BundleError, match=r"stage 'head'.*every slot of the window"):
-        FuseDriver(open_bundle(root).manifest, graph_of({}))
+        FuseDriver(manifest.driver.args, manifest, graph_of({}))

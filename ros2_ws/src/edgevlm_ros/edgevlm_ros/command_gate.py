@@ -42,6 +42,7 @@ from edgevlm.bundle import SealedManifest, read_manifest
 from edgevlm.errors import ContractError, EdgevlmError
 from edgevlm.gate.gate import Gate
 from edgevlm.gate.limits import GateLimits
+from edgevlm.manifest.schema import PolicyManifest
 from edgevlm.rosmsg.topic_map import TopicMap
 from edgevlm_ros.active_gate import ActiveGate
 from edgevlm_ros.command_messages import Setpoint, setpoints
@@ -84,7 +85,7 @@ class CommandGate(ShellNode):
         except EdgevlmError:
             super().refuse_undeclared()  # it may be the name of this parameter
             raise
-        contract = bundle.manifest.policy().contract
+        contract = bundle.manifest.require(PolicyManifest).contract
         items = contract_items(contract)
         self.settings.refuse_undeclared([item.name for item in items])
         self.settings.declare(items)
@@ -106,7 +107,7 @@ class CommandGate(ShellNode):
         """Check the state's topics, and begin to command."""
         assert self._bundle is not None
         assert self._estops is not None
-        contract, settings = self._bundle.manifest.policy().contract, self.settings
+        contract, settings = self._bundle.manifest.require(PolicyManifest).contract, self.settings
         simulated = self.get_parameter("use_sim_time").value or settings["lock_step"]
         limits = gate_limits(settings.values(), contract, "simulated" if simulated else "system")
         topics = live_topics(contract, settings["topics"])
@@ -165,7 +166,7 @@ class CommandGate(ShellNode):
         return [*stops, *(self._work.report() if self._work else [])]
 
     def _check(self, values: Any) -> None:
-        check(values, self._bundle.manifest.contract if self._bundle else None)
+        check(values, self._bundle.manifest.require(PolicyManifest).contract if self._bundle else None)
 
     def _live_types(self, topics: TopicMap) -> dict[str, str]:
         """Each state topic with the type it has.

@@ -30,6 +30,7 @@ from edgevlm.bundle import read_manifest
 from edgevlm.data.writer import LogWriter
 from edgevlm.errors import ContractError, EdgevlmError, LogError, OutputError
 from edgevlm.manifest.contract import Contract
+from edgevlm.manifest.schema import PolicyManifest
 from edgevlm.rosmsg.schemas import assemble
 from edgevlm.rosmsg.topic_map import TopicMap, save_topics, topics_beside
 from edgevlm_ros.lifecycle_node import Asked, run
@@ -220,7 +221,7 @@ def _installed_body(type_name: str) -> str:
 
 
 def _contract(bundle: str) -> Contract | None:
-    return read_manifest(bundle).manifest.contract if bundle else None
+    return read_manifest(bundle).manifest.require(PolicyManifest).contract if bundle else None
 
 
 def _path(output: str) -> Path:
