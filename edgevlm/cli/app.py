@@ -7,21 +7,49 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import typer
 from rich.logging import RichHandler
+from typer.core import TyperGroup
 
-from edgevlm.cli import calibrate, export, inspect, migrate, profile, replay, run, verify
-from edgevlm.cli.output import Terminal
+from edgevlm.cli import calibrate, export, inspect, migrate, profile, replay, robot, run, verify
+from edgevlm.cli.output import Terminal, write_error
 from edgevlm.errors import EdgevlmError
+
+WORDS = "edgevlm.words"
+
+
+class Verbs(TyperGroup):
+    """The verbs; what ends one early is written as JSON, too, where its --json says."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
+        """A context that keeps the words of the command line: parsing uses them up."""
+        words = list(args)
+        context = super().make_context(info_name, args, *more, **extra)
+        context.meta[WORDS] = words
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that the command line names."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BaseException as error:  # a defect of ours, too: who reads JSON gets JSON
+            write_error(ctx.meta[WORDS], ctx.invoked_subcommand, error)
+            raise
+
 
 app = typer.Typer(
     name="edgevlm",
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help=("Export vision-language(-action) models to INT8 bundles, prove them, run them on a robot and profile them."),
 )
+app.command("robot")(robot.command)
 app.command("export")(export.command)
 app.command("calibrate")(calibrate.command)
 app.command("inspect")(inspect.command)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevlm.cli.output import JsonOption, StampsBy, StampsOption, people, progress, upper, write_json
+from edgevlm.cli.output import JsonOption, StampsBy, StampsOption, next_step, people, progress, upper, write_json
 
 
 def command(
@@ -28,3 +28,4 @@ def command(
     table.save(output)
     console.print(f"{output}  {table.samples} samples, sha256 {table.sha256()[:16]}")
     write_json(json_target, table.to_json())
+    next_step("edgevlm", "export", "CHECKPOINT", "-o", "BUNDLE", "--int8", "--calib", output)

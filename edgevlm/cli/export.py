@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgevlm.cli.output import JsonOption, StampsBy, StampsOption, people, progress, upper, write_json
+from edgevlm.cli.output import JsonOption, StampsBy, StampsOption, next_step, people, progress, upper, write_json
 
 
 class Precision(str, Enum):
@@ -60,7 +60,7 @@ def command(
     topics: TopicsOption = None,
     stamps: StampsOption = StampsBy.HEADER,
     samples: Annotated[int, typer.Option(min=1, help="Steps of the recording, or pictures, to use.")] = 256,
-    robot: Annotated[Path | None, typer.Option(help="Needed by some policies, which then show one to fill in.")] = None,
+    robot: Annotated[Path | None, typer.Option(help="Of some policies; `edgevlm robot` prints one.")] = None,
     context: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens that a chat shall hold, prompt and answer; 2048 or the model's own limit."),
@@ -91,6 +91,7 @@ def command(
     _print_done(console, done.fidelity, done.warnings)
     console.print(f"{output}  sha256 {done.bundle_sha256[:16]}")
     write_json(json_target, done.to_json())
+    next_step("edgevlm", "inspect", output)
 
 
 def _print_done(console: Console, fidelity: dict[str, Any], warnings: Sequence[str]) -> None:

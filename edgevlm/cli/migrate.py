@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevlm.cli.output import JsonOption, people, write_json
+from edgevlm.cli.output import JsonOption, next_step, people, write_json
 from edgevlm.migration import migrate
 
 
@@ -24,5 +24,5 @@ def command(
     console.print(f"{output}  {done.from_format} -> {done.to_format}  sha256 {done.bundle_sha256[:16]}")
     if done.removed:
         console.print(f"without {', '.join(done.removed)}; {done.dialogues} generated dialogues are written as by it")
-    console.print(f"next: edgevlm verify {output}")
     write_json(json_target, done.to_json())
+    next_step("edgevlm", "verify", output)

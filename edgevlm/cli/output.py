@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -23,6 +24,7 @@ from edgevlm.options import RuntimeOptions
 UPPER = {
     "exporter": ("edgevlm_export.exporter", "export"),
     "verify": ("edgevlm_export.fidelity.verify", "export"),
+    "preflight": ("edgevlm_export.preflight", "export"),
     "calibrate": ("edgevlm_calibration.calibrate", "export"),
 }
 
@@ -79,6 +81,45 @@ class Terminal(Console):
 def people(json_target: str | None) -> Terminal:
     """Where tables go: standard output, or standard error when JSON goes to standard output."""
     return Terminal(stderr=json_target == "-")
+
+
+def next_step(*words: str | Path, to: str = "") -> None:
+    """The line that a verb ends with, on standard error: nothing that a pipe or a JSON reader gets.
+
+    Args:
+        to: a file that the shell shall write the output to.
+    """
+    line = shlex.join(map(str, words)) + (f" > {to}" if to else "")
+    Terminal(stderr=True, soft_wrap=True).print(f"next: {line}", style="bold", highlight=False)
+
+
+def write_error(words: Sequence[str], verb: str | None, error: BaseException) -> None:
+    """The error as JSON where `--json` of these words says; its exit code is that of the process.
+
+    A file that cannot be written is not told of again: the error itself is on standard error in any case.
+    """
+    if (target := _json_target(words)) is None:
+        return
+    # By name: newer releases of typer bring a click of their own, whose classes are others than click's.
+    usage = getattr(error, "format_message", None)
+    message = usage() if usage else str(error) or type(error).__name__
+    code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+    name = "UsageError" if usage else type(error).__name__
+    with suppress(OutputError):
+        write_json(target, {"error": {"type": name, "code": code, "message": printable(message), "verb": verb}})
+
+
+def _json_target(words: Sequence[str]) -> str | None:
+    """What the last --json of a command line says; None where it says none."""
+    target = None
+    for word, after in zip(words, [*words[1:], None], strict=True):
+        if word == "--":
+            break
+        if word == "--json":
+            target = after
+        elif word.startswith("--json="):
+            target = word.partition("=")[2]
+    return target
 
 
 def write_json(target: str | None, figures: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from edgevlm.cli.output import (
     StampsOption,
     ThreadsOption,
     latency_table,
+    next_step,
     people,
     progress,
     runtime_options,
@@ -95,9 +96,9 @@ def command(
     show(console, figures)
     if plot is not None and job.comparison is not None:
         draw(plot, job.comparison, bundles)
-        console.print(str(plot), style="bold green")
-    console.print(str(output), style="bold green")
+    console.print("\n".join(str(path) for path in (plot, output) if path), style="bold green")
     write_json(json_target, figures)
+    next_step("edgevlm", "profile", bundles[-1])
 
 
 def _check_usage(recording: Path, bundles: list[Path], output: Path, plot: Path | None) -> None:

@@ -14,7 +14,16 @@ from rich.table import Table
 from edgevlm.cli import chat as chats
 from edgevlm.cli import detect, retrieve, score
 from edgevlm.cli.options import check_options
-from edgevlm.cli.output import JsonOption, ThreadsOption, latency_table, people, progress, runtime_options, write_json
+from edgevlm.cli.output import (
+    JsonOption,
+    ThreadsOption,
+    latency_table,
+    next_step,
+    people,
+    progress,
+    runtime_options,
+    write_json,
+)
 from edgevlm.cli.pictures import Film
 from edgevlm.errors import ContractError, SimulatorError, TaskError
 from edgevlm.images.encodings import decode
@@ -100,6 +109,7 @@ def command(
             plan = _plan(episodes, seed, (tuple(commands or ()), variant, control), latency_ms)
             figures = drive(console, model, plan, record, strip)
     write_json(json_target, figures)
+    next_step("edgevlm", "profile", bundle)
 
 
 def _plan(episodes: int, seed: int, scene: tuple[tuple[str, ...], str, Control], latency_ms: float) -> EvaluationPlan:

@@ -9,7 +9,7 @@ import typer
 
 from edgevlm.bundle import open_bundle
 from edgevlm.cli.export import print_fidelity
-from edgevlm.cli.output import JsonOption, StampsBy, people, progress, upper, write_json
+from edgevlm.cli.output import JsonOption, StampsBy, next_step, people, progress, upper, write_json
 
 
 def command(
@@ -46,3 +46,4 @@ def command(
             )
         print_fidelity(console, figures["fidelity"])
     write_json(json_target, figures)
+    next_step("edgevlm", "profile", bundle)

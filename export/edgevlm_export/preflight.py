@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgevlm_export.families import prepare
+from edgevlm_calibration.progress import Progress, silent
+from edgevlm_export import families
+from edgevlm_export.hub import resolve
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.versions import check_versions
 
@@ -26,4 +28,9 @@ def preflight(checkpoint: Path, context: int | None, robot: Path | None) -> Prep
         CheckpointError, FamilyError, ContractError: the checkpoint, or the robot file it needs.
     """
     check_versions()
-    return prepare(checkpoint, context, robot)
+    return families.prepare(checkpoint, context, robot)
+
+
+def robot_template(source: str | Path, progress: Progress = silent) -> str:
+    """The robot file of a LeRobot policy to fill in; `source` as for `exporter.export`, see `families`."""
+    return families.robot_template(resolve(source, progress).path)

@@ -103,6 +103,8 @@ def declares(items: Iterable[Item], key: str) -> bool:
 
 
 def edgevlm(words: tuple[str, ...]) -> None:
+    if ">" in words:  # what the shell takes
+        words = words[: words.index(">")]
     group = typer.main.get_command(app)
     with group.make_context("edgevlm", list(words)) as context:
         name, verb, rest = group.resolve_command(context, [*context._protected_args, *context.args])  # type: ignore[attr-defined]

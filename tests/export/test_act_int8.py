@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from support import lerobot_policies as policies
 from typer.testing import CliRunner
@@ -216,8 +217,10 @@ def test_the_verbs_of_the_command_line_take_it(files: Path) -> None:
     run(["verify", str(files / "fp32"), "--against", str(files / "policy"), "--data", str(files / "log.mcap"), *robot])
 
 
-def test_without_the_robot_file_the_command_shows_one(files: Path, tmp_path: Path) -> None:
+def test_the_robot_file_to_fill_in_comes_on_standard_output_alone(files: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", str(files / "policy"), "-o", str(tmp_path / "bundle")])
-    assert isinstance(result.exception, ContractError)
-    assert "rate_hz: [fill_in, fill_in]" in str(result.exception)
+    assert isinstance(result.exception, ContractError) and "edgevlm robot" in str(result.exception)
     assert not (tmp_path / "bundle").exists()
+    result = CliRunner().invoke(app, ["robot", str(files / "policy")])
+    assert yaml.safe_load(result.stdout)["cameras"]["top"]["rate_hz"] == ["?", "?"]
+    assert f"next: edgevlm export {files / 'policy'} -o BUNDLE --robot robot.yaml" in result.stderr

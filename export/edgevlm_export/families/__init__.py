@@ -99,6 +99,22 @@ def prepare(checkpoint: Path, context: int | None = None, robot: Path | None = N
     return prepared
 
 
+def robot_template(checkpoint: Path) -> str:
+    """The robot file of a LeRobot policy, with "?" wherever only somebody who knows the robot can say.
+
+    Raises:
+        CheckpointError: the directory is missing, incomplete or corrupt.
+        FamilyError: no adapter knows it, or it needs no robot file.
+    """
+    config = read_config(checkpoint)
+    adapter = _adapter(checkpoint, config)
+    if adapter.takes != "robot":
+        kind = config.get("model_type", config.get("type"))
+        raise FamilyError(f"{checkpoint}: a robot file is for a LeRobot policy, this is a {kind!r}; export it as is")
+    template: str = importlib.import_module(f"edgevlm_export.families.{adapter.name}").robot_template(checkpoint)
+    return template
+
+
 def _nearest(kind: object) -> str:
     close = difflib.get_close_matches(str(kind), list(LEROBOT), n=1)
     nearest = NEAREST.get(str(kind)) or (close[0] if close else None)

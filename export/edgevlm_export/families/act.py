@@ -32,7 +32,7 @@ from edgevlm_export.families.common.lerobot import (
     read_features,
     read_normalization,
 )
-from edgevlm_export.families.common.robot_file import contract_of, missing, read_robot
+from edgevlm_export.families.common.robot_file import contract_of, missing, read_robot, template
 from edgevlm_export.models.act import (
     ACTIVATIONS,
     BLOCKS,
@@ -65,15 +65,11 @@ def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
     Raises:
         CheckpointError: a file is missing, corrupt, or does not fit the others.
         FamilyError: a variant that is not supported; the message names the field.
-        ContractError: no robot file (the message holds one to fill in), or one that does not fit the policy.
+        ContractError: no robot file, or one that does not fit the policy.
     """
-    config = read_config(checkpoint)
-    where = checkpoint / CONFIG
-    _check(where, config)
-    features = read_features(where, config)
-    shape, used = _shape(where, config, features)
+    config, features, shape, used = _read(checkpoint)
     if robot is None:
-        raise missing(checkpoint, features, used)
+        raise missing(checkpoint)
     described = read_robot(robot)
     normalization = read_normalization(checkpoint, config)
     state = normalization.observed(STATE, "STATE", features.state) if features.state else None
@@ -87,6 +83,20 @@ def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
         return _graph(_load(checkpoint, shape, read_weights(checkpoint)), contract, features, named, preprocess, sha256)
 
     return Prepared(task="policy", load=load, contract=contract)
+
+
+def robot_template(checkpoint: Path) -> str:
+    """The robot file of this policy, to be filled in. Raises CheckpointError and FamilyError, as `prepare`."""
+    _, features, _, used = _read(checkpoint)
+    return template(checkpoint, features, used)
+
+
+def _read(checkpoint: Path) -> tuple[Mapping[str, Any], Features, ActConfig, int]:
+    """config.json, and what it says: features, shape, steps of a chunk that the policy uses."""
+    config, where = read_config(checkpoint), checkpoint / CONFIG
+    _check(where, config)
+    features = read_features(where, config)
+    return config, features, *_shape(where, config, features)
 
 
 def _graph(

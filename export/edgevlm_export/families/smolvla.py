@@ -25,9 +25,9 @@ from edgevlm.manifest.stages import Port
 from edgevlm_export.checkpoint import CONFIG, WEIGHTS
 from edgevlm_export.families.common.chatting import embedding_table
 from edgevlm_export.families.common.checkpoint import read_config, read_weights
-from edgevlm_export.families.common.lerobot import STATE, is_statistic, read_features, read_normalization
+from edgevlm_export.families.common.lerobot import STATE, Features, is_statistic, read_features, read_normalization
 from edgevlm_export.families.common.lerobot_words import NAME, STEPS, Words, read_words
-from edgevlm_export.families.common.robot_file import contract_of, missing, read_robot
+from edgevlm_export.families.common.robot_file import contract_of, missing, read_robot, template
 from edgevlm_export.families.common.upstream import check_vocabulary
 from edgevlm_export.families.smolvla_config import EMPTY, check, read_shape
 from edgevlm_export.families.smolvlm import tower_stage
@@ -46,17 +46,14 @@ def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
     Raises:
         CheckpointError: a file is missing, corrupt, or does not fit the others; the model it was made from is nowhere.
         FamilyError: a variant that is not supported; the message names the field.
-        ContractError: no robot file (the message holds one to fill in), or one that does not fit the policy.
+        ContractError: no robot file, or one that does not fit the policy.
     """
-    config = read_config(checkpoint)
+    config, features = _read(checkpoint)
     where = checkpoint / CONFIG
-    check(where, config)
-    empty = int(config.get("empty_cameras") or 0)
-    features = read_features(where, config, without={f"{EMPTY}{i}" for i in range(empty)})
     words = read_words(checkpoint, config)
     shape, used = read_shape(where, config, features, words)
     if robot is None:
-        raise missing(checkpoint, features, used)
+        raise missing(checkpoint)
     described = read_robot(robot)
     normalization = read_normalization(checkpoint, config, also=STEPS)
     for camera in features.cameras:
@@ -86,6 +83,21 @@ def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
         return _graph(_load(checkpoint, shape, read_weights(checkpoint)), inputs)
 
     return Prepared(task="policy", load=load, contract=contract, tokenizer=words.tokenizer)
+
+
+def robot_template(checkpoint: Path) -> str:
+    """The robot file of this policy, to be filled in. Raises CheckpointError and FamilyError, as `prepare`."""
+    config, features = _read(checkpoint)
+    _, used = read_shape(checkpoint / CONFIG, config, features, read_words(checkpoint, config))
+    return template(checkpoint, features, used)
+
+
+def _read(checkpoint: Path) -> tuple[Mapping[str, Any], Features]:
+    """config.json and the features that it names."""
+    config, where = read_config(checkpoint), checkpoint / CONFIG
+    check(where, config)
+    empty = int(config.get("empty_cameras") or 0)
+    return config, read_features(where, config, without={f"{EMPTY}{i}" for i in range(empty)})
 
 
 class _Inputs(NamedTuple):

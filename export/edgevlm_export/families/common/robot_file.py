@@ -6,7 +6,8 @@ YAML or JSON. Units are those of the training data, of the list in edgevlm.units
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,8 @@ from edgevlm.units import Unit
 from edgevlm_export.families.common.lerobot import ACTION, STATE, Features, Shift
 
 KINDS = "joint_position, joint_delta, joint_velocity, ee_pose, ee_delta, twist, gripper"
-FILL = "fill_in"
+FILL = "?"  # stands for what only somebody who knows the robot can say
+UNFILLED = (FILL, "fill_in")  # the second in templates of earlier versions
 EXAMPLES = ("rad", "deg", "m", "mm", "rad/s", "m/s", "N", "Nm", "1", "'%'")
 INFO = Path("meta") / "info.json"  # of the data set, where somebody put it beside the policy
 
@@ -98,42 +100,43 @@ def read_robot(path: Path) -> RobotFile:
     """A robot file.
 
     Raises:
-        ContractError: it cannot be read, or has unknown or missing keys; the message names the first.
+        ContractError: it cannot be read, was not filled in, or has unknown or missing keys; the message names the keys.
     """
     yaml = require("yaml", extra="bags")
     try:
         text = path.read_text(encoding="utf-8")
         data = yaml.safe_load(text)
-        if (unfilled := _unfilled(data)) is not None:
+        if unfilled := list(_unfilled(data)):
             raise ContractError(
-                f"robot file {path} at {unfilled!r}: expected your robot's own, got {FILL!r}; fill it in"
+                f"robot file {path}: expected your robot's own values, got {FILL!r} at {', '.join(unfilled)}; fill "
+                "them in"
             )
         return RobotFile.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise ContractError(
             f"robot file {path} at {'.'.join(map(str, first['loc']))!r}: {first['msg']} (got {first['input']!r:.80}; "
-            f"{error.error_count()} fault(s) in all); export without --robot shows what belongs there"
+            f"{error.error_count()} fault(s) in all); `edgevlm robot CHECKPOINT` shows what belongs there"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ContractError(f"robot file {path}: expected YAML or JSON, got an error: {error}") from error
 
 
-def _unfilled(data: Any, where: str = "") -> str | None:
+def _unfilled(data: Any, where: str = "") -> Iterator[str]:
     """Where the template was left as it is."""
-    if data == FILL:
-        return where
+    if data in UNFILLED:
+        yield where
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    found = (_unfilled(value, f"{where}.{key}".lstrip(".")) for key, value in items)
-    return next((one for one in found if one is not None), None)
+    for key, value in items:
+        yield from _unfilled(value, f"{where}.{key}".lstrip("."))
 
 
-def missing(checkpoint: Path, features: Features, execute_steps: int) -> ContractError:
-    """The error of an export without a robot file, with one to fill in."""
+def missing(checkpoint: Path) -> ContractError:
+    """The error of an export without a robot file."""
     return ContractError(
         f"{checkpoint}: a LeRobot policy does not say how fast the robot's cameras are, what its columns are and "
-        "how far they may go; fill this in, save it, and give it with --robot FILE:\n\n"
-        f"{template(checkpoint, features, execute_steps)}"
+        f"how far they may go; `edgevlm robot {shlex.quote(str(checkpoint))} > robot.yaml` writes a file to fill in, "
+        "give it with --robot robot.yaml"
     )
 
 
@@ -142,13 +145,14 @@ def template(checkpoint: Path, features: Features, execute_steps: int) -> str:
     info = _info(checkpoint)
     state, action = _names(info, STATE, features.state), _names(info, ACTION, features.action)
     fps = info.get("fps")
-    step = f"{1 / fps:.6g}" if isinstance(fps, int | float) and fps > 0 else FILL
+    unknown = json.dumps(FILL)  # in quotes: a bare ? is a key to YAML
+    step = f"{1 / fps:.6g}" if isinstance(fps, int | float) and fps > 0 else unknown
     lines = ["cameras:"]
     for feature, (height, width) in features.cameras.items():
         lines += [
             f"  {json.dumps(feature.rpartition('.')[2])}:  # the name that the robot's camera has",
             f"    feature: {json.dumps(feature)}  # {width}x{height}",
-            f"    rate_hz: [{FILL}, {FILL}]  # slowest and fastest",
+            f"    rate_hz: [{unknown}, {unknown}]  # slowest and fastest",
             "    encoding: rgb8  # what the camera sends",
             '    frame_id: ""  # of its pictures',
         ]
@@ -164,7 +168,7 @@ def template(checkpoint: Path, features: Features, execute_steps: int) -> str:
         f"  step_s: {step}  # seconds from one row of a chunk to the next: one over the data set's fps",
         f"  execute_steps: {execute_steps}",
         f"  groups:  # one for each controller, in the order of the {features.action} columns",
-        f"    - kind: {FILL}  # {KINDS}",
+        f"    - kind: {unknown}  # {KINDS}",
         f"      names: {_row(action)}",
         f"      units: {marks}  # {', '.join(EXAMPLES)}",
         f"      lower: {marks}",
@@ -315,4 +319,4 @@ def _names(info: Mapping[str, Any], feature: str, size: int) -> list[str]:
 
 def _row(items: Sequence[str]) -> str:
     """A list as YAML writes it, every name in quotes: `yes` and `1e3` are names to a data set."""
-    return "[" + ", ".join(one if one == FILL else json.dumps(one) for one in items) + "]"
+    return json.dumps(list(items))
