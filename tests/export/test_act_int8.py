@@ -30,6 +30,7 @@ from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
 from edgevlm_export.report import ExportReport
 from edgevlm_export.stage_graph import Stage
 
+pytestmark = pytest.mark.slow
 STEPS = policies.LOGGED
 CAMERAS = ("top_eye", "wrist_eye")
 BACKBONE = "model.backbone."
@@ -146,7 +147,6 @@ def test_the_judge_refuses_int8_that_costs_more_than_it_may(int8: Bundle, recipe
         recipe.judge(int8, silent)
 
 
-@pytest.mark.slow
 def test_it_also_refuses_the_one_stage_that_is_left_in_int8(files: Path, traced: Callable[..., ExportReport]) -> None:
     """Vision keeps less and goes back to fp32; the head alone costs 0.016, and 0.069 is not five times that."""
     more = {"robot": files / "robot.yaml", "precision": "int8", "calibration": files / "log.mcap"}
@@ -170,7 +170,6 @@ def proven(files: Path, name: str, traced: Callable[..., ExportReport]) -> Bundl
     return bundle
 
 
-@pytest.mark.slow
 def test_int8_passes_its_judge_where_inputs_matter_as_after_training(
     files: Path, traced: Callable[..., ExportReport]
 ) -> None:
@@ -179,7 +178,6 @@ def test_int8_passes_its_judge_where_inputs_matter_as_after_training(
     assert {name: stage.precision for name, stage in stages.items()} == {"vision": "int8", "head": "int8"}
 
 
-@pytest.mark.slow
 def test_large_channels_break_plain_int8_and_the_manifest_says_what_became_of_it(
     files: Path, traced: Callable[..., ExportReport], remembered_trace: Callable[[Stage], onnx.ModelProto]
 ) -> None:
@@ -207,7 +205,6 @@ def test_the_large_channels_change_nothing_in_floats(
     assert models[0].SerializeToString() != models[1].SerializeToString()
 
 
-@pytest.mark.slow
 def test_the_verbs_of_the_command_line_take_it(files: Path) -> None:
     robot = ["--robot", str(files / "robot.yaml")]
     run(["export", str(files / "policy"), "-o", str(files / "fp32"), *robot])

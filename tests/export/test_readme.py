@@ -64,6 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run_in_their_order(place: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     monkeypatch.chdir(place)
