@@ -37,12 +37,14 @@ $(VENV)/.created: .ci/system-packages
 
 # Build tools first, and no build isolation: the native module is then built again from its own CMake cache.
 $(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt
-	@echo "installing what development needs into $(VENV); the first time this takes some minutes"
+	@echo "setup 1 of 3: build tools, into $(VENV)"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt 'pip>=24' scikit-build-core nanobind cmake ninja
+	@echo "setup 2 of 3: what development needs, PyTorch among it: some minutes the first time"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[cpu,vision,chat,bags,export,sim,dev]'
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE_SOURCES)
+	@echo "setup 3 of 3: edgevlm and its native module"
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -13,7 +13,7 @@ import typer
 from rich.logging import RichHandler
 from typer.core import TyperGroup
 
-from edgevlm.cli import calibrate, export, inspect, migrate, profile, replay, robot, run, verify
+from edgevlm.cli import calibrate, export, inspect, limits, migrate, profile, replay, robot, run, verify
 from edgevlm.cli.output import Terminal, write_error
 from edgevlm.errors import EdgevlmError
 
@@ -54,6 +54,7 @@ app.command("export")(export.command)
 app.command("calibrate")(calibrate.command)
 app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
+app.command("limits")(limits.command)
 app.command("run")(run.command)
 app.command("profile")(profile.command)
 app.command("replay")(replay.command)

@@ -51,7 +51,9 @@ Labels = Annotated[
     str | None, typer.Option(metavar="A,B,..", help="For a retriever: which of these fits? For a detector: where?")
 ]
 Threshold = Annotated[float, typer.Option(help="Of a detector: only boxes that score more than this, in 0..1.")]
-State = Annotated[str | None, typer.Option(metavar="V,V,..", help="The robot's state, in the contract's order.")]
+State = Annotated[
+    str | None, typer.Option(metavar="NAME=V,..", help="The robot's state, in the units of the contract.")
+]
 Features = Annotated[
     Path | None, typer.Option(metavar="F.npy", help="For a scorer: float32, a row of features for each region.")
 ]
@@ -127,8 +129,8 @@ def _plan(episodes: int, seed: int, scene: tuple[tuple[str, ...], str, Control],
 def _check_way(sim: bool, chat: bool, once: bool) -> None:
     if sim + chat + once != 1:
         raise typer.BadParameter(
-            "give either --sim, or --chat, or --image F with --text T (for a policy --state V,..) or --labels A,B,.. "
-            "(for a scorer --features F.npy with --text T)"
+            "give either --sim, or --chat, or --image F with --text T (for a policy --state NAME=V,..) or --labels "
+            "A,B,.. (for a scorer --features F.npy with --text T)"
         )
 
 
@@ -263,19 +265,36 @@ def _read(path: Path, encoding: str) -> Any:
         raise ContractError(f"--image {path}: cannot be read ({error.strerror}); give a JPEG or PNG file") from error
 
 
-def _state(contract: Contract, given: str | None) -> Any:
+def _state(contract: Contract, words: str | None) -> Any:
+    """The numbers of `NAME=VALUE,..` in the contract's order. Raises ContractError, typer.BadParameter."""
     assert contract.state is not None
-    wanted = f"--state: expected {len(contract.state.fields)} numbers {','.join(contract.state.names)}"
-    if given is None:
-        raise typer.BadParameter(f"{wanted}, got none")
-    try:
-        return np.array([float(number) for number in given.split(",")], np.float32)
-    except ValueError as error:
-        raise typer.BadParameter(f"{wanted}, got {given!r}") from error
+    names, example = contract.state.names, ",".join(f"{name}=V" for name in contract.state.names)
+    if words is None:
+        raise typer.BadParameter(f"--state: expected {example}, got none")
+    values: dict[str, float] = {}
+    for part in words.split(","):
+        name, _, number = part.partition("=")
+        try:
+            value = float(number)
+        except ValueError as error:
+            raise typer.BadParameter(f"--state: expected {example}, got {part!r}") from error
+        if name.strip() in values:
+            raise typer.BadParameter(f"--state: expected each name once, got {name.strip()!r} again")
+        values[name.strip()] = value
+    if set(values) != set(names):
+        missing, strange = [name for name in names if name not in values], sorted(set(values) - set(names))
+        raise ContractError(f"--state: expected {example}; missing: {missing}, not in the contract: {strange}")
+    return np.array([values[name] for name in names], np.float32)
 
 
 def _chunk_table(chunk: ActionChunk) -> Table:
-    table = Table("step", *(f"{name} [{unit}]" for name, unit in zip(chunk.names, chunk.units, strict=True)))
-    for row, values in enumerate(chunk.values):
-        table.add_row(f"{row * chunk.step_s * 1e3:.0f} ms", *(f"{value:.5f}" for value in values))
+    """A row for each column of the chunk, whatever its length: every number is in the JSON."""
+    length_s = chunk.step_s * (len(chunk.values) - 1)
+    title = f"chunk: {len(chunk.values)} steps, {chunk.step_s * 1e3:g} ms apart"
+    heads = ("column", "unit", "first", f"after {length_s:.3g} s", "lowest", "highest")
+    table = Table(*heads, title=title, title_justify="left")
+    for column, (name, unit) in enumerate(zip(chunk.names, chunk.units, strict=True)):
+        values = chunk.values[:, column]
+        shown = (values[0], values[-1], values.min(), values.max())
+        table.add_row(name, unit, *(f"{value:.5g}" for value in shown))
     return table

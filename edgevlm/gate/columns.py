@@ -79,7 +79,7 @@ def columns(contract: Contract, limits: GateLimits) -> tuple[Column, ...]:
     turning = {name for orientation in limits.orientations for name in orientation.actions}
     collected = []
     for group in contract.action.groups:
-        first_turning = len(group.names) - _rotation_columns(group)
+        first_turning = len(group.names) - turning_columns(group)
         for i, name in enumerate(group.names):
             if i >= first_turning:
                 if name not in turning:
@@ -112,7 +112,7 @@ def rotations(contract: Contract) -> tuple[tuple[RotationForm, tuple[int, ...]],
     end = 0
     for group in contract.action.groups:
         end += len(group.names)
-        if (count := _rotation_columns(group)) and group.rotation != "none":
+        if (count := turning_columns(group)) and group.rotation != "none":
             forms.append((group.rotation, tuple(range(end - count, end))))
     return tuple(forms)
 
@@ -131,7 +131,7 @@ def _orientation(contract: Contract, limits: OrientationLimits, command_valid_s:
     if (
         group is None
         or group.rotation == "none"
-        or group.names[len(group.names) - _rotation_columns(group) :] != limits.actions
+        or group.names[len(group.names) - turning_columns(group) :] != limits.actions
     ):
         raise ContractError(f"{what}: expected the last columns of one ee_pose with a rotation, in its order")
     if len(limits.state) != len(limits.actions):
@@ -151,7 +151,7 @@ def _orientation(contract: Contract, limits: OrientationLimits, command_valid_s:
     )
 
 
-def _rotation_columns(group: ActionGroup) -> int:
+def turning_columns(group: ActionGroup) -> int:
     """How many of a group's last columns are an orientation."""
     if group.kind != "ee_pose" or group.rotation == "none":
         return 0
@@ -191,7 +191,7 @@ def _moving(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits | N
     name = group.names[i]
     if axis is None:
         raise ContractError(f"gate: {name!r} has no limits; add it to limits.axes")
-    if _moves_by_rate(group, name):
+    if moves_by_rate(group, name):
         return _velocity(contract, group, i, axis)
     if axis.state is None or axis.tracking is None or (axis.position is None and not axis.continuous):
         raise ContractError(
@@ -258,7 +258,7 @@ def _velocity(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits) 
     )
 
 
-def _moves_by_rate(group: ActionGroup, name: str) -> bool:
+def moves_by_rate(group: ActionGroup, name: str) -> bool:
     """Whether a velocity is sent; what can be read in two ways is refused."""
     if group.rotation == "quaternion_xyzw" and group.kind != "ee_pose":
         raise ContractError(f"gate: {name!r}: a {group.kind} with a quaternion is not supported; use a rotation vector")

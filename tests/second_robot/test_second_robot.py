@@ -185,7 +185,7 @@ def test_run_prints_a_chunk_for_one_picture_of_each_camera(fp32: Path, folder: P
     step = next(robot.tasks()).steps[0]
     Image.fromarray(step.left_rgb).save(folder / "left.png")
     (folder / "wrist.jpg").write_bytes(step.wrist_jpeg)
-    state = ",".join(f"{value:.6f}" for value in step.joints_rad)
+    state = ",".join(f"{name}={value:.6f}" for name, value in zip(robot.JOINTS, step.joints_rad, strict=True))
     figures = cli(
         "run", "@fp32", "--image", "left=@left.png", "--image", "wrist=@wrist.jpg",
         "--text", robot.COMMANDS[0], "--state", state,

@@ -19,7 +19,8 @@ from edgevlm.bundle import MANIFEST
 from edgevlm.cli.app import app
 from edgevlm.errors import EdgevlmError
 
-STATE = "0.1,-0.1,0.5"
+NUMBERS = (0.1, -0.1, 0.5)
+STATE = "grip=0.5,x=0.1,y=-0.1"  # in any order
 
 
 @pytest.fixture
@@ -73,10 +74,12 @@ def test_run_on_a_picture_gives_the_chunk_and_plan_that_act_gives(bundle: Path, 
 
     told = ("run", bundle, "--image", picture, "--text", tiny.COMMANDS[0], "--state", STATE)
     shown = figures(tmp_path, *told)
-    assert "dx [m]" in process(*told).stdout  # people see units too
+    lines = process(*told).stdout.splitlines()
+    assert any(line.replace("│", " ").split()[:2] == ["dx", "m"] for line in lines)  # people see units too
+    assert len(lines) < 20
     with edgevlm.load(bundle) as policy:
         frame = Stamped(tiny.image(policy.contract.cameras[0], 1), 0)
-        state = Stamped(np.array([float(v) for v in STATE.split(",")], np.float32), 0)
+        state = Stamped(np.array(NUMBERS, np.float32), 0)
         chunk = policy.act(Observation({"front": frame}, state, tiny.COMMANDS[0]))
     np.testing.assert_allclose(shown["values"], chunk.values, atol=1e-6)
     assert chunk.plan is not None and shown["plan"]["step"] == chunk.plan.step
@@ -88,8 +91,9 @@ def test_run_on_a_picture_gives_the_chunk_and_plan_that_act_gives(bundle: Path, 
     [
         (("--text", "", "--state", STATE), errors.InstructionError),
         (("--text", "push the crimson cup", "--state", STATE), errors.InstructionError),
-        (("--text", tiny.COMMANDS[0], "--state", "0.1,nan,0.5"), errors.NonFiniteError),
-        (("--text", tiny.COMMANDS[0], "--state", "0.1,0.5"), errors.ShapeError),
+        (("--text", tiny.COMMANDS[0], "--state", "x=0.1,y=nan,grip=0.5"), errors.NonFiniteError),
+        (("--text", tiny.COMMANDS[0], "--state", "x=0.1,grip=0.5"), errors.ContractError),
+        (("--text", tiny.COMMANDS[0], "--state", f"{STATE},z=0"), errors.ContractError),
     ],
 )
 def test_bad_input_has_the_exit_code_of_its_class(
@@ -98,6 +102,12 @@ def test_bad_input_has_the_exit_code_of_its_class(
     done = process("run", bundle, "--image", picture, *arguments)
     assert done.returncode == expected.exit_code
     assert done.stderr.startswith(f"{expected.__name__}: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("state", ["0.1,-0.1,0.5", "x=0.1,y=a,grip=0.5", "x=0.1,x=0.2,y=0,grip=0"])
+def test_a_state_is_given_by_names(bundle: Path, picture: Path, state: str) -> None:
+    done = process("run", bundle, "--image", picture, "--text", tiny.COMMANDS[0], "--state", state)
+    assert done.returncode == 2 and "--state" in done.stderr
 
 
 def test_a_picture_of_another_size_is_refused(bundle: Path, tmp_path: Path) -> None:
