@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import edgevlm
 from edgevlm import errors
 from edgevlm.cli.app import app
-from edgevlm.cli.options import ALWAYS, MEANT
+from edgevlm.cli.run import ALWAYS
+from edgevlm.cli.tasks import ROWS
 from edgevlm.manifest.schema import Task
 
 ASKED = "push the red cup"
@@ -85,8 +86,10 @@ def test_an_option_that_means_nothing_to_a_scorer_is_a_usage_error(
 def test_every_option_of_run_belongs_to_a_kind_of_model() -> None:
     """A new one is placed in the table, or nobody could give it."""
     (run,) = (one for one in get_command(app).commands.values() if one.name == "run")  # type: ignore[attr-defined]
-    assert {param.name for param in run.params} - {"help"} == ALWAYS.union(*MEANT.values())
-    assert set(MEANT) - {"policy in the simulator"} == set(get_args(Task))
+    assert {param.name for param in run.params} - {"help"} == ALWAYS.union(
+        *(way.options for row in ROWS.values() for way in row.ways.values())
+    )
+    assert set(ROWS) == set(get_args(Task))
 
 
 def test_a_file_that_is_no_array_has_its_own_exit_code(scorer: Path, tmp_path: Path) -> None:
