@@ -18,7 +18,8 @@ from edgevlm.rosmsg.state import Stamps
 from edgevlm_calibration.onnx_models import DATA, LIMIT_BYTES, save_model
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_calibration.table import Table
-from edgevlm_export.hub import Checkpoint, resolve
+from edgevlm_export.checkpoint import Checkpoint
+from edgevlm_export.hub import resolve
 from edgevlm_export.preflight import preflight
 from edgevlm_export.quantization.forms import StageArtifact, float_stage
 from edgevlm_export.recipes import ExportOptions, Models, Recipe, open_recipe
@@ -72,7 +73,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         precision=precision, calibration=calibration, topics=topics, stamps=stamps, texts=texts, samples=samples
     )
     with new_directory(output) as work:
-        recipe = open_recipe(preflight(checkpoint.path, context, robot), asked)
+        recipe = open_recipe(preflight(checkpoint, context, robot), asked)
         job = Job(recipe, work, progress, limit_bytes)
         models = job.trace()
         if precision == "int8":

@@ -11,12 +11,12 @@ import errno
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgevlm.errors import CheckpointError, require
 from edgevlm_calibration.progress import Progress, silent
+from edgevlm_export.checkpoint import Checkpoint
 
 WEIGHTS = "*.safetensors"
 WANTED = ("*.json", WEIGHTS, "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -27,18 +27,6 @@ _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART}/{_PART})(?:@([A-Za-z0-9_][A-Za-z0-9_./-]*))?")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = (401, 403)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint on this machine.
-
-    Attributes:
-        origin: null for a directory of the caller's; else "endpoint", "id", "revision" (as asked) and "commit".
-    """
-
-    path: Path
-    origin: dict[str, str] | None = None
 
 
 def resolve(source: str | Path, progress: Progress = silent) -> Checkpoint:

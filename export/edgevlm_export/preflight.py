@@ -15,12 +15,13 @@ from pathlib import Path
 
 from edgevlm_calibration.progress import Progress, silent
 from edgevlm_export import families
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.hub import resolve
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.versions import check_versions
 
 
-def preflight(checkpoint: Path, context: int | None, robot: Path | None) -> Prepared:
+def preflight(checkpoint: Checkpoint, context: int | None, robot: Path | None) -> Prepared:
     """The checkpoint, prepared; see `families.prepare`.
 
     Raises:
@@ -33,4 +34,4 @@ def preflight(checkpoint: Path, context: int | None, robot: Path | None) -> Prep
 
 def robot_template(source: str | Path, progress: Progress = silent) -> str:
     """The robot file of a LeRobot policy to fill in; `source` as for `exporter.export`, see `families`."""
-    return families.robot_template(resolve(source, progress).path)
+    return families.robot_template(resolve(source, progress))

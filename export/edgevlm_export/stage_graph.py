@@ -117,8 +117,8 @@ class StageGraph(ABC):
     """A model, cut into stages: what graphs of every task have.
 
     Attributes:
-        tokenizer: the file that goes into the bundle, or its content where the checkpoint has it in another format;
-            None for a policy that takes no words.
+        tokenizer: the content of the bundle's tokenizer.json, or a policy's file of it; None for a policy that takes
+            no words.
         source_sha256: of the checkpoint's files.
     """
 
@@ -142,7 +142,7 @@ class StageGraph(ABC):
         if isinstance(self.tokenizer, Path):
             shutil.copyfile(self.tokenizer, root / TOKENIZER)
         else:
-            (root / TOKENIZER).write_text(self.tokenizer, encoding="utf-8")
+            (root / TOKENIZER).write_bytes(self.tokenizer.encode())
 
     def stage(self, name: str) -> Stage:
         """The stage of this name; KeyError is a defect of the adapter."""
@@ -182,7 +182,7 @@ class PolicyGraph(StageGraph):
 class RetrieverGraph(StageGraph):
     """A retriever, cut into stages; `reference` is the ORIGINAL model in one forward, not made from the stages."""
 
-    tokenizer: Path | str
+    tokenizer: str
     text: TextSpec
     reference: RetrieverReference
 
@@ -196,7 +196,7 @@ class RetrieverGraph(StageGraph):
 class DetectorGraph(StageGraph):
     """A detector, cut into stages; `reference` is the ORIGINAL model in one forward, not made from the stages."""
 
-    tokenizer: Path | str
+    tokenizer: str
     text: TextSpec
     reference: DetectorReference
 
@@ -216,7 +216,7 @@ class ScorerGraph(StageGraph):
         reference: the ORIGINAL model in one forward, not made from the stage.
     """
 
-    tokenizer: Path
+    tokenizer: str
     text: TextSpec
     labels: tuple[str, ...]
     width: int
@@ -245,7 +245,7 @@ class TalkGraph(StageGraph):
         reference: the ORIGINAL model, not made from the stages.
     """
 
-    tokenizer: Path | str
+    tokenizer: str
     embeddings: NDArray[Any]
     reference: ChatReference
 

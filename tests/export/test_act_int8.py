@@ -19,6 +19,7 @@ from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.cli.app import app
 from edgevlm.errors import ContractError, FidelityError
 from edgevlm_calibration.progress import silent
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
 from edgevlm_export.fidelity.policy import CheckpointReference
@@ -100,7 +101,7 @@ def recipe(files: Path) -> Recipe:
 
 def opened(files: Path, name: str) -> PolicyRecipe:
     options = ExportOptions(precision="int8", calibration=files / "log.mcap", topics=None, texts=None, samples=256)
-    recipe = open_recipe(prepare(files / name, robot=files / "robot.yaml"), options)
+    recipe = open_recipe(prepare(Checkpoint(files / name), robot=files / "robot.yaml"), options)
     assert isinstance(recipe, PolicyRecipe)
     return recipe
 

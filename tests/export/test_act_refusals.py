@@ -18,7 +18,8 @@ from support import lerobot_policies as policies
 from edgevlm.errors import CheckpointError, ContractError, EdgevlmError, FamilyError
 from edgevlm.manifest.image_ops import Normalize
 from edgevlm_export.exporter import export
-from edgevlm_export.families import build, robot_template
+from edgevlm_export.families import build
+from edgevlm_export.preflight import robot_template
 from edgevlm_export.stage_graph import PolicyGraph
 
 BEFORE, AFTER = "policy_preprocessor.json", "policy_postprocessor.json"

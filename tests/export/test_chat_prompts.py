@@ -20,8 +20,9 @@ from edgevlm.errors import CheckpointError, FamilyError, InstructionError, Promp
 from edgevlm.manifest.text import QuestionSpec
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.text import PromptWriter, QuestionWriter, Turn
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.prompts import Words, read_words
-from edgevlm_export.families.common.upstream import load_tokenizer, tokenizer_json
+from edgevlm_export.families.common.upstream import tokenizer_json
 
 SIZES = ((40, 60), (60, 40), (30, 200), (16, 16), (1, 1), (90, 91), (200, 20))
 PICTURES = [np.random.default_rng(h).integers(0, 256, (h, w, 3), np.uint8) for h, w in SIZES]
@@ -66,7 +67,7 @@ def messages(said: Dialogue) -> list[dict[str, Any]]:
 
 def opened(root: Path, name: str, features: int) -> tuple[Words, PromptWriter, PicturePreprocessor]:
     (root / "config.json").write_text("{}")
-    words = read_words(root, name, features, 32)
+    words = read_words(Checkpoint(root), name, features, 32)
     (root / "exported.json").write_text(words.tokenizer, encoding="utf-8")
     return (
         words,
@@ -167,13 +168,13 @@ def spelling(root: Path, clean: bool) -> Any:
     words = {word: place for place, word in enumerate((*signs, *SPELT))}
     transformers.BertTokenizer(vocab=words).save_pretrained(root)
     change(root / "tokenizer_config.json", clean_up_tokenization_spaces=clean)
-    return load_tokenizer(root)
+    return Checkpoint(root).tokenizer
 
 
 @pytest.mark.parametrize("clean", [False, True])
 def test_answers_become_the_text_that_upstream_makes_of_them(clean: bool, tmp_path: Path) -> None:
     upstream = spelling(tmp_path, clean)
-    (tmp_path / "carried.json").write_text(tokenizer_json(tmp_path, upstream))
+    (tmp_path / "carried.json").write_text(tokenizer_json(Checkpoint(tmp_path), upstream))
     spec = QuestionSpec(reader="decoder", max_tokens=512, special_tokens=False, needs_text=False)
     writer, generator = QuestionWriter(spec, tmp_path / "carried.json", ()), np.random.default_rng(0)
     for _ in range(300):
@@ -195,9 +196,9 @@ def test_answers_become_the_text_that_upstream_makes_of_them(clean: bool, tmp_pa
 def test_a_bpe_is_left_as_it_is_as_upstream_does(tmp_path: Path) -> None:
     wording.queried(tmp_path)
     change(tmp_path / "tokenizer_config.json", clean_up_tokenization_spaces=True)
-    upstream = load_tokenizer(tmp_path)
+    upstream = Checkpoint(tmp_path).tokenizer
     assert upstream.clean_up_tokenization_spaces
-    carried = Tokenizer.from_str(tokenizer_json(tmp_path, upstream))
+    carried = Tokenizer.from_str(tokenizer_json(Checkpoint(tmp_path), upstream))
     ids = upstream.encode("what is this , or that ?", add_special_tokens=False)
     assert carried.decode(ids) == upstream.decode(ids) == "what is this , or that ?"
 
@@ -206,7 +207,7 @@ def test_spaces_that_nothing_can_take_away_are_refused(tmp_path: Path) -> None:
     upstream = spelling(tmp_path, clean=True)
     upstream.backend_tokenizer.decoder = None
     with pytest.raises(FamilyError, match="clean_up_tokenization_spaces"):
-        tokenizer_json(tmp_path, upstream)
+        tokenizer_json(Checkpoint(tmp_path), upstream)
 
 
 def test_a_question_with_a_sign_of_the_models_own_or_too_many_tokens_is_refused(tmp_path: Path) -> None:
@@ -371,10 +372,10 @@ def test_a_processor_that_does_not_fit_is_refused_by_name(
 def test_weights_of_another_tokenizer_are_refused(field: str, tmp_path: Path) -> None:
     processor = wording.patched(tmp_path)
     change(tmp_path / "config.json", **{field: processor.image_token_id})
-    read_words(tmp_path, "LlavaProcessor", 16, 32)
+    read_words(Checkpoint(tmp_path), "LlavaProcessor", 16, 32)
     change(tmp_path / "config.json", **{field: processor.image_token_id + 1})
     with pytest.raises(CheckpointError, match="of different models"):
-        read_words(tmp_path, "LlavaProcessor", 16, 32)
+        read_words(Checkpoint(tmp_path), "LlavaProcessor", 16, 32)
 
 
 def test_a_tokenizer_without_the_image_token_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from support import chats, film, hub
 from support import lerobot_policies as policies
 
 from edgevlm.errors import CheckpointError, EdgevlmError, FamilyError
-from edgevlm_export.checkpoint import read_header, stored_tensors
+from edgevlm_export.checkpoint import Checkpoint, read_header
 from edgevlm_export.families import build
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -235,7 +235,7 @@ def test_a_header_that_names_a_tensor_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_header_is_read_as_the_library_reads_it(clip: Path) -> None:
-    stored = stored_tensors(clip)
+    stored = Checkpoint(clip).tensors
     assert {name: one.shape for name, one in stored.items()} == {
         name: tuple(value.shape) for name, value in load_file(clip / WEIGHTS).items()
     }
@@ -262,7 +262,7 @@ def test_a_policy_with_one_weight_under_two_names_is_refused(tmp_path: Path) -> 
 def test_reading_headers_needs_no_torch(clip: Path) -> None:
     code = (
         "import sys; from edgevlm_export.checkpoint import *; "
-        f"print(len(stored_tensors(Path({str(clip)!r}))), 'torch' in sys.modules)"
+        f"print(len(Checkpoint(Path({str(clip)!r})).tensors), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     count, torch_is_there = done.stdout.split()

@@ -14,6 +14,7 @@ import edgevlm
 from edgevlm.bundle import open_bundle
 from edgevlm.errors import FidelityError
 from edgevlm_calibration.progress import silent
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
 from edgevlm_export.fidelity import detector as detection
@@ -76,7 +77,7 @@ def test_boxes_that_would_move_keep_the_stage_in_floats(
 ) -> None:
     monkeypatch.setattr(recipe_module, limit, 0.9999)
     asked = ExportOptions(precision="int8", calibration=photos, topics=None, texts=None, samples=256)
-    recipe = open_recipe(prepare(owl_source), asked)
+    recipe = open_recipe(prepare(Checkpoint(owl_source)), asked)
     job = Job(recipe, tmp_path, silent)
     models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
     even = recipe.pre_quantize(models, job.fp32_reference, silent)

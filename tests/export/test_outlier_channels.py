@@ -16,6 +16,7 @@ from support import captioners, chats, hub, owls, pairs
 
 from edgevlm_calibration.progress import silent
 from edgevlm_calibration.runner import calibrate_on, record
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
 from edgevlm_export.quantization.forms import outputs, quantized_stage
@@ -63,7 +64,7 @@ def recipe(name: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) ->
     source = make(work / "checkpoint", edit=enlarge)
     data = pairs.regions_folder(work / "regions") if make is pairs.visual_bert else photos
     asked = ExportOptions(precision="int8", calibration=data, topics=None, texts=None, samples=256)
-    opened = open_recipe(prepare(source), asked)
+    opened = open_recipe(prepare(Checkpoint(source)), asked)
     assert isinstance(opened, PictureRecipe)
     return opened
 

@@ -18,6 +18,7 @@ from support.film_log import write_log
 
 from edgevlm.errors import CalibrationError, EdgevlmError, FamilyError, LogError, OutputError
 from edgevlm_export import exporter
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import export
 from edgevlm_export.families import prepare
 
@@ -177,4 +178,4 @@ def test_a_context_without_room_for_a_picture_and_an_answer_is_refused(
 
 def test_the_guard_sees_a_model(sources: dict[str, Path]) -> None:
     with pytest.raises(Loaded):
-        prepare(sources["clip"]).load()
+        prepare(Checkpoint(sources["clip"])).load()

@@ -18,10 +18,11 @@ READ = """
 import json, sys
 from pathlib import Path
 from edgevlm.errors import EdgevlmError
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.lerobot_words import read_words
 policy = Path(sys.argv[1])
 try:
-    words = read_words(policy, json.loads((policy / "config.json").read_text()))
+    words = read_words(Checkpoint(policy), json.loads((policy / "config.json").read_text()))
     print(json.dumps({"vlm": str(words.vlm), "tokenizer": words.tokenizer.name, "ids": words.ids}))
 except EdgevlmError as error:
     print(json.dumps({"error": type(error).__name__, "message": str(error)}))

@@ -18,6 +18,7 @@ from edgevlm_calibration.calibrate import calibrate
 from edgevlm_calibration.policy import POLICY
 from edgevlm_calibration.progress import silent
 from edgevlm_calibration.runner import calibrate_on
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
 from edgevlm_export.quantization.forms import quantized_stage
@@ -31,7 +32,7 @@ Remembered = Callable[[Stage], onnx.ModelProto]
 def opened(files: Path, name: str, table: Path | None = None) -> PolicyRecipe:
     data = table or files / "log.mcap"
     options = ExportOptions(precision="int8", calibration=data, topics=None, texts=None, samples=256)
-    recipe = open_recipe(prepare(files / name, robot=files / "robot.yaml"), options)
+    recipe = open_recipe(prepare(Checkpoint(files / name), robot=files / "robot.yaml"), options)
     assert isinstance(recipe, PolicyRecipe)
     return recipe
 

@@ -22,6 +22,7 @@ from edgevlm.errors import CheckpointError, DependencyError, EdgevlmError, Famil
 from edgevlm.manifest.schema import PICTURE
 from edgevlm.preprocess import PicturePreprocessor
 from edgevlm_export import versions
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build, prepare
 from edgevlm_export.families.common.chatting import ANSWER, USUAL_CONTEXT
@@ -145,7 +146,7 @@ def test_the_samples_have_every_kind_of_picture() -> None:
 
 
 def ids(graph: Any, text: str) -> list[int]:
-    content = graph.tokenizer.read_text() if isinstance(graph.tokenizer, Path) else graph.tokenizer
+    content = graph.tokenizer
     return list(Tokenizer.from_str(content).encode(text).ids)
 
 
@@ -220,7 +221,7 @@ def test_a_tokenizer_that_fills_up_before_the_text_is_refused(tmp_path: Path) ->
 
 def test_prompts_are_held_to_their_processor_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = chats.llava(tmp_path / "checkpoint")
-    assert prepare(folder).room is not None
+    assert prepare(Checkpoint(folder)).room is not None
     kind = transformers.CLIPImageProcessorPil
     real = kind.preprocess
     monkeypatch.setattr(
@@ -251,7 +252,7 @@ def test_the_default_context_holds_the_largest_picture(tmp_path: Path) -> None:
     said = json.loads(settings.read_text())
     said["image_processor"]["size"] = {"longest_edge": 16 * said["image_processor"]["max_image_size"]["longest_edge"]}
     settings.write_text(json.dumps(said))
-    room = prepare(folder).room
+    room = prepare(Checkpoint(folder)).room
     assert room is not None
     assert room.most > USUAL_CONTEXT
     assert room.count("What is this?", (500, 500)) + ANSWER <= room.most
@@ -260,7 +261,7 @@ def test_the_default_context_holds_the_largest_picture(tmp_path: Path) -> None:
 
 def test_built_in_texts_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     options = ExportOptions(precision="fp32", calibration=None, topics=None, texts=None, samples=256)
-    data, room = make_up_pictures(), prepare(owls.owlvit(tmp_path / "checkpoint")).room
+    data, room = make_up_pictures(), prepare(Checkpoint(owls.owlvit(tmp_path / "checkpoint"))).room
     assert room is not None
     few = replace(room, most=9)
     retained = fitting(data, few, options, texts_alone(data))

@@ -1,7 +1,7 @@
 """Model families: which adapter cuts which kind of checkpoint into stages.
 
-A checkpoint is a directory with config.json, whose `model_type` names the family, or `type` in a LeRobot policy. An
-adapter is a module with `prepare(checkpoint: Path) -> Prepared`, and what `Adapter.takes` says as a second argument.
+config.json of a checkpoint names the family: `model_type`, or `type` in a LeRobot policy. An adapter is a module with
+`prepare(checkpoint: Checkpoint) -> Prepared`, and what `Adapter.takes` says as a second argument.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgevlm.errors import FamilyError
-from edgevlm_export.checkpoint import CONFIG, check_stored
-from edgevlm_export.families.common.checkpoint import architectures, read_config
+from edgevlm_export.checkpoint import CONFIG, Checkpoint
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import StageGraph
+from edgevlm_export.stored_weights import check_stored
 
 Takes = Literal["context", "robot"]
 OPTIONS: Mapping[Takes, str] = {
@@ -74,11 +74,11 @@ NEAREST: Mapping[str, str] = {
 
 
 def build(checkpoint: Path, context: int | None = None, robot: Path | None = None) -> StageGraph:
-    """The stages of a checkpoint, its weights loaded; see `prepare`."""
-    return prepare(checkpoint, context, robot).load()
+    """The stages of a checkpoint directory, its weights loaded; see `prepare`."""
+    return prepare(Checkpoint(checkpoint), context, robot).load()
 
 
-def prepare(checkpoint: Path, context: int | None = None, robot: Path | None = None) -> Prepared:
+def prepare(checkpoint: Checkpoint, context: int | None = None, robot: Path | None = None) -> Prepared:
     """A checkpoint whose files fit each other, its weights not loaded; `context`, `robot` as `Adapter.takes` says.
 
     Raises:
@@ -86,28 +86,27 @@ def prepare(checkpoint: Path, context: int | None = None, robot: Path | None = N
         FamilyError: no adapter knows its model_type, or it has no context, or needs no robot file.
         ContractError: a LeRobot policy without a robot file, or with one that does not fit.
     """
-    config = read_config(checkpoint)
-    adapter = _adapter(checkpoint, config)
+    adapter = _adapter(checkpoint)
     given: dict[Takes, Any] = {"context": context, "robot": robot}
     for option, value in given.items():
         if value is not None and adapter.takes != option:
-            kind = config.get("model_type", config.get("type"))
+            kind = checkpoint.config.get("model_type", checkpoint.config.get("type"))
             raise FamilyError(f"{checkpoint}: {OPTIONS[option]}, this is a {kind!r}; leave it out")
-    check_stored(checkpoint, config)
+    check_stored(checkpoint)
     module = importlib.import_module(f"edgevlm_export.families.{adapter.name}")
     prepared: Prepared = module.prepare(checkpoint, *([given[adapter.takes]] if adapter.takes else []))
     return prepared
 
 
-def robot_template(checkpoint: Path) -> str:
+def robot_template(checkpoint: Checkpoint) -> str:
     """The robot file of a LeRobot policy, with "?" wherever only somebody who knows the robot can say.
 
     Raises:
         CheckpointError: the directory is missing, incomplete or corrupt.
         FamilyError: no adapter knows it, or it needs no robot file.
     """
-    config = read_config(checkpoint)
-    adapter = _adapter(checkpoint, config)
+    config = checkpoint.config
+    adapter = _adapter(checkpoint)
     if adapter.takes != "robot":
         kind = config.get("model_type", config.get("type"))
         raise FamilyError(f"{checkpoint}: a robot file is for a LeRobot policy, this is a {kind!r}; export it as is")
@@ -121,13 +120,14 @@ def _nearest(kind: object) -> str:
     return f"nearest is {nearest!r}" if nearest else "none is like it"
 
 
-def _adapter(checkpoint: Path, config: Mapping[str, Any]) -> Adapter:
+def _adapter(checkpoint: Checkpoint) -> Adapter:
+    config = checkpoint.config
     lerobot = "model_type" not in config and "type" in config
     kind = config.get("type") if lerobot else config.get("model_type")
     known = LEROBOT if lerobot else FAMILIES
     found = known.get(kind) if isinstance(kind, str) else None
     if isinstance(found, Mapping):
-        said = architectures(checkpoint, config)
+        said = checkpoint.architectures
         if len(said) != 1 or said[0] not in found:
             raise FamilyError(
                 f"{checkpoint / CONFIG}: 'architectures': expected one of {sorted(found)}, got {list(said)!s:.200}; "

@@ -6,7 +6,6 @@ transformer, where a robot's state comes in and its action goes out: a few numbe
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from edgevlm.manifest.contract import Contract
 from edgevlm.manifest.drivers import FuseArgs, FuseSpec
 from edgevlm.manifest.image_ops import ImageOp, Normalize
 from edgevlm.manifest.stages import Port
-from edgevlm_export.checkpoint import CONFIG, WEIGHTS
-from edgevlm_export.families.common.checkpoint import read_config, read_weights
+from edgevlm_export.checkpoint import CONFIG, WEIGHTS, Checkpoint
 from edgevlm_export.families.common.lerobot import (
     STATE,
     Features,
@@ -59,7 +57,7 @@ FIXED: Mapping[str, tuple[Any, str]] = {
 TRAINING = ("vae_encoder",)  # parts that only training needs
 
 
-def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
+def prepare(checkpoint: Checkpoint, robot: Path | None) -> Prepared:
     """A trained ACT, to be cut into vision and head.
 
     Raises:
@@ -77,23 +75,23 @@ def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
     contract = contract_of(robot, described, features, state, action)
     named = {camera.feature: name for name, camera in described.cameras.items()}
     preprocess = {named[key]: _normalize(normalization, key) for key in features.cameras}
-    sha256 = _sha256(checkpoint, normalization.files, robot)
+    sha256 = checkpoint.sha256((CONFIG, WEIGHTS, *normalization.files), [("robot", file_sha256(robot))])
 
     def load() -> PolicyGraph:
-        return _graph(_load(checkpoint, shape, read_weights(checkpoint)), contract, features, named, preprocess, sha256)
+        return _graph(_load(checkpoint, shape, checkpoint.weights()), contract, features, named, preprocess, sha256)
 
     return Prepared(task="policy", load=load, contract=contract)
 
 
-def robot_template(checkpoint: Path) -> str:
+def robot_template(checkpoint: Checkpoint) -> str:
     """The robot file of this policy, to be filled in. Raises CheckpointError and FamilyError, as `prepare`."""
     _, features, _, used = _read(checkpoint)
     return template(checkpoint, features, used)
 
 
-def _read(checkpoint: Path) -> tuple[Mapping[str, Any], Features, ActConfig, int]:
+def _read(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], Features, ActConfig, int]:
     """config.json, and what it says: features, shape, steps of a chunk that the policy uses."""
-    config, where = read_config(checkpoint), checkpoint / CONFIG
+    config, where = checkpoint.config, checkpoint / CONFIG
     _check(where, config)
     features = read_features(where, config)
     return config, features, *_shape(where, config, features)
@@ -169,7 +167,7 @@ def _shape(where: Path, config: Mapping[str, Any], features: Features) -> tuple[
     return shape, numbers["n_action_steps"]
 
 
-def _load(checkpoint: Path, shape: ActConfig, weights: Mapping[str, Tensor]) -> Act:
+def _load(checkpoint: Checkpoint, shape: ActConfig, weights: Mapping[str, Tensor]) -> Act:
     model = Act(shape)
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     try:
@@ -249,10 +247,3 @@ def _reference(model: Act, cameras: tuple[str, ...]) -> Reference:
         return {"chunk": chunk.numpy()}
 
     return run
-
-
-def _sha256(checkpoint: Path, files: tuple[str, ...], robot: Path) -> str:
-    """One hash over every file that the bundle was made from."""
-    paths = [*(checkpoint / name for name in (CONFIG, WEIGHTS, *files)), robot]
-    lines = [f"{file_sha256(path)}  {path.name}\n" for path in paths[:-1]] + [f"{file_sha256(robot)}  robot\n"]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.drivers import CacheSpec
-from edgevlm_export.checkpoint import CONFIG
+from edgevlm_export.checkpoint import CONFIG, Checkpoint
 from edgevlm_export.families.common.chatting import (
     Parts,
     Step,
@@ -27,7 +26,7 @@ from edgevlm_export.families.common.chatting import (
 )
 from edgevlm_export.families.common.decoding import CHUNK, MASKS, Head, Joined, Language
 from edgevlm_export.families.common.prompts import Words, read_words
-from edgevlm_export.families.common.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
+from edgevlm_export.families.common.upstream import check_vocabulary, load_model, open_config, unsupported
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 from edgevlm_export.tracing.repeated_layers import Piece
@@ -43,7 +42,7 @@ ALLOWED = {
 }
 
 
-def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+def prepare(checkpoint: Checkpoint, context: int | None = None) -> Prepared:
     """A BLIP-2 checkpoint directory, to be cut into vision and decoder.
 
     Raises:
@@ -58,14 +57,14 @@ def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
         raise _unknown(checkpoint, "text_config.word_embed_proj_dim", f"'hidden_size' {width}", told)
     if not isinstance(said.get("image_token_index", said.get("image_token_id")), int):
         raise _unknown(checkpoint, "image_token_index", "the id of the image token, as newer checkpoints have", said)
-    config = load_part(checkpoint, "Blip2Config")
+    config = checkpoint.part("Blip2Config")
     words = read_words(checkpoint, "Blip2Processor", config.num_query_tokens, config.vision_config.image_size)
     cache = chat_cache(checkpoint, config.text_config, context, words)
     check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
     return prepare_chat(words, cache, partial(_graph, checkpoint, words, cache))
 
 
-def _graph(checkpoint: Path, words: Words, cache: CacheSpec) -> ChatGraph:
+def _graph(checkpoint: Checkpoint, words: Words, cache: CacheSpec) -> ChatGraph:
     model = load_model(checkpoint, ARCHITECTURE, attn_implementation="eager")
 
     def inputs(pixels: Tensor | None, ids: Tensor) -> dict[str, Tensor]:
@@ -205,7 +204,7 @@ class PlacedLayer(nn.Module):
         return out, key.transpose(1, 2), value.transpose(1, 2)
 
 
-def _unknown(checkpoint: Path, field: str, expected: str, found: Mapping[str, Any]) -> FamilyError:
+def _unknown(checkpoint: Checkpoint, field: str, expected: str, found: Mapping[str, Any]) -> FamilyError:
     got = found.get(field.rpartition(".")[2])
     return FamilyError(
         f"{checkpoint / CONFIG}: {field!r}: expected {expected}, got {got!r:.80}; this variant is not supported"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.drivers import CacheSpec
 from edgevlm.manifest.schema import PICTURE, Port, QuestionSpec, Seq2SeqArgs, Seq2SeqSpec
-from edgevlm_export.checkpoint import CONFIG
+from edgevlm_export.checkpoint import CONFIG, Checkpoint
 from edgevlm_export.families.common.blip import (
     IMAGE,
     LENGTHS,
@@ -31,9 +30,8 @@ from edgevlm_export.families.common.blip import (
     vision_stage,
 )
 from edgevlm_export.families.common.chatting import ANSWER, cache_spec, embedding_table, greedy
-from edgevlm_export.families.common.checkpoint import architectures, read_config
 from edgevlm_export.families.common.decoding import CHUNK, MASKS, Head, Sizes, cached_stage
-from edgevlm_export.families.common.upstream import check_search, directory_sha256, open_config
+from edgevlm_export.families.common.upstream import check_search, open_config
 from edgevlm_export.families.common.upstream_inputs import text_room
 from edgevlm_export.prepared import Prepared, Room
 from edgevlm_export.stage_graph import EMBEDDINGS, ChatReference, Logits, QuestionGraph, Said, Stage
@@ -61,14 +59,14 @@ class _Parts:
     reference: ChatReference
 
 
-def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+def prepare(checkpoint: Checkpoint, context: int | None = None) -> Prepared:
     """A BLIP checkpoint directory that makes captions or answers questions, to be cut into stages.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
-    (architecture,) = architectures(checkpoint, read_config(checkpoint))  # the adapter was found by it
+    (architecture,) = checkpoint.architectures  # the adapter was found by it
     said = open_config(checkpoint, architecture)
     if architecture == ANSWERS:
         _check_widths(checkpoint, said)
@@ -91,7 +89,7 @@ def _room(blip: Blip, cache: CacheSpec, architecture: str) -> Room:
     return replace(alone, most=cache.slots, answer=ANSWER, raised_by="--context")
 
 
-def _graph(checkpoint: Path, blip: Blip, cache: CacheSpec, ends: tuple[int, int]) -> QuestionGraph:
+def _graph(checkpoint: Checkpoint, blip: Blip, cache: CacheSpec, ends: tuple[int, int]) -> QuestionGraph:
     parts = _captions(blip, cache) if blip.architecture == CAPTIONS else _answers(blip)
     begin, stop = ends
     for model in (blip.model, blip.model.text_decoder):  # the file, and what upstream's search really takes
@@ -117,7 +115,7 @@ def _graph(checkpoint: Path, blip: Blip, cache: CacheSpec, ends: tuple[int, int]
         question=parts.question,
         embeddings=embedding_table(blip.model.text_decoder.bert.embeddings.word_embeddings),
         reference=parts.reference,
-        source_sha256=directory_sha256(checkpoint),
+        source_sha256=checkpoint.sha256(),
     )
 
 
@@ -130,7 +128,7 @@ def _captions(blip: Blip, cache: CacheSpec) -> _Parts:
     )
 
 
-def _check_widths(checkpoint: Path, said: Mapping[str, Any]) -> None:
+def _check_widths(checkpoint: Checkpoint, said: Mapping[str, Any]) -> None:
     """The answer looks at the question with weights that were made for what is as wide as a picture."""
     text, vision = ((said.get(name) or {}).get("hidden_size", USUAL_WIDTH) for name in ("text_config", "vision_config"))
     if text != vision:
@@ -219,7 +217,7 @@ class _Answers:
         return greedy(self._model, given, 1, most)
 
 
-def _token(checkpoint: Path, text: Any, name: str) -> int:
+def _token(checkpoint: Checkpoint, text: Any, name: str) -> int:
     found = getattr(text, name, None)
     if not isinstance(found, int) or not 0 <= found < text.vocab_size:
         raise FamilyError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgevlm.manifest.schema import PICTURE, CrossArgs, CrossSpec, Port, TextSpec
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.bert_layers import forward, looks_at_all
 from edgevlm_export.families.common.blip import (
     IMAGE,
@@ -30,7 +30,6 @@ from edgevlm_export.families.common.blip import (
     open_blip,
     vision_stage,
 )
-from edgevlm_export.families.common.upstream import directory_sha256
 from edgevlm_export.families.common.upstream_inputs import text_room
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import Answer, RetrieverGraph, RetrieverReference, Stage, one_thread
@@ -40,7 +39,7 @@ ARCHITECTURE = "BlipForImageTextRetrieval"
 FEWEST, USUAL = 2, 16  # ids of a text; begin and end are always there
 
 
-def prepare(checkpoint: Path) -> Prepared:
+def prepare(checkpoint: Checkpoint) -> Prepared:
     """A BLIP checkpoint directory with a matching head, to be cut into vision, text and the head on both.
 
     Raises:
@@ -52,7 +51,7 @@ def prepare(checkpoint: Path) -> Prepared:
     return Prepared(task="retriever", load=partial(_graph, checkpoint, blip), room=room)
 
 
-def _graph(checkpoint: Path, blip: Blip) -> RetrieverGraph:
+def _graph(checkpoint: Checkpoint, blip: Blip) -> RetrieverGraph:
     model, config = blip.model, blip.model.config
     text, vision = config.text_config, config.vision_config
     layers, width, most = model.text_encoder.encoder.layer, config.image_text_hidden_size, text.max_position_embeddings
@@ -70,7 +69,7 @@ def _graph(checkpoint: Path, blip: Blip) -> RetrieverGraph:
         tokenizer=blip.tokenizer_json,
         text=TextSpec(max_tokens=most, length="own"),
         reference=_reference(model, blip.tokenizer),
-        source_sha256=directory_sha256(checkpoint),
+        source_sha256=checkpoint.sha256(),
     )
 
 

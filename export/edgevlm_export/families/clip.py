@@ -6,21 +6,18 @@ The text transformer is causal and pools at the end token, so padding changes no
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.manifest.schema import PICTURE, DualArgs, DualSpec, TextSpec
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.dual import Encode, reference, text_stage, vision_stage
 from edgevlm_export.families.common.upstream import (
     bundle_tokenizer,
     check_vocabulary,
-    directory_sha256,
     load_model,
-    load_part,
-    load_tokenizer,
     open_config,
     unsupported,
 )
@@ -37,7 +34,7 @@ ALLOWED = {
 }
 
 
-def prepare(checkpoint: Path) -> Prepared:
+def prepare(checkpoint: Checkpoint) -> Prepared:
     """A CLIP checkpoint directory, to be cut into vision and text.
 
     Raises:
@@ -45,8 +42,8 @@ def prepare(checkpoint: Path) -> Prepared:
         FamilyError: a variant that is not supported; with the field.
     """
     unsupported(checkpoint, open_config(checkpoint, "CLIPModel"), ALLOWED)
-    config = load_part(checkpoint, "CLIPConfig")
-    upstream = load_tokenizer(checkpoint)
+    config = checkpoint.part("CLIPConfig")
+    upstream = checkpoint.tokenizer
     tokenizer, ids = bundle_tokenizer(checkpoint, upstream)
     check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
     check_texts(checkpoint, tokenizer, upstream)
@@ -55,7 +52,7 @@ def prepare(checkpoint: Path) -> Prepared:
     return Prepared(task="retriever", load=partial(_load, checkpoint, upstream, tokenizer, operations), room=room)
 
 
-def _load(checkpoint: Path, upstream: Any, tokenizer: Path | str, operations: tuple[ImageOp, ...]) -> RetrieverGraph:
+def _load(checkpoint: Checkpoint, upstream: Any, tokenizer: str, operations: tuple[ImageOp, ...]) -> RetrieverGraph:
     model = load_model(checkpoint, "CLIPModel")
     config = model.config
     most, width = config.text_config.max_position_embeddings, config.projection_dim
@@ -82,5 +79,5 @@ def _load(checkpoint: Path, upstream: Any, tokenizer: Path | str, operations: tu
         tokenizer=tokenizer,
         text=TextSpec(max_tokens=most, length="own"),
         reference=reference(model, tokenize),
-        source_sha256=directory_sha256(checkpoint),
+        source_sha256=checkpoint.sha256(),
     )

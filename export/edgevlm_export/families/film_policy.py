@@ -21,14 +21,7 @@ from edgevlm.errors import CheckpointError
 from edgevlm.manifest.contract import CameraSpec, Contract
 from edgevlm.manifest.image_ops import CenterCrop, ImageOp, Pad, Resize
 from edgevlm.manifest.schema import FuseArgs, FuseSpec, Port
-from edgevlm_export.checkpoint import CONFIG, WEIGHTS
-from edgevlm_export.families.common.checkpoint import (
-    TOKENIZER,
-    read_config,
-    read_weights,
-    source_sha256,
-    tokenizer_file,
-)
+from edgevlm_export.checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint
 from edgevlm_export.models.film_policy import FilmPolicy, FilmPolicyConfig
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import PolicyGraph, Reference, Stage, WindowInputs
@@ -38,13 +31,13 @@ HEAD_IN_FLOATS = ("trunk.0.weight", "trunk.2.weight", "chunk.weight", "path.weig
 OPERATIONS: TypeAdapter[dict[str, tuple[ImageOp, ...]]] = TypeAdapter(dict[str, tuple[ImageOp, ...]])
 
 
-def prepare(checkpoint: Path) -> Prepared:
+def prepare(checkpoint: Checkpoint) -> Prepared:
     """A trained film_policy, to be cut into vision, text, pool and head.
 
     Raises:
         CheckpointError: a file is missing, corrupt, or does not fit the others; the message names it.
     """
-    config = read_config(checkpoint)
+    config = checkpoint.config
     where = checkpoint / CONFIG
     try:
         shape = FilmPolicyConfig.from_dict(config["model"])
@@ -56,7 +49,7 @@ def prepare(checkpoint: Path) -> Prepared:
         ) from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: {_first(error)}; correct the file or train it again") from error
-    tokenizer, words = tokenizer_file(checkpoint)
+    tokenizer, words = checkpoint / TOKENIZER, checkpoint.token_ids
     _check(where, shape, contract, preprocess)
     if words > shape.vocabulary:
         raise CheckpointError(
@@ -70,7 +63,7 @@ def prepare(checkpoint: Path) -> Prepared:
 
 
 def _graph(
-    model: FilmPolicy, config: Mapping[str, Any], contract: Contract, preprocess: Operations, checkpoint: Path
+    model: FilmPolicy, config: Mapping[str, Any], contract: Contract, preprocess: Operations, checkpoint: Checkpoint
 ) -> PolicyGraph:
     shape = model.config
     vision = _vision_stages(shape)
@@ -88,15 +81,15 @@ def _graph(
         tokenizer=checkpoint / TOKENIZER,
         contract=contract,
         reference=_reference(model),
-        source_sha256=source_sha256(checkpoint),
+        source_sha256=checkpoint.sha256((CONFIG, WEIGHTS, TOKENIZER)),
         extensions=config.get("extensions", {}),
     )
 
 
-def _load(checkpoint: Path, shape: FilmPolicyConfig) -> FilmPolicy:
+def _load(checkpoint: Checkpoint, shape: FilmPolicyConfig) -> FilmPolicy:
     model = FilmPolicy(shape)
     try:
-        model.load_state_dict(read_weights(checkpoint))
+        model.load_state_dict(checkpoint.weights())
     except RuntimeError as error:
         raise CheckpointError(
             f"{checkpoint / WEIGHTS}: the tensors do not fit {CONFIG}: {str(error)[:300]}; take both from one training"

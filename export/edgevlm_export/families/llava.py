@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.drivers import CacheSpec
-from edgevlm_export.checkpoint import CONFIG
+from edgevlm_export.checkpoint import CONFIG, Checkpoint
 from edgevlm_export.families.common.chatting import Parts, Step, chat_cache, chat_graph, prepare_chat, vision_stage
 from edgevlm_export.families.common.decoding import CHUNK, Language
 from edgevlm_export.families.common.prompts import Words, read_words
-from edgevlm_export.families.common.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
+from edgevlm_export.families.common.upstream import check_vocabulary, load_model, open_config, unsupported
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 
@@ -28,7 +27,7 @@ ALLOWED = {
 }
 
 
-def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+def prepare(checkpoint: Checkpoint, context: int | None = None) -> Prepared:
     """A LLaVA checkpoint directory, to be cut into vision and decoder.
 
     Raises:
@@ -39,14 +38,14 @@ def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
     unsupported(checkpoint, said, ALLOWED)
     if not isinstance(said.get("vision_feature_layer", -2), int):
         raise _no_such_layer(checkpoint, "one", said["vision_feature_layer"])
-    config = load_part(checkpoint, "LlavaConfig")
+    config = checkpoint.part("LlavaConfig")
     words = read_words(checkpoint, "LlavaProcessor", None, config.vision_config.image_size)
     cache = chat_cache(checkpoint, config.text_config, context, words)
     check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
     return prepare_chat(words, cache, partial(_graph, checkpoint, words, cache))
 
 
-def _graph(checkpoint: Path, words: Words, cache: CacheSpec) -> ChatGraph:
+def _graph(checkpoint: Checkpoint, words: Words, cache: CacheSpec) -> ChatGraph:
     model = load_model(checkpoint, ARCHITECTURE, attn_implementation="eager")
 
     def inputs(pixels: Tensor | None, ids: Tensor) -> dict[str, Tensor]:
@@ -72,7 +71,7 @@ def _graph(checkpoint: Path, words: Words, cache: CacheSpec) -> ChatGraph:
     )
 
 
-def _vision(checkpoint: Path, model: Any) -> Stage:
+def _vision(checkpoint: Checkpoint, model: Any) -> Stage:
     tower, projector, config = model.model.vision_tower, model.model.multi_modal_projector, model.config
     layers = tower.encoder.layers
     chosen = config.vision_feature_layer
@@ -91,7 +90,7 @@ def _vision(checkpoint: Path, model: Any) -> Stage:
     return vision_stage(entering, layers[:count], Step(after, projector), config.vision_config.image_size)
 
 
-def _no_such_layer(checkpoint: Path, expected: str, got: object) -> FamilyError:
+def _no_such_layer(checkpoint: Checkpoint, expected: str, got: object) -> FamilyError:
     return FamilyError(
         f"{checkpoint / CONFIG}: 'vision_feature_layer': expected {expected}, got {got!r:.80}; this variant is not "
         "supported"

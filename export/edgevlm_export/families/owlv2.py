@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from edgevlm.manifest.image_ops import ImageOp, SmoothToSquare
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.owl import prepare_owl, unknown
 from edgevlm_export.families.common.picture_ops import normalize, rescale_factor
 from edgevlm_export.prepared import Prepared
@@ -15,7 +15,7 @@ BYTE = 1 / 255
 NEEDED = {"do_resize": True, "do_rescale": True, "do_pad": True}
 
 
-def prepare(checkpoint: Path) -> Prepared:
+def prepare(checkpoint: Checkpoint) -> Prepared:
     """An OWLv2 checkpoint directory, to be cut into vision and text.
 
     Raises:
@@ -25,7 +25,7 @@ def prepare(checkpoint: Path) -> Prepared:
     return prepare_owl(checkpoint, ("owlv2", "Owlv2ForObjectDetection"), "square", _pictures)
 
 
-def _pictures(checkpoint: Path, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
+def _pictures(checkpoint: Checkpoint, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
     """What upstream's Owlv2ImageProcessorPil does to a picture."""
     if not type(processor).__name__.startswith("Owlv2ImageProcessor"):
         raise unknown(checkpoint, "image_processor_type", "Owlv2ImageProcessor", type(processor).__name__)

@@ -7,7 +7,6 @@ far; in a prompt that sees itself whole, those layers see all of it as well.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.drivers import CacheSpec
-from edgevlm_export.checkpoint import CONFIG
+from edgevlm_export.checkpoint import CONFIG, Checkpoint
 from edgevlm_export.families.common.chatting import Parts, Step, chat_cache, chat_graph, prepare_chat, vision_stage
 from edgevlm_export.families.common.decoding import Language
 from edgevlm_export.families.common.prompts import Words, read_words
-from edgevlm_export.families.common.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
+from edgevlm_export.families.common.upstream import check_vocabulary, load_model, open_config, unsupported
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 
@@ -34,7 +33,7 @@ ALLOWED = {
 }
 
 
-def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+def prepare(checkpoint: Checkpoint, context: int | None = None) -> Prepared:
     """A PaliGemma checkpoint directory, to be cut into vision and decoder.
 
     Raises:
@@ -42,7 +41,7 @@ def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
         FamilyError: a variant that is not supported; with the field.
     """
     unsupported(checkpoint, open_config(checkpoint, ARCHITECTURE), ALLOWED)
-    config = load_part(checkpoint, "PaliGemmaConfig")
+    config = checkpoint.part("PaliGemmaConfig")
     words = read_words(checkpoint, "PaliGemmaProcessor", None, config.vision_config.image_size)
     cache = chat_cache(checkpoint, config.text_config, context, words)
     check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
@@ -50,7 +49,7 @@ def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
     return prepare_chat(words, cache, partial(_graph, checkpoint, words, cache))
 
 
-def _graph(checkpoint: Path, words: Words, cache: CacheSpec) -> ChatGraph:
+def _graph(checkpoint: Checkpoint, words: Words, cache: CacheSpec) -> ChatGraph:
     model = load_model(checkpoint, ARCHITECTURE, attn_implementation="eager")
     text = model.config.text_config
     return chat_graph(
@@ -82,7 +81,7 @@ def _inputs(pixels: Tensor | None, ids: Tensor) -> dict[str, Tensor]:
     return given if pixels is None else {**given, "pixel_values": pixels}
 
 
-def _kinds(checkpoint: Path, text: Any) -> tuple[str, ...]:
+def _kinds(checkpoint: Checkpoint, text: Any) -> tuple[str, ...]:
     kinds = tuple(getattr(text, "layer_types", None) or (FULL,) * text.num_hidden_layers)
     if unknown := sorted(set(kinds) - {FULL, SLIDING}):
         raise FamilyError(

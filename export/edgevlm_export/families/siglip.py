@@ -7,7 +7,6 @@ Whether the filling is masked is the tokenizer's own setting ('model_input_names
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,24 +16,22 @@ from torch import Tensor
 from edgevlm.errors import FamilyError, require
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.manifest.schema import PICTURE, DualArgs, DualSpec, TextSpec
+from edgevlm_export.checkpoint import TOKENIZER, Checkpoint
 from edgevlm_export.families.common.dual import Encode, EncodeMasked, reference, text_stage, vision_stage
 from edgevlm_export.families.common.unigram import canonical_tokenizer
 from edgevlm_export.families.common.upstream import (
     backend_of,
     bundle_tokenizer,
     check_vocabulary,
-    directory_sha256,
     load_model,
-    load_part,
-    load_tokenizer,
     open_config,
+    tokenizer_content,
     unsupported,
 )
 from edgevlm_export.families.common.upstream_inputs import check_texts, read_pictures, text_room
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import RetrieverGraph, Stage
 
-PIECES = "spiece.model"
 ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "gelu_new", "quick_gelu", "relu", "silu")
 ALLOWED = {
     "vision_config.num_channels": (3,),
@@ -44,7 +41,7 @@ ALLOWED = {
 }
 
 
-def prepare(checkpoint: Path) -> Prepared:
+def prepare(checkpoint: Checkpoint) -> Prepared:
     """A SigLIP checkpoint directory, to be cut into vision and text; SigLIP 2 of a fixed size is one as well.
 
     Raises:
@@ -52,18 +49,19 @@ def prepare(checkpoint: Path) -> Prepared:
         FamilyError: a variant that is not supported; with the field.
     """
     unsupported(checkpoint, open_config(checkpoint, "SiglipModel"), ALLOWED)
-    config = load_part(checkpoint, "SiglipConfig")
-    upstream = load_tokenizer(checkpoint)
+    config = checkpoint.part("SiglipConfig")
+    upstream = checkpoint.tokenizer
     tokenizer, ids = _tokenizer(checkpoint, upstream)
     check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
     _check_padding(checkpoint, upstream)
-    check_texts(checkpoint, tokenizer, upstream, rewritten=isinstance(tokenizer, str))
+    rewritten = checkpoint.has(TOKENIZER) and tokenizer != tokenizer_content(checkpoint)
+    check_texts(checkpoint, tokenizer, upstream, rewritten=rewritten)
     operations = read_pictures(checkpoint, config.vision_config.image_size)
     room = text_room(tokenizer, config.text_config.max_position_embeddings)
     return Prepared(task="retriever", load=partial(_load, checkpoint, upstream, tokenizer, operations), room=room)
 
 
-def _load(checkpoint: Path, upstream: Any, tokenizer: Path | str, operations: tuple[ImageOp, ...]) -> RetrieverGraph:
+def _load(checkpoint: Checkpoint, upstream: Any, tokenizer: str, operations: tuple[ImageOp, ...]) -> RetrieverGraph:
     model = load_model(checkpoint, "SiglipModel")
     config = model.config
     most, size = config.text_config.max_position_embeddings, config.vision_config.image_size
@@ -94,11 +92,11 @@ def _load(checkpoint: Path, upstream: Any, tokenizer: Path | str, operations: tu
         tokenizer=tokenizer,
         text=TextSpec(max_tokens=most, length="fixed", pad_id=upstream.pad_token_id),
         reference=reference(model, tokenize),
-        source_sha256=directory_sha256(checkpoint),
+        source_sha256=checkpoint.sha256(),
     )
 
 
-def _tokenizer(checkpoint: Path, upstream: Any) -> tuple[Path | str, int]:
+def _tokenizer(checkpoint: Checkpoint, upstream: Any) -> tuple[str, int]:
     """(tokenizer.json or its content, how many ids it puts out): as the tokenizer's class reads a text.
 
     SigLIP's own reads a sentencepiece model. SigLIP 2 has Gemma's, and was trained on texts in lower case: where the
@@ -111,11 +109,11 @@ def _tokenizer(checkpoint: Path, upstream: Any) -> tuple[Path | str, int]:
         own = [] if engine.normalizer is None else [engine.normalizer]
         engine.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
         return engine.to_str(), max(engine.get_vocab(with_added_tokens=True).values()) + 1
-    made = canonical_tokenizer(checkpoint / PIECES, upstream.eos_token, lower=upstream.do_lower_case)
+    made = canonical_tokenizer(checkpoint, upstream.eos_token, lower=upstream.do_lower_case)
     return made.to_str(), made.get_vocab_size()
 
 
-def _check_padding(checkpoint: Path, upstream: Any) -> None:
+def _check_padding(checkpoint: Checkpoint, upstream: Any) -> None:
     """Refuse a tokenizer that fills up before the text, or cannot: the model reads the last place."""
     if upstream.padding_side != "right" or upstream.pad_token_id is None:
         raise FamilyError(

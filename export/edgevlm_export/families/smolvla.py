@@ -5,7 +5,6 @@ In int8 the ends of the model stay in fp32, where a robot's state comes in and i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +21,8 @@ from edgevlm.manifest.contract import Contract
 from edgevlm.manifest.drivers import DenoiseArgs, DenoiseSpec
 from edgevlm.manifest.image_ops import ImageOp, Normalize, ResizeWithPad
 from edgevlm.manifest.stages import Port
-from edgevlm_export.checkpoint import CONFIG, WEIGHTS
+from edgevlm_export.checkpoint import CONFIG, WEIGHTS, Checkpoint
 from edgevlm_export.families.common.chatting import embedding_table
-from edgevlm_export.families.common.checkpoint import read_config, read_weights
 from edgevlm_export.families.common.lerobot import STATE, Features, is_statistic, read_features, read_normalization
 from edgevlm_export.families.common.lerobot_words import NAME, STEPS, Words, read_words
 from edgevlm_export.families.common.robot_file import contract_of, missing, read_robot, template
@@ -40,7 +38,7 @@ EMBEDS, MASK, ROBOT = "embeds", "mask", "state"  # ports of the prefix; the othe
 Size = tuple[int, int]
 
 
-def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
+def prepare(checkpoint: Checkpoint, robot: Path | None) -> Prepared:
     """A trained SmolVLA, to be cut into vision, prefix and denoise.
 
     Raises:
@@ -76,25 +74,28 @@ def prepare(checkpoint: Path, robot: Path | None) -> Prepared:
         columns=features.action,
         words=words,
         contract=contract,
-        sha256=_sha256(checkpoint, normalization.files, robot, words),
+        sha256=checkpoint.sha256(
+            (CONFIG, WEIGHTS, *normalization.files),
+            [*words.sha256, ("robot", file_sha256(robot))],
+        ),
     )
 
     def load() -> PolicyGraph:
-        return _graph(_load(checkpoint, shape, read_weights(checkpoint)), inputs)
+        return _graph(_load(checkpoint, shape, checkpoint.weights()), inputs)
 
     return Prepared(task="policy", load=load, contract=contract, tokenizer=words.tokenizer)
 
 
-def robot_template(checkpoint: Path) -> str:
+def robot_template(checkpoint: Checkpoint) -> str:
     """The robot file of this policy, to be filled in. Raises CheckpointError and FamilyError, as `prepare`."""
     config, features = _read(checkpoint)
     _, used = read_shape(checkpoint / CONFIG, config, features, read_words(checkpoint, config))
     return template(checkpoint, features, used)
 
 
-def _read(checkpoint: Path) -> tuple[Mapping[str, Any], Features]:
+def _read(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], Features]:
     """config.json and the features that it names."""
-    config, where = read_config(checkpoint), checkpoint / CONFIG
+    config, where = checkpoint.config, checkpoint / CONFIG
     check(where, config)
     empty = int(config.get("empty_cameras") or 0)
     return config, read_features(where, config, without={f"{EMPTY}{i}" for i in range(empty)})
@@ -144,7 +145,7 @@ def _driver(shape: SmolVlaConfig, vision: Mapping[str, str]) -> DenoiseSpec:
     return DenoiseSpec(args=args)
 
 
-def _load(checkpoint: Path, shape: SmolVlaConfig, weights: Mapping[str, Tensor]) -> SmolVla:
+def _load(checkpoint: Checkpoint, shape: SmolVlaConfig, weights: Mapping[str, Tensor]) -> SmolVla:
     model = SmolVla(shape)
     try:
         kept = own_names({name: value for name, value in weights.items() if not is_statistic(name)})
@@ -250,10 +251,3 @@ def _reference(model: SmolVla, cameras: tuple[str, ...], columns: int) -> Refere
         return {"chunk": chunk.numpy()[:, :, :columns]}
 
     return run
-
-
-def _sha256(checkpoint: Path, files: tuple[str, ...], robot: Path, words: Words) -> str:
-    """One hash over every file that the bundle was made from."""
-    paths = [*(checkpoint / name for name in (CONFIG, WEIGHTS, *files)), *words.files]
-    lines = [f"{file_sha256(path)}  {path.name}\n" for path in paths] + [f"{file_sha256(robot)}  robot\n"]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgevlm.errors import CheckpointError, FamilyError, require
+from edgevlm.errors import CheckpointError, FamilyError
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.lerobot import Features
 from edgevlm_export.families.common.lerobot_words import Words
-from edgevlm_export.families.common.upstream import open_config, reading, unsupported
+from edgevlm_export.families.common.upstream import open_config, unsupported
 from edgevlm_export.models.smolvla import SmolVlaConfig
 
 EMPTY = "observation.images.empty_camera_"
@@ -103,12 +104,10 @@ def _fits(where: Path, config: Mapping[str, Any], features: Features) -> None:
             )
 
 
-def _vlm(folder: Path) -> Any:
+def _vlm(folder: Checkpoint) -> Any:
     """The config of the vision-language model. Raises CheckpointError and FamilyError."""
     unsupported(folder, open_config(folder, ARCHITECTURE), ALLOWED)
-    library = require("transformers", extra="export")
-    with reading(folder, library):
-        return library.SmolVLMConfig.from_pretrained(folder, local_files_only=True)
+    return folder.part("SmolVLMConfig")
 
 
 def _layers(where: Path, config: Mapping[str, Any], vlm: Any) -> tuple[int, int]:

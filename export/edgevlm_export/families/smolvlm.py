@@ -7,18 +7,17 @@ always the same, so they are found once, here. Tiles are always whole: the proce
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgevlm.manifest.drivers import CacheSpec
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.chatting import Parts, Step, chat_cache, chat_graph, prepare_chat, vision_stage
-from edgevlm_export.families.common.checkpoint import read_config
 from edgevlm_export.families.common.decoding import CHUNK, Language
 from edgevlm_export.families.common.prompts import Words, read_words
-from edgevlm_export.families.common.upstream import check_vocabulary, load_model, load_part, open_config, unsupported
+from edgevlm_export.families.common.upstream import check_vocabulary, load_model, open_config, unsupported
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import ChatGraph, Stage
 
@@ -31,24 +30,24 @@ FULL = "full_attention"
 ALLOWED = {"vision_config.num_channels": (3,), "text_config.model_type": ("llama",)}
 
 
-def prepare(checkpoint: Path, context: int | None = None) -> Prepared:
+def prepare(checkpoint: Checkpoint, context: int | None = None) -> Prepared:
     """A SmolVLM or Idefics3 checkpoint directory, to be cut into vision and decoder.
 
     Raises:
         CheckpointError: a file is missing, broken, or does not fit the others.
         FamilyError: a variant that is not supported; with the field.
     """
-    family = str(read_config(checkpoint)["model_type"])
+    family = str(checkpoint.config["model_type"])
     architecture, processor, settings = CLASSES[family]
     unsupported(checkpoint, open_config(checkpoint, architecture), ALLOWED)
-    config = load_part(checkpoint, settings)
+    config = checkpoint.part(settings)
     words = read_words(checkpoint, processor, None, config.vision_config.image_size)
     cache = chat_cache(checkpoint, config.text_config, context, words)
     check_vocabulary(checkpoint, words.ids, config.text_config.vocab_size)
     return prepare_chat(words, cache, partial(_graph, checkpoint, family, words, cache))
 
 
-def _graph(checkpoint: Path, family: str, words: Words, cache: CacheSpec) -> ChatGraph:
+def _graph(checkpoint: Checkpoint, family: str, words: Words, cache: CacheSpec) -> ChatGraph:
     model = load_model(checkpoint, CLASSES[family][0], attn_implementation="eager")
     inside = model.model
     vision = tower_stage(inside.vision_model, inside.connector, model.config.vision_config.image_size)

@@ -6,7 +6,6 @@ the first token. Of the last layer only that one place is computed.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,13 @@ from torch import Tensor, nn
 
 from edgevlm.errors import CheckpointError, FamilyError
 from edgevlm.manifest.schema import CrossArgs, CrossSpec, Port, TextSpec
-from edgevlm_export.checkpoint import CONFIG
+from edgevlm_export.checkpoint import CONFIG, TOKENIZER, Checkpoint
 from edgevlm_export.families.common.bert_layers import ACTIVATIONS, forward, looks_at_all
-from edgevlm_export.families.common.checkpoint import TOKENIZER, architectures, read_config, tokenizer_file
 from edgevlm_export.families.common.upstream import (
     check_vocabulary,
-    directory_sha256,
     load_model,
-    load_part,
-    load_tokenizer,
     open_config,
+    tokenizer_content,
     unsupported,
 )
 from edgevlm_export.families.common.upstream_inputs import check_texts, text_room
@@ -40,7 +36,7 @@ TRACED = ((3, 4), (5, 7))  # words and regions of two examples
 ALLOWED = {"bypass_transformer": (False,), "hidden_act": ACTIVATIONS}
 
 
-def prepare(checkpoint: Path) -> Prepared:
+def prepare(checkpoint: Checkpoint) -> Prepared:
     """A VisualBERT checkpoint directory as one stage that reads words and regions together.
 
     Raises:
@@ -49,16 +45,16 @@ def prepare(checkpoint: Path) -> Prepared:
     """
     architecture = _architecture(checkpoint)
     unsupported(checkpoint, open_config(checkpoint, architecture), ALLOWED)
-    if not (checkpoint / TOKENIZER).is_file():
+    if not checkpoint.has(TOKENIZER):
         raise CheckpointError(
             f"{checkpoint / TOKENIZER}: expected this file, found none; checkpoints of this model are published "
             "without it: copy tokenizer.json and tokenizer_config.json of the BERT model that it began from "
             "(google-bert/bert-base-uncased for uclanlp/visualbert-*) into the directory"
         )
-    tokenizer, ids = tokenizer_file(checkpoint)
-    upstream = load_tokenizer(checkpoint)
+    tokenizer, ids = tokenizer_content(checkpoint), checkpoint.token_ids
+    upstream = checkpoint.tokenizer
     check_texts(checkpoint, tokenizer, upstream)
-    config = load_part(checkpoint, "VisualBertConfig")
+    config = checkpoint.part("VisualBertConfig")
     check_vocabulary(checkpoint, ids, config.vocab_size)
     if config.type_vocab_size < 2:
         raise FamilyError(
@@ -75,7 +71,9 @@ def prepare(checkpoint: Path) -> Prepared:
     return Prepared(task="scorer", load=load, room=room, regions=(fewest, many, config.visual_embedding_dim))
 
 
-def _graph(checkpoint: Path, architecture: str, tokenizer: Path, upstream: Any, labels: tuple[str, ...]) -> ScorerGraph:
+def _graph(
+    checkpoint: Checkpoint, architecture: str, tokenizer: str, upstream: Any, labels: tuple[str, ...]
+) -> ScorerGraph:
     model = load_model(checkpoint, architecture, attn_implementation="eager")
     most = model.config.max_position_embeddings
     return ScorerGraph(
@@ -88,12 +86,12 @@ def _graph(checkpoint: Path, architecture: str, tokenizer: Path, upstream: Any, 
         labels=labels,
         width=model.config.visual_embedding_dim,
         reference=_reference(model, upstream),
-        source_sha256=directory_sha256(checkpoint),
+        source_sha256=checkpoint.sha256(),
     )
 
 
-def _architecture(checkpoint: Path) -> str:
-    said = architectures(checkpoint, read_config(checkpoint))
+def _architecture(checkpoint: Checkpoint) -> str:
+    said = checkpoint.architectures
     if said not in ((ANSWERING,), (REASONING,)):
         raise FamilyError(
             f"{checkpoint / CONFIG}: 'architectures': expected [{ANSWERING!r}] or [{REASONING!r}], got "
@@ -103,7 +101,7 @@ def _architecture(checkpoint: Path) -> str:
     return said[0]
 
 
-def _labels(checkpoint: Path, config: Any) -> tuple[str, ...]:
+def _labels(checkpoint: Checkpoint, config: Any) -> tuple[str, ...]:
     """The names of the columns, in their order."""
     names = {int(place): str(name) for place, name in config.id2label.items()}
     if sorted(names) != list(range(config.num_labels)):

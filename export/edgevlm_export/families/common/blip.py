@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +17,12 @@ from torch import Tensor, nn
 
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.manifest.schema import Port
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.chatting import Step, picture_stage, tower_pieces
 from edgevlm_export.families.common.decoding import Joined
 from edgevlm_export.families.common.upstream import (
     check_vocabulary,
     load_model,
-    load_part,
-    load_tokenizer,
     open_config,
     tokenizer_json,
     unsupported,
@@ -53,7 +51,7 @@ class Blip:
         operations: what is done to a picture.
     """
 
-    checkpoint: Path
+    checkpoint: Checkpoint
     architecture: str
     config: Any
     tokenizer: Any
@@ -66,7 +64,7 @@ class Blip:
         return load_model(self.checkpoint, self.architecture, attn_implementation="eager")
 
 
-def open_blip(checkpoint: Path, architecture: str) -> Blip:
+def open_blip(checkpoint: Checkpoint, architecture: str) -> Blip:
     """A checkpoint directory of one of the BLIP models, its weights not loaded.
 
     Raises:
@@ -74,8 +72,8 @@ def open_blip(checkpoint: Path, architecture: str) -> Blip:
         FamilyError: a variant that is not supported; with the field.
     """
     unsupported(checkpoint, open_config(checkpoint, architecture), ALLOWED)
-    config = load_part(checkpoint, "BlipConfig")
-    tokenizer = load_tokenizer(checkpoint)
+    config = checkpoint.part("BlipConfig")
+    tokenizer = checkpoint.tokenizer
     content = tokenizer_json(checkpoint, tokenizer)
     ids = max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     check_vocabulary(checkpoint, ids, config.text_config.vocab_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.drivers import CacheSpec
 from edgevlm.manifest.schema import PICTURE, DecoderArgs, DecoderSpec, Port
-from edgevlm_export.checkpoint import CONFIG
+from edgevlm_export.checkpoint import CONFIG, Checkpoint
 from edgevlm_export.families.common.decoding import CHUNK, MASKS, STEP, Language, decoder_stage
 from edgevlm_export.families.common.prompts import Words, check_features
-from edgevlm_export.families.common.upstream import check_search, directory_sha256, stop_ids
+from edgevlm_export.families.common.upstream import check_search, stop_ids
 from edgevlm_export.prepared import Prepared, Room
 from edgevlm_export.stage_graph import EMBEDDINGS, ChatGraph, Logits, Said, Stage
 from edgevlm_export.tracing.repeated_layers import Chain, Piece
@@ -104,7 +103,7 @@ def embedding_table(embedding: nn.Embedding) -> NDArray[Any]:
     return small if np.array_equal(small.astype(np.float32), table) else np.ascontiguousarray(table)
 
 
-def chat_cache(checkpoint: Path, text: Any, context: int | None, words: Words) -> CacheSpec:
+def chat_cache(checkpoint: Checkpoint, text: Any, context: int | None, words: Words) -> CacheSpec:
     """As `cache_spec`; where `context` is None, with room for the largest picture, a question and an answer.
 
     Raises:
@@ -126,7 +125,7 @@ def chat_cache(checkpoint: Path, text: Any, context: int | None, words: Words) -
     return cache
 
 
-def cache_spec(checkpoint: Path, text: Any, context: int | None, usual: int = USUAL_CONTEXT) -> CacheSpec:
+def cache_spec(checkpoint: Checkpoint, text: Any, context: int | None, usual: int = USUAL_CONTEXT) -> CacheSpec:
     """Room for `context` tokens, rounded up to whole steps, or for as many as `usual`.
 
     Raises:
@@ -194,7 +193,7 @@ def prepare_chat(words: Words, cache: CacheSpec, load: Callable[[], ChatGraph]) 
     return Prepared(task="chat", load=load, room=room)
 
 
-def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
+def chat_graph(checkpoint: Checkpoint, parts: Parts) -> ChatGraph:
     """The graph of a chat.
 
     Raises:
@@ -225,5 +224,5 @@ def chat_graph(checkpoint: Path, parts: Parts) -> ChatGraph:
         frozen=parts.words.frozen,
         embeddings=embedding_table(language.model.embed_tokens),
         reference=Original(parts.model, parts.inputs),
-        source_sha256=directory_sha256(checkpoint),
+        source_sha256=checkpoint.sha256(),
     )

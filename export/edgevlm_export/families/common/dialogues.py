@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from edgevlm.errors import FamilyError
 from edgevlm.manifest.text import DialogueSpec
 from edgevlm.text.confined import MAX_SOURCE, Unanswered, run_confined
+from edgevlm_export.checkpoint import Checkpoint
 
 CHILD = "edgevlm_export.template_child"  # outside of the families, which import torch
 TIMEOUT_S = 60.0  # the child imports transformers first
@@ -27,7 +27,7 @@ class Dialogue(NamedTuple):
 
 
 def derive_dialogue(
-    checkpoint: Path, template: str, variables: Mapping[str, str], placeholder: str, reserved: Iterable[str]
+    checkpoint: Checkpoint, template: str, variables: Mapping[str, str], placeholder: str, reserved: Iterable[str]
 ) -> Dialogue:
     """The data that writes what `template` writes.
 

@@ -11,7 +11,6 @@ action is always turned back. Source: src/lerobot/processor/normalize_processor.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import CheckpointError, FamilyError, require
-from edgevlm_export.checkpoint import AGAIN, CONFIG, WEIGHTS
-from edgevlm_export.families.common.checkpoint import read_weights
+from edgevlm_export.checkpoint import AGAIN, CONFIG, WEIGHTS, Checkpoint
 
 STATE, ACTION = "observation.state", "action"
 BEFORE, AFTER = "policy_preprocessor.json", "policy_postprocessor.json"
@@ -169,7 +167,7 @@ def _shape(given: Any) -> tuple[int, ...]:
     return shape
 
 
-def read_normalization(checkpoint: Path, config: Mapping[str, Any], also: Collection[str] = ()) -> Normalization:
+def read_normalization(checkpoint: Checkpoint, config: Mapping[str, Any], also: Collection[str] = ()) -> Normalization:
     """From the two processor files, or from the weights where there are none.
 
     Args:
@@ -179,18 +177,16 @@ def read_normalization(checkpoint: Path, config: Mapping[str, Any], also: Collec
         CheckpointError: a file is missing or damaged.
         FamilyError: a step that this version does not know.
     """
-    if (checkpoint / BEFORE).is_file() or (checkpoint / AFTER).is_file():
+    if checkpoint.has(BEFORE) or checkpoint.has(AFTER):
         way_in, first = _processor(checkpoint, BEFORE, {"normalizer_processor", *also})
         way_out, second = _processor(checkpoint, AFTER, {"unnormalizer_processor"})
         return Normalization(way_in, way_out, (BEFORE, first, AFTER, second))
     statistics: dict[str, dict[str, Numbers]] = {}
-    weights = read_weights(checkpoint)
+    weights = checkpoint.weights(is_statistic)
     names = {name.replace(".", "_"): name for key in ("input_features", "output_features") for name in config[key]}
     for full, value in weights.items():
         plain = ROBOTS.sub(".buffer_", full)
-        prefix = next((prefix for prefix in OLD if plain.startswith(prefix)), None)
-        if prefix is None:
-            continue
+        prefix = next(prefix for prefix in OLD if plain.startswith(prefix))
         if plain != full and sum(ROBOTS.sub(".buffer_", other) == plain for other in weights) > 1:
             raise CheckpointError(
                 f"{checkpoint / WEIGHTS}: expected the statistics of one robot, got several of {plain!r}; train the "
@@ -208,12 +204,12 @@ def read_normalization(checkpoint: Path, config: Mapping[str, Any], also: Collec
     return Normalization(way, way, ())
 
 
-def _processor(checkpoint: Path, name: str, known: Collection[str]) -> tuple[_Way, str]:
+def _processor(checkpoint: Checkpoint, name: str, known: Collection[str]) -> tuple[_Way, str]:
     """(the normalising step of one file, the file of its statistics); other steps of `known` are let pass."""
     wanted = next(step for step in known if step.endswith("normalizer_processor"))
-    where = checkpoint / name
+    where = checkpoint.file(name)
     try:
-        steps = [(str(one.get("registry_name") or one.get("class")), one) for one in _json(where)["steps"]]
+        steps = [(str(one.get("registry_name") or one.get("class")), one) for one in checkpoint.json(name)["steps"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where}: expected a list of steps, got none that can be read; {AGAIN}") from error
     if unknown := [kind for kind, _ in steps if kind not in {*HARMLESS, *known}]:
@@ -257,13 +253,6 @@ def _statistics(path: Path) -> dict[str, dict[str, Numbers]]:
         feature, _, which = full.rpartition(".")
         statistics.setdefault(feature, {})[which] = value.astype(np.float32)
     return statistics
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected JSON, got an error: {error}; {AGAIN}") from error
 
 
 def _modes(where: Path, given: Any) -> dict[str, str]:

@@ -6,7 +6,6 @@ be a directory, a folder inside the policy's own, or a model of the hub, of whic
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ from tokenizers import Tokenizer
 
 from edgevlm.errors import CheckpointError, FamilyError
 from edgevlm.manifest.contract import InstructionSpec
-from edgevlm_export.checkpoint import AGAIN, CONFIG
-from edgevlm_export.families.common.checkpoint import TOKENIZER, tokenizer_file
+from edgevlm_export.checkpoint import AGAIN, CONFIG, TOKENIZER, Checkpoint
 from edgevlm_export.families.common.lerobot import BEFORE
 from edgevlm_export.hub import download
 
@@ -31,32 +29,39 @@ SMALL = (CONFIG, TOKENIZER, SETTINGS)  # all that is read of the model
 
 @dataclass(frozen=True)
 class Words:
-    """What was found.
+    """Where the words of a policy come from.
 
     Attributes:
         vlm: the directory with the model's config.
-        tokenizer: the file.
-        ids: how many it can put out.
+        folder: the directory with the tokenizer.
     """
 
-    vlm: Path
-    tokenizer: Path
-    ids: int
+    vlm: Checkpoint
+    folder: Checkpoint
     instruction: InstructionSpec
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """What of them goes into the bundle."""
-        return (self.vlm / CONFIG, self.tokenizer)
+    def tokenizer(self) -> Path:
+        """The tokenizer's file."""
+        return self.folder / TOKENIZER
+
+    @property
+    def ids(self) -> int:
+        """How many ids the tokenizer can put out."""
+        return self.folder.token_ids
+
+    @property
+    def sha256(self) -> tuple[tuple[str, str], ...]:
+        """(name, sha256) of each file that the bundle is made from."""
+        return (CONFIG, self.vlm.file_sha256(CONFIG)), (TOKENIZER, self.folder.file_sha256(TOKENIZER))
 
     def special(self, name: str, usual: str) -> int:
         """The id of a token that the tokenizer's settings name. Raises FamilyError."""
-        path = self.tokenizer.with_name(SETTINGS)
-        settings = _object(path) if path.is_file() else {}
+        settings = self.folder.json(SETTINGS)
         more = settings.get("extra_special_tokens") or settings.get("model_specific_special_tokens")
         token = {**settings, **(more if isinstance(more, dict) else {})}.get(name, usual)
         token = token.get("content", usual) if isinstance(token, dict) else token
-        found = Tokenizer.from_file(str(self.tokenizer)).token_to_id(str(token))
+        found = Tokenizer.from_buffer(self.folder.read(TOKENIZER)).token_to_id(str(token))
         if found is None:
             raise FamilyError(
                 f"{self.tokenizer}: add_image_special_tokens: expected the token {token!r}, which stands around "
@@ -65,7 +70,7 @@ class Words:
         return int(found)
 
 
-def read_words(checkpoint: Path, config: Mapping[str, Any]) -> Words:
+def read_words(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Words:
     """Where the words of a policy come from, and how they become ids.
 
     Raises:
@@ -92,19 +97,18 @@ def read_words(checkpoint: Path, config: Mapping[str, Any]) -> Words:
                 )
         told = str(settings.get("tokenizer_name") or name)
     vlm = _find(checkpoint, where, NAME, name, CONFIG)
-    own = checkpoint / OWN
-    folder = own if (own / TOKENIZER).is_file() else _find(checkpoint, where, NAME, told, TOKENIZER)
-    path, ids = tokenizer_file(folder)
+    own = Checkpoint(checkpoint / OWN)
+    folder = own if own.has(TOKENIZER) else _find(checkpoint, where, NAME, told, TOKENIZER)
+    assert folder.token_ids is not None
     ending = "\n" if steps is None or NEW_LINE in steps else ""
-    return Words(vlm, path, ids, InstructionSpec(max_tokens=limit, unknown="allow", ending=ending))
+    return Words(vlm, folder, InstructionSpec(max_tokens=limit, unknown="allow", ending=ending))
 
 
-def _steps(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
+def _steps(checkpoint: Checkpoint) -> dict[str, dict[str, Any]] | None:
     """The steps of the processor that make words into ids, with their settings; None in directories without one."""
-    path = checkpoint / BEFORE
-    if not path.is_file():
+    if not checkpoint.has(BEFORE):
         return None
-    steps = _object(path).get("steps")
+    path, steps = checkpoint / BEFORE, checkpoint.json(BEFORE).get("steps")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise CheckpointError(f"{path}: expected a list of steps, got none that can be read; {AGAIN}")
     found = {str(step.get("registry_name")): step.get("config") or {} for step in steps}
@@ -113,17 +117,17 @@ def _steps(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
     return {name: settings for name, settings in found.items() if name in STEPS}
 
 
-def _find(checkpoint: Path, where: Path, field: str, name: str, file: str) -> Path:
+def _find(checkpoint: Checkpoint, where: Path, field: str, name: str, file: str) -> Checkpoint:
     """The directory that `name` stands for, with `file` in it."""
     inside = checkpoint / name
     if ".." not in Path(name).parts and not Path(name).is_absolute() and inside.is_dir():
-        found = inside
+        found = Checkpoint(inside)
     else:
         try:
-            found = download(name, SMALL).path
+            found = download(name, SMALL)
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {field}: {error}; or {_instead(checkpoint)}") from error
-    if not (found / file).is_file():
+    if not found.has(file):
         raise CheckpointError(
             f"{where}: {field} {name!r}: expected a directory with {file}, or a model of the hub, found none at "
             f"{found}; {_instead(checkpoint)}"
@@ -131,7 +135,7 @@ def _find(checkpoint: Path, where: Path, field: str, name: str, file: str) -> Pa
     return found
 
 
-def _instead(checkpoint: Path) -> str:
+def _instead(checkpoint: Checkpoint) -> str:
     return (
         f'put the model\'s {CONFIG} and {TOKENIZER} (no weights) into {checkpoint / "vlm"} and write "vlm" as {NAME} '
         f"into {CONFIG}, and as tokenizer_name into {BEFORE}"
@@ -143,13 +147,3 @@ def _number(where: Path, config: Mapping[str, Any], field: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
         raise CheckpointError(f"{where}: {field}: expected a whole number over 0, got {value!r:.80}; correct the file")
     return value
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected JSON, got an error: {error}; {AGAIN}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: expected an object, got {type(found).__name__}; {AGAIN}")
-    return found

@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgevlm.errors import CheckpointError, require
-from edgevlm_export.checkpoint import AGAIN, weight_files
+from edgevlm_export.checkpoint import AGAIN, Checkpoint
 
 # What checkpoints of older libraries hold besides their weights: buffers that are computed from the config today, and
 # a bias that T5 never had a use for. Nothing else may be left over.
@@ -26,7 +25,7 @@ LEFTOVERS = re.compile(
 SHOWN = 5
 
 
-def check_loading(checkpoint: Path, told: Mapping[str, Any]) -> None:
+def check_loading(checkpoint: Checkpoint, told: Mapping[str, Any]) -> None:
     """Refuse what upstream's own loader reports. Raises CheckpointError."""
     leftover = [name for name in told.get("unexpected_keys", ()) if not LEFTOVERS.search(name)]
     mismatched = [one[0] if isinstance(one, tuple) else one for one in told.get("mismatched_keys", ())]
@@ -36,7 +35,7 @@ def check_loading(checkpoint: Path, told: Mapping[str, Any]) -> None:
     _refuse(checkpoint, "hold", told.get("error_msgs", ()), "which cannot be loaded")
 
 
-def check_loaded(checkpoint: Path, state: Mapping[str, Tensor]) -> None:
+def check_loaded(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
     """Refuse a loaded model (its `state_dict`, in float32) that is not, number for number, what the files hold.
 
     Raises:
@@ -51,7 +50,7 @@ def check_loaded(checkpoint: Path, state: Mapping[str, Tensor]) -> None:
     _refuse(checkpoint, "lack", made_up, "which the loaded model has other numbers for")
 
 
-def check_tied(checkpoint: Path, tied: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+def check_tied(checkpoint: Checkpoint, tied: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
     """Refuse weights that the config ties (`tied`, each to another) and the files do not. Raises CheckpointError."""
     apart = [f"{one} and {other}" for one, other in tied.items() if not torch.equal(state[one], state[other])]
     _refuse(
@@ -59,9 +58,9 @@ def check_tied(checkpoint: Path, tied: Mapping[str, str], state: Mapping[str, Te
     )
 
 
-def _floats(checkpoint: Path) -> Iterator[tuple[str, Tensor]]:
+def _floats(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     opened = require("safetensors", extra="export").safe_open
-    for file in weight_files(checkpoint):
+    for file in checkpoint.weight_files:
         with opened(str(checkpoint / file), framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # the library's handle is no mapping
                 value = tensors.get_tensor(name)
@@ -75,7 +74,7 @@ def _digest(value: Tensor) -> bytes:
     return hashlib.blake2b(plain.numpy().data, digest_size=16).digest()
 
 
-def _refuse(checkpoint: Path, verb: str, names: Sequence[str], why: str) -> None:
+def _refuse(checkpoint: Checkpoint, verb: str, names: Sequence[str], why: str) -> None:
     if names := sorted(map(str, names)):
         raise CheckpointError(
             f"{checkpoint}: the weights {verb} {names[:SHOWN]} ({len(names)} in all), {why}; {AGAIN}, or take the "

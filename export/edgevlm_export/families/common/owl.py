@@ -7,7 +7,6 @@ is as long as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,14 +18,12 @@ from edgevlm.errors import CheckpointError, FamilyError
 from edgevlm.manifest.drivers import RegionsSpec
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.manifest.schema import PICTURE, Port, PortKind, RegionsArgs, TextSpec
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.dual import Encode, text_stage
 from edgevlm_export.families.common.upstream import (
     bundle_tokenizer,
     check_vocabulary,
-    directory_sha256,
     load_model,
-    load_part,
-    load_tokenizer,
     open_config,
     unsupported,
 )
@@ -47,10 +44,10 @@ IN_FLOATS = ("box_head.", "objectness_head.", "class_head.logit_", ".patch_embed
 
 
 def prepare_owl(
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     names: tuple[str, str],
     frame: Literal["picture", "square"],
-    pictures: Callable[[Path, Any, int], tuple[ImageOp, ...]],
+    pictures: Callable[[Checkpoint, Any, int], tuple[ImageOp, ...]],
 ) -> Prepared:
     """A checkpoint of either family.
 
@@ -61,9 +58,9 @@ def prepare_owl(
     """
     family, architecture = names
     unsupported(checkpoint, open_config(checkpoint, architecture), ALLOWED)
-    config = load_part(checkpoint, CONFIGS[family])
+    config = checkpoint.part(CONFIGS[family])
     side = int(config.vision_config.image_size)
-    upstream = load_tokenizer(checkpoint)
+    upstream = checkpoint.tokenizer
     tokenizer, ids = bundle_tokenizer(checkpoint, upstream)
     check_vocabulary(checkpoint, ids, config.text_config.vocab_size)
     _check_ends(checkpoint, upstream)
@@ -80,12 +77,12 @@ def prepare_owl(
 
 class _Inputs(NamedTuple):
     upstream: Any  # its tokenizer
-    tokenizer: Path | str
+    tokenizer: str
     operations: tuple[ImageOp, ...]
 
 
 def _graph(
-    checkpoint: Path, names: tuple[str, str], frame: Literal["picture", "square"], inputs: _Inputs
+    checkpoint: Checkpoint, names: tuple[str, str], frame: Literal["picture", "square"], inputs: _Inputs
 ) -> DetectorGraph:
     family, architecture = names
     model = load_model(checkpoint, architecture)
@@ -102,7 +99,7 @@ def _graph(
         tokenizer=inputs.tokenizer,
         text=TextSpec(max_tokens=most, length="own"),
         reference=_reference(model, inputs.upstream, most),
-        source_sha256=directory_sha256(checkpoint),
+        source_sha256=checkpoint.sha256(),
     )
 
 
@@ -165,7 +162,7 @@ def _encode(model: Any, family: str) -> Encode:
     return Encode(model, text)
 
 
-def _check_ends(checkpoint: Path, upstream: Any) -> None:
+def _check_ends(checkpoint: Checkpoint, upstream: Any) -> None:
     """The model reads a text at its highest id, and takes a text that begins with 0 for none."""
     begin, *_, end = upstream("a")["input_ids"]
     if end != len(upstream) - 1 or begin == 0 or end != upstream.eos_token_id:
@@ -189,7 +186,7 @@ def _reference(model: Any, upstream: Any, most: int) -> DetectorReference:
     return run
 
 
-def unknown(checkpoint: Path, field: str, expected: str, got: object) -> FamilyError:
+def unknown(checkpoint: Checkpoint, field: str, expected: str, got: object) -> FamilyError:
     """An image processor that does what boxes do not survive, or the operations cannot say."""
     return FamilyError(
         f"{checkpoint}: the image processor's {field!r}: expected {expected}, got {got!r:.80}; "

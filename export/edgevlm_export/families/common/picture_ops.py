@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from edgevlm.errors import FamilyError
@@ -19,12 +18,13 @@ from edgevlm.manifest.image_ops import (
     ResizeToMultiple,
     Tiles,
 )
+from edgevlm_export.checkpoint import Checkpoint
 
 FILTERS: dict[int, Any] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 LONGEST = 4096  # what upstream's processors that cut tiles never go beyond, whatever their settings
 
 
-def picture_ops(checkpoint: Path, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
+def picture_ops(checkpoint: Checkpoint, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
     """What `processor` (a Pillow-backed one) does to a picture, which must come out as `image_size` squared.
 
     One that cuts pictures makes tiles of that size. Padding them to the largest of a batch is nothing to one picture.
@@ -38,7 +38,7 @@ def picture_ops(checkpoint: Path, processor: Any, image_size: int) -> tuple[Imag
         raise FamilyError(f"{error} ({type(processor).__name__})") from error
 
 
-def _operations(checkpoint: Path, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
+def _operations(checkpoint: Checkpoint, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
     if hasattr(processor, "max_image_size"):
         return (*_tiled(checkpoint, processor, image_size), normalize(checkpoint, processor))
     ops: list[ImageOp] = [_resize(checkpoint, processor)]
@@ -52,7 +52,7 @@ def _operations(checkpoint: Path, processor: Any, image_size: int) -> tuple[Imag
     return (*ops, normalize(checkpoint, processor))
 
 
-def normalize(checkpoint: Path, processor: Any) -> Normalize:
+def normalize(checkpoint: Checkpoint, processor: Any) -> Normalize:
     """What `processor` does to the numbers of a picture. Raises FamilyError where its settings are none."""
     scale = rescale_factor(checkpoint, processor) if processor.do_rescale else 1.0
     mean, std = (0.0,) * 3, (1.0,) * 3
@@ -63,7 +63,7 @@ def normalize(checkpoint: Path, processor: Any) -> Normalize:
     return Normalize(scale=scale, mean=mean, std=std, rounding="each")
 
 
-def rescale_factor(checkpoint: Path, processor: Any) -> float:
+def rescale_factor(checkpoint: Checkpoint, processor: Any) -> float:
     """What `processor` multiplies bytes with. Raises FamilyError where it is no number."""
     found = processor.rescale_factor
     if not _is_number(found):
@@ -71,7 +71,7 @@ def rescale_factor(checkpoint: Path, processor: Any) -> float:
     return float(found)
 
 
-def _colours(checkpoint: Path, processor: Any, name: str) -> tuple[float, float, float]:
+def _colours(checkpoint: Checkpoint, processor: Any, name: str) -> tuple[float, float, float]:
     found = getattr(processor, name)
     if not isinstance(found, Sequence) or len(found) != 3 or not all(_is_number(part) for part in found):
         raise _unknown(checkpoint, name, "three numbers, of red, green and blue", found)
@@ -83,7 +83,7 @@ def _is_number(found: object) -> bool:
     return isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
 
 
-def _filter(checkpoint: Path, processor: Any) -> Any:
+def _filter(checkpoint: Checkpoint, processor: Any) -> Any:
     if not processor.do_resize:
         raise _unknown(checkpoint, "do_resize", "true", processor.do_resize)
     if not isinstance(processor.resample, int) or processor.resample not in FILTERS:
@@ -91,7 +91,7 @@ def _filter(checkpoint: Path, processor: Any) -> Any:
     return FILTERS[int(processor.resample)]
 
 
-def _pad(checkpoint: Path, processor: Any) -> ImageOp:
+def _pad(checkpoint: Checkpoint, processor: Any) -> ImageOp:
     if not hasattr(processor, "pad_to_square"):  # others pad to the largest of a batch, after the crop
         raise _unknown(checkpoint, "do_pad", "false", True)
     mean = (0.0,) * 3 if processor.image_mean is None else _colours(checkpoint, processor, "image_mean")
@@ -99,7 +99,7 @@ def _pad(checkpoint: Path, processor: Any) -> ImageOp:
     return PadToSquare(fill=(red, green, blue))
 
 
-def _tiled(checkpoint: Path, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
+def _tiled(checkpoint: Checkpoint, processor: Any, image_size: int) -> tuple[ImageOp, ...]:
     """The longer side to `size`, then to whole tiles, or all of it to one where pictures are not cut."""
     filter, size = _filter(checkpoint, processor), _told(checkpoint, processor, "size")
     tile = image_size
@@ -117,7 +117,7 @@ def _tiled(checkpoint: Path, processor: Any, image_size: int) -> tuple[ImageOp, 
     return first, ResizeToMultiple(size=tile, filter=filter), Tiles(size=tile, filter=filter)
 
 
-def _resize(checkpoint: Path, processor: Any) -> ImageOp:
+def _resize(checkpoint: Checkpoint, processor: Any) -> ImageOp:
     filter, size = _filter(checkpoint, processor), _told(checkpoint, processor, "size")
     if size.height and size.width:
         return _square(checkpoint, size, filter)
@@ -126,12 +126,12 @@ def _resize(checkpoint: Path, processor: Any) -> ImageOp:
     raise _unknown(checkpoint, "size", "height and width, or shortest_edge", size)
 
 
-def _square(checkpoint: Path, size: Any, filter: Any) -> Resize:
+def _square(checkpoint: Checkpoint, size: Any, filter: Any) -> Resize:
     height, width = (_side(checkpoint, "size", side) for side in (size.height, size.width))
     return Resize(height=height, width=width, filter=filter)
 
 
-def _told(checkpoint: Path, processor: Any, name: str) -> Any:
+def _told(checkpoint: Checkpoint, processor: Any, name: str) -> Any:
     """One of upstream's sizes, with height, width and edges."""
     found = getattr(processor, name)
     if found is None:
@@ -139,13 +139,13 @@ def _told(checkpoint: Path, processor: Any, name: str) -> Any:
     return found
 
 
-def _side(checkpoint: Path, name: str, found: object) -> int:
+def _side(checkpoint: Checkpoint, name: str, found: object) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise _unknown(checkpoint, name, "whole numbers above 0", found)
     return found
 
 
-def _check_size(checkpoint: Path, ops: list[ImageOp], wanted: int) -> None:
+def _check_size(checkpoint: Checkpoint, ops: list[ImageOp], wanted: int) -> None:
     first, last = ops[0], ops[-1]
     if isinstance(last, ResizeShortest):
         raise _unknown(checkpoint, "do_center_crop", "true after a resize to the shortest edge", False)
@@ -159,7 +159,7 @@ def _check_size(checkpoint: Path, ops: list[ImageOp], wanted: int) -> None:
         raise _unknown(checkpoint, "crop_size/size", f"the model's 'image_size' {wanted}", (last.height, last.width))
 
 
-def _unknown(checkpoint: Path, field: str, expected: str, got: object) -> FamilyError:
+def _unknown(checkpoint: Checkpoint, field: str, expected: str, got: object) -> FamilyError:
     return FamilyError(
         f"{checkpoint}: the image processor's {field!r}: expected {expected}, got {got!r:.80}; "
         "this variant is not supported"

@@ -19,11 +19,10 @@ from edgevlm.preprocess import PicturePreprocessor
 from edgevlm.text import PromptWriter, Turn
 from edgevlm.text.prompt import tiles
 from edgevlm.text.special_tokens import special_tokens
-from edgevlm_export.checkpoint import AGAIN, CONFIG
-from edgevlm_export.families.common.checkpoint import TOKENIZER, read_config
+from edgevlm_export.checkpoint import AGAIN, CONFIG, TOKENIZER, Checkpoint
 from edgevlm_export.families.common.dialogues import derive_dialogue
 from edgevlm_export.families.common.picture_ops import picture_ops
-from edgevlm_export.families.common.upstream import backend_of, load_part, load_tokenizer, reading, tokenizer_json
+from edgevlm_export.families.common.upstream import backend_of, tokenizer_json
 from edgevlm_export.families.common.upstream_inputs import check_pictures, check_texts
 
 TEMPLATE = "chat_template.jinja"  # the name of the template's file in a checkpoint
@@ -70,7 +69,7 @@ class Words:
 class _Parts(NamedTuple):
     """A processor of upstream's, taken apart."""
 
-    checkpoint: Path
+    checkpoint: Checkpoint
     pictures: Any  # image processor
     tokenizer: Any
     settings: Mapping[str, Any]  # processor_config.json and the template
@@ -91,7 +90,7 @@ class _Kind(NamedTuple):
     most_pictures: int | None = None
 
 
-def read_words(checkpoint: Path, processor: str, features: int | None, image_size: int) -> Words:
+def read_words(checkpoint: Checkpoint, processor: str, features: int | None, image_size: int) -> Words:
     """The words and pictures of a checkpoint whose processor is of the class `processor`.
 
     `features` is how many vectors the vision part makes of one tile, where that is known already, `image_size` the side
@@ -133,7 +132,7 @@ def read_words(checkpoint: Path, processor: str, features: int | None, image_siz
     return Words(prompt, dialogue.frozen if dialogue else (), tokenizer, operations, ids)
 
 
-def check_features(checkpoint: Path, tokens: Any, features: int | None) -> None:
+def check_features(checkpoint: Checkpoint, tokens: Any, features: int | None) -> None:
     """Refuse a processor that writes other than one token for each feature of a tile. Raises FamilyError."""
     if tokens != features:
         made = "a whole number above 0" if features is None else features
@@ -147,29 +146,28 @@ def _is_count(tokens: object) -> bool:
     return isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0
 
 
-def _open(checkpoint: Path, processor: str, kind: _Kind) -> _Parts:
-    pictures = load_part(checkpoint, f"{picture_class(checkpoint, kind.pictures)}Pil")
+def _open(checkpoint: Checkpoint, processor: str, kind: _Kind) -> _Parts:
+    pictures = checkpoint.part(f"{picture_class(checkpoint, kind.pictures)}Pil")
     library = require("transformers", extra="export")
-    with reading(checkpoint, library):
-        settings, _ = library.ProcessorMixin.get_processor_dict(checkpoint, local_files_only=True)
+    with checkpoint.reading():
+        settings, _ = library.ProcessorMixin.get_processor_dict(checkpoint.path, local_files_only=True)
+    tokenizer = checkpoint.tokenizer
     if processor == "SmolVLMProcessor":  # asks for a video part and torchvision, which pictures do not need
-        tokenizer = load_tokenizer(checkpoint)
         return _Parts(checkpoint, pictures, tokenizer, settings, _named(tokenizer, "image_token", "<image>"), None)
-    tokenizer = load_tokenizer(checkpoint)
-    with reading(checkpoint, library):
+    with checkpoint.reading():
         known = {key: settings[key] for key in kind.settings if key in settings}
         whole = getattr(library, processor)(image_processor=pictures, tokenizer=tokenizer, **known)
     return _Parts(checkpoint, pictures, whole.tokenizer, settings, str(whole.image_token), whole)
 
 
-def picture_class(checkpoint: Path, known: Sequence[str]) -> str:
+def picture_class(checkpoint: Checkpoint, known: Sequence[str]) -> str:
     """The image processor's class of a checkpoint, the first of `known` where none is said. Raises FamilyError."""
     for name, inside in IMAGE_SETTINGS:
-        if not (checkpoint / name).is_file():
+        if not checkpoint.has(name):
             continue
-        found = _read(checkpoint / name)
-        found = found.get(inside) or {} if inside else found
-        if not isinstance(found, dict):
+        settings = checkpoint.json(name)
+        found = settings.get(inside) or {} if inside else settings
+        if not isinstance(found, Mapping):
             raise CheckpointError(f"{checkpoint / name}: '{inside}': expected an object, got {found!r:.80}; {AGAIN}")
         if said := found.get("image_processor_type"):
             plain = str(said).removesuffix("Fast").removesuffix("Pil")
@@ -180,16 +178,6 @@ def picture_class(checkpoint: Path, known: Sequence[str]) -> str:
                 )
             return plain
     return known[0]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON, got an error at {error}; {AGAIN}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: expected an object, got {type(found).__name__}; {AGAIN}")
-    return found
 
 
 def _template(parts: _Parts) -> str:
@@ -225,7 +213,7 @@ def _image_id(parts: _Parts) -> int:
             f"{parts.checkpoint}: expected a tokenizer that knows {token!r}, got the ids {ids} for it; "
             "tokenizer and processor are of different models"
         )
-    config = read_config(parts.checkpoint)
+    config = parts.checkpoint.config
     said = config.get("image_token_id", config.get("image_token_index"))
     if said is not None and said != ids[0]:
         raise CheckpointError(

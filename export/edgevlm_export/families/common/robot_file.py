@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from edgevlm.errors import ContractError, require
+from edgevlm.errors import CheckpointError, ContractError, require
 from edgevlm.manifest.contract import (
     ActionGroup,
     ActionSpec,
@@ -29,13 +29,14 @@ from edgevlm.manifest.contract import (
     WindowSpec,
 )
 from edgevlm.units import Unit
+from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.lerobot import ACTION, STATE, Features, Shift
 
 KINDS = "joint_position, joint_delta, joint_velocity, ee_pose, ee_delta, twist, gripper"
 FILL = "?"  # stands for what only somebody who knows the robot can say
 UNFILLED = (FILL, "fill_in")  # the second in templates of earlier versions
 EXAMPLES = ("rad", "deg", "m", "mm", "rad/s", "m/s", "N", "Nm", "1", "'%'")
-INFO = Path("meta") / "info.json"  # of the data set, where somebody put it beside the policy
+INFO = "meta/info.json"  # of the data set, where somebody put it beside the policy
 
 
 class RobotCamera(Spec):
@@ -131,7 +132,7 @@ def _unfilled(data: Any, where: str = "") -> Iterator[str]:
         yield from _unfilled(value, f"{where}.{key}".lstrip("."))
 
 
-def missing(checkpoint: Path) -> ContractError:
+def missing(checkpoint: Checkpoint) -> ContractError:
     """The error of an export without a robot file."""
     return ContractError(
         f"{checkpoint}: a LeRobot policy does not say how fast the robot's cameras are, what its columns are and "
@@ -140,7 +141,7 @@ def missing(checkpoint: Path) -> ContractError:
     )
 
 
-def template(checkpoint: Path, features: Features, execute_steps: int) -> str:
+def template(checkpoint: Checkpoint, features: Features, execute_steps: int) -> str:
     """A robot file for these features, with FILL wherever only somebody who knows the robot can say."""
     info = _info(checkpoint)
     state, action = _names(info, STATE, features.state), _names(info, ACTION, features.action)
@@ -296,13 +297,12 @@ def _same(where: Path, what: str, policy: int, robot: int) -> None:
         )
 
 
-def _info(checkpoint: Path) -> dict[str, Any]:
+def _info(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """What the data set says of itself, if its meta/info.json lies in the directory; it only fills a template in."""
     try:
-        found = json.loads((checkpoint / INFO).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return checkpoint.json(INFO)
+    except CheckpointError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _names(info: Mapping[str, Any], feature: str, size: int) -> list[str]:

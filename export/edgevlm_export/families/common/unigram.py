@@ -13,14 +13,15 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, processors
 from tokenizers.models import Unigram
 
 from edgevlm.errors import CheckpointError, FamilyError, require
-from edgevlm_export.checkpoint import AGAIN
+from edgevlm_export.checkpoint import AGAIN, Checkpoint
 
+PIECES = "spiece.model"
 SPACE = "▁"
 UNIGRAM = 1  # sentencepiece's number for the kind of model
 UNKNOWN = 2  # and for the kind of piece that stands for what it does not know
 
 
-def canonical_tokenizer(path: Path, end: str, *, lower: bool) -> Tokenizer:
+def canonical_tokenizer(checkpoint: Checkpoint, end: str, *, lower: bool) -> Tokenizer:
     """The tokenizer of texts without punctuation, `end` after each of them.
 
     The text's way, as SiglipTokenizer goes it: a space in front, lower case, no ASCII punctuation, white space
@@ -30,7 +31,7 @@ def canonical_tokenizer(path: Path, end: str, *, lower: bool) -> Tokenizer:
         CheckpointError: no sentencepiece model.
         FamilyError: a model of another kind.
     """
-    proto = _read(path)
+    path, proto = checkpoint / PIECES, _read(checkpoint)
     if proto.trainer_spec.model_type != UNIGRAM:
         raise FamilyError(f"{path}: 'model_type': expected unigram ({UNIGRAM}), got {proto.trainer_spec.model_type}")
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
@@ -74,13 +75,14 @@ def _unknown(path: Path, proto: Any) -> int:
     return found[0]
 
 
-def _read(path: Path) -> Any:
+def _read(checkpoint: Checkpoint) -> Any:
+    path = checkpoint / PIECES
     library = require("transformers.convert_slow_tokenizer", extra="export")
     proto = library.import_protobuf().ModelProto()
     errors = require("google.protobuf.message", extra="export")
     try:
-        proto.ParseFromString(path.read_bytes())
-    except (OSError, errors.DecodeError) as error:
+        proto.ParseFromString(checkpoint.read(PIECES))
+    except errors.DecodeError as error:
         raise CheckpointError(f"{path}: expected a sentencepiece model, got an error: {error}; {AGAIN}") from error
     if not proto.pieces:
         raise CheckpointError(f"{path}: expected a sentencepiece model, found no pieces in it; {AGAIN}")

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models
 
-from edgevlm.bundle import file_sha256
 from edgevlm.errors import CheckpointError, FamilyError, require
-from edgevlm_export.checkpoint import AGAIN, CONFIG, weight_files
-from edgevlm_export.families.common.checkpoint import TOKENIZER, architectures, read_config, tokenizer_file
+from edgevlm_export.checkpoint import AGAIN, CONFIG, SIDE_FILES, TOKENIZER, Checkpoint
 from edgevlm_export.families.common.loaded import check_loaded, check_loading, check_tied
 
-SIDE_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Settings of a search that change what is said: the values that change nothing, besides null.
 PLAIN_SEARCH: Mapping[str, tuple[Any, ...]] = {
     **{"num_beams": (1,), "repetition_penalty": (1.0,), "encoder_repetition_penalty": (1.0,), "guidance_scale": (1.0,)},
@@ -39,15 +32,9 @@ SPACES = (
     *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't")),
     *((f" '{end}", f"'{end}") for end in ("m", "s", "ve", "re")),
 )
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-DESCRIBING = (
-    *(CONFIG, *SIDE_FILES, "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "spiece.model"),
-    *("generation_config.json", "chat_template.jinja", "chat_template.json"),
-)
 
 
-def open_config(checkpoint: Path, architecture: str) -> dict[str, Any]:
+def open_config(checkpoint: Checkpoint, architecture: str) -> Mapping[str, Any]:
     """config.json of a checkpoint that holds `architecture` and no code of its own.
 
     Raises:
@@ -55,14 +42,14 @@ def open_config(checkpoint: Path, architecture: str) -> dict[str, Any]:
         FamilyError: code that would have to be trusted, another architecture, or a size that is
             no whole number above 0; with the field.
     """
-    config = read_config(checkpoint)
+    config = checkpoint.config
     for name in (CONFIG, *SIDE_FILES):
-        if "auto_map" in _json(checkpoint / name):
+        if "auto_map" in checkpoint.json(name):
             raise FamilyError(
                 f"{checkpoint / name}: 'auto_map' asks for code from the checkpoint (trust_remote_code), which edgevlm "
                 "never runs: a model is data; export a checkpoint of the library's own classes"
             )
-    said = architectures(checkpoint, config) or (architecture,)
+    said = checkpoint.architectures or (architecture,)
     if said != (architecture,):
         raise FamilyError(
             f"{checkpoint / CONFIG}: 'architectures': expected [{architecture!r}], got {list(said)!s:.200}; "
@@ -77,7 +64,7 @@ def open_config(checkpoint: Path, architecture: str) -> dict[str, Any]:
     return config
 
 
-def _check_sizes(checkpoint: Path, part: Mapping[str, Any], place: str) -> None:
+def _check_sizes(checkpoint: Checkpoint, part: Mapping[str, Any], place: str) -> None:
     for name in SIZES:
         value = part.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -87,7 +74,7 @@ def _check_sizes(checkpoint: Path, part: Mapping[str, Any], place: str) -> None:
             )
 
 
-def unsupported(checkpoint: Path, config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
+def unsupported(checkpoint: Checkpoint, config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
     """Refuse values that the adapter does not know: dotted field -> allowed ones; a field not there is fine.
 
     Raises:
@@ -104,7 +91,7 @@ def unsupported(checkpoint: Path, config: Mapping[str, Any], allowed: Mapping[st
             )
 
 
-def load_model(checkpoint: Path, name: str, **more: Any) -> Any:
+def load_model(checkpoint: Checkpoint, name: str, **more: Any) -> Any:
     """The model of class `name`, in float32 and eval mode, every weight from the files; `more` for from_pretrained.
 
     Raises:
@@ -112,12 +99,12 @@ def load_model(checkpoint: Path, name: str, **more: Any) -> Any:
             finite or are not those of the files.
         DependencyError: transformers is not installed.
     """
-    weight_files(checkpoint)
+    assert checkpoint.weight_files
     library = require("transformers", extra="export")
-    with reading(checkpoint, library):
+    with checkpoint.reading():
         settings = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, **more}
         settings["ignore_mismatched_sizes"] = True  # they are reported by name, and refused
-        model, told = getattr(library, name).from_pretrained(checkpoint, output_loading_info=True, **settings)
+        model, told = getattr(library, name).from_pretrained(checkpoint.path, output_loading_info=True, **settings)
     check_loading(checkpoint, told)
     state = model.state_dict()
     if bad := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
@@ -127,38 +114,26 @@ def load_model(checkpoint: Path, name: str, **more: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def load_part(checkpoint: Path, name: str, **more: Any) -> Any:
-    """A processor or tokenizer of class `name`, from the directory alone. Raises CheckpointError, DependencyError."""
-    library = require("transformers", extra="export")
-    with reading(checkpoint, library):
-        return getattr(library, name).from_pretrained(checkpoint, local_files_only=True, **more)
-
-
-def load_tokenizer(checkpoint: Path) -> Any:
-    """The tokenizer of the directory, which the library would otherwise make up. Raises as `load_part` does."""
-    if not any((checkpoint / name).is_file() for name in VOCABULARIES):
-        raise CheckpointError(
-            f"{checkpoint / TOKENIZER}: expected this file, or one of {VOCABULARIES[1:]}, found none of them; {AGAIN}"
-        )
-    if (checkpoint / TOKENIZER).is_file():
-        tokenizer_file(checkpoint)  # the library's own errors do not name the file
-    return load_part(checkpoint, "AutoTokenizer")
-
-
-def bundle_tokenizer(checkpoint: Path, tokenizer: Any) -> tuple[Path | str, int]:
+def bundle_tokenizer(checkpoint: Checkpoint, tokenizer: Any) -> tuple[str, int]:
     """(tokenizer.json, or what upstream makes of the vocabulary that older checkpoints have instead, number of ids).
 
     Raises:
         CheckpointError: the file is no tokenizer.
         FamilyError: a tokenizer that is no part of the `tokenizers` library.
     """
-    if (checkpoint / TOKENIZER).is_file():
-        return tokenizer_file(checkpoint)
+    if checkpoint.has(TOKENIZER):
+        return tokenizer_content(checkpoint), checkpoint.token_ids
     engine = backend_of(checkpoint, tokenizer)
     return engine.to_str(), max(engine.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def backend_of(checkpoint: Path, tokenizer: Any) -> Any:
+def tokenizer_content(checkpoint: Checkpoint) -> str:
+    """tokenizer.json, to the byte. Raises CheckpointError where it is missing or no tokenizer."""
+    assert checkpoint.token_ids is not None
+    return checkpoint.read(TOKENIZER).decode("utf-8")
+
+
+def backend_of(checkpoint: Checkpoint, tokenizer: Any) -> Any:
     """Upstream's tokenizer as one of the `tokenizers` library. Raises FamilyError where it is none."""
     engine = getattr(tokenizer, "backend_tokenizer", None)
     if engine is None:
@@ -169,7 +144,7 @@ def backend_of(checkpoint: Path, tokenizer: Any) -> Any:
     return engine
 
 
-def tokenizer_json(checkpoint: Path, tokenizer: Any) -> str:
+def tokenizer_json(checkpoint: Checkpoint, tokenizer: Any) -> str:
     """tokenizer.json of one of upstream's, with what its `decode` does behind the file's own decoder.
 
     Raises:
@@ -189,38 +164,7 @@ def tokenizer_json(checkpoint: Path, tokenizer: Any) -> str:
     return text
 
 
-@contextmanager
-def reading(checkpoint: Path, library: Any = None) -> Iterator[None]:
-    """The library's failures on a directory as one error of ours; its progress bars and notes stay silent."""
-    library = library or require("transformers", extra="export")
-    log, hub = library.utils.logging, require("huggingface_hub.errors", extra="export")
-    broken = require("safetensors", extra="export").SafetensorError
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        ImportError,
-        broken,
-        hub.StrictDataclassError,
-    ) as e:
-        text = " ".join(str(e).split())
-        raise CheckpointError(f"{checkpoint}: transformers cannot read it: {text[:400]}; {AGAIN}") from e
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()
-
-
-def check_vocabulary(checkpoint: Path, ids: int, rows: int) -> None:
+def check_vocabulary(checkpoint: Checkpoint, ids: int, rows: int) -> None:
     """Refuse a tokenizer that can put out more ids than the embedding has rows.
 
     Raises:
@@ -233,7 +177,7 @@ def check_vocabulary(checkpoint: Path, ids: int, rows: int) -> None:
         )
 
 
-def stop_ids(checkpoint: Path, model: Any) -> tuple[int, ...]:
+def stop_ids(checkpoint: Checkpoint, model: Any) -> tuple[int, ...]:
     """The tokens that end an answer, from generation_config.json or else config.json.
 
     Raises:
@@ -251,7 +195,7 @@ def stop_ids(checkpoint: Path, model: Any) -> tuple[int, ...]:
     )
 
 
-def check_search(checkpoint: Path, settings: Any) -> None:
+def check_search(checkpoint: Checkpoint, settings: Any) -> None:
     """Refuse settings of a search that change what is said. Raises FamilyError."""
     for field, plain in PLAIN_SEARCH.items():
         value = getattr(settings, field, None)
@@ -260,23 +204,3 @@ def check_search(checkpoint: Path, settings: Any) -> None:
                 f"{checkpoint / 'generation_config.json'}: {field!r}: expected one of {[*plain, None]}, got "
                 f"{value!r:.80}; this variant is not supported"
             )
-
-
-def directory_sha256(checkpoint: Path) -> str:
-    """One hash over the files that make the model."""
-    names = [name for name in DESCRIBING if (checkpoint / name).is_file()]
-    lines = [f"{file_sha256(checkpoint / name)}  {name}\n" for name in (*names, *weight_files(checkpoint))]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON, got an error at {error}; {AGAIN}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: expected an object, got {type(found).__name__}; {AGAIN}")
-    return found

@@ -7,7 +7,6 @@ operations do not reproduce is refused here, with the class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,9 @@ from edgevlm.data.pictures import TEXTS
 from edgevlm.errors import EdgevlmError, FamilyError
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.preprocess import PicturePreprocessor
-from edgevlm_export.checkpoint import AGAIN
-from edgevlm_export.families.common.checkpoint import TOKENIZER
+from edgevlm_export.checkpoint import AGAIN, TOKENIZER, Checkpoint
 from edgevlm_export.families.common.picture_ops import picture_ops
-from edgevlm_export.families.common.upstream import load_part, reading
+from edgevlm_export.families.common.upstream import tokenizer_content
 from edgevlm_export.prepared import Room
 
 TOLERANCE = 1e-5  # of the largest number of a picture: the rounding of float32; a step of one byte is 4e-3
@@ -41,12 +39,12 @@ SAMPLES = (
 )
 
 
-def load_pictures(checkpoint: Path) -> Any:
+def load_pictures(checkpoint: Checkpoint) -> Any:
     """Upstream's image processor of a checkpoint, of the class that its files name, over Pillow."""
-    return load_part(checkpoint, "AutoImageProcessor", engine="pil")
+    return checkpoint.part("AutoImageProcessor", engine="pil")
 
 
-def read_pictures(checkpoint: Path, side: int) -> tuple[ImageOp, ...]:
+def read_pictures(checkpoint: Checkpoint, side: int) -> tuple[ImageOp, ...]:
     """What upstream's image processor does to a picture, as operations, compared with it.
 
     Raises:
@@ -59,13 +57,13 @@ def read_pictures(checkpoint: Path, side: int) -> tuple[ImageOp, ...]:
     return operations
 
 
-def text_room(tokenizer: Path | str, most: int) -> Room:
+def text_room(tokenizer: str, most: int) -> Room:
     """Of a model that reads a text alone, at most `most` ids of it."""
-    fast = _plain(Path(tokenizer).read_text(encoding="utf-8") if isinstance(tokenizer, Path) else tokenizer)
+    fast = _plain(tokenizer)
     return Room(lambda text, _: len(fast.encode(text).ids), most)
 
 
-def check_pictures(checkpoint: Path, processor: Any, operations: Sequence[ImageOp], side: int) -> None:
+def check_pictures(checkpoint: Checkpoint, processor: Any, operations: Sequence[ImageOp], side: int) -> None:
     """Refuse operations that make other numbers of a picture than `processor` does.
 
     Raises:
@@ -73,7 +71,7 @@ def check_pictures(checkpoint: Path, processor: Any, operations: Sequence[ImageO
     """
     prepare, kind = PicturePreprocessor(operations), type(processor).__name__
     for image in sample_pictures(side):
-        with reading(checkpoint):
+        with checkpoint.reading():
             found = processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"]
         want = np.asarray(found, np.float32)
         try:
@@ -114,22 +112,21 @@ def _picture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     return noisy
 
 
-def check_texts(checkpoint: Path, tokenizer: Path | str, upstream: Any, *, rewritten: bool = False) -> None:
+def check_texts(checkpoint: Checkpoint, tokenizer: str, upstream: Any, *, rewritten: bool = False) -> None:
     """Refuse a tokenizer whose ids are not those of `upstream`, nor of the checkpoint's tokenizer.json if there is one.
 
     Args:
-        tokenizer: what goes into the bundle, a file or its content.
+        tokenizer: the content of what goes into the bundle.
         rewritten: upstream's tokenizer does on purpose what the file does not say.
 
     Raises:
         FamilyError: naming the tokenizer's class and a text, with the ids.
     """
-    kind, file = type(upstream).__name__, checkpoint / TOKENIZER
-    ours = _plain(Path(tokenizer).read_text(encoding="utf-8") if isinstance(tokenizer, Path) else tokenizer)
-    reads_file = file.is_file() and hasattr(upstream, "backend_tokenizer")
-    stored = _plain(file.read_text(encoding="utf-8")) if reads_file and not rewritten else None
+    kind, ours = type(upstream).__name__, _plain(tokenizer)
+    reads_file = checkpoint.has(TOKENIZER) and hasattr(upstream, "backend_tokenizer")
+    stored = _plain(tokenizer_content(checkpoint)) if reads_file and not rewritten else None
     for text in (*SAMPLES, *TEXTS):
-        with reading(checkpoint):
+        with checkpoint.reading():
             want = list(upstream(text)["input_ids"])
             bare = list(upstream(text, add_special_tokens=False)["input_ids"])
         if (got := ours.encode(text).ids) != want:
@@ -147,7 +144,7 @@ def check_texts(checkpoint: Path, tokenizer: Path | str, upstream: Any, *, rewri
 
 def _plain(content: str) -> Any:
     """Without padding and truncation, which the runtime does itself."""
-    made = Tokenizer.from_str(content)
-    made.no_padding()
-    made.no_truncation()
-    return made
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
