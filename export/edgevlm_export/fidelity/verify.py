@@ -7,7 +7,7 @@ than the bundle is off; the two int8 forms must agree bit for bit when the engin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from edgevlm.data.synthetic import make_up
 from edgevlm.engines import EngineFactory, hooked
 from edgevlm.errors import ContractError, FidelityError
 from edgevlm.manifest.contract import Observation
-from edgevlm.manifest.schema import Form, PolicyManifest
+from edgevlm.manifest.schema import Form, PolicyManifest, Task
 from edgevlm.options import RuntimeOptions
 from edgevlm.rosmsg.state import Stamps
 from edgevlm.tasks.policy import Policy, Session
@@ -49,6 +49,14 @@ STAGE_RUNS, STAGE_EVERY = 32, 4  # of each stage the first runs are compared, th
 FP32_LIMIT = 1e-3  # largest normalized action error of an fp32 bundle; rounding alone stays below 1e-5
 OPTIONS = RuntimeOptions(engine="ort", intra_threads=1, spinning=False)
 
+# task -> what verifies it; a policy alone has recordings, topics and a robot file
+VERIFIERS: Mapping[Task, Callable[[Bundle, Path, Path | None, Progress], dict[str, Any]]] = {
+    "retriever": verify_retriever,
+    "scorer": verify_scorer,
+    "detector": verify_detector,
+    "chat": verify_chat,
+}
+
 
 def verify(  # noqa: PLR0913  # the options of the command line's verb
     bundle: Path,
@@ -74,14 +82,8 @@ def verify(  # noqa: PLR0913  # the options of the command line's verb
     """
     opened = open_bundle(bundle)
     against = resolve(against, progress).path
-    if opened.manifest.task == "retriever":
-        return verify_retriever(opened, against, data, progress)
-    if opened.manifest.task == "scorer":
-        return verify_scorer(opened, against, data, progress)
-    if opened.manifest.task == "detector":
-        return verify_detector(opened, against, data, progress)
-    if opened.manifest.task == "chat":
-        return verify_chat(opened, against, data, progress)
+    if opened.manifest.task in VERIFIERS:
+        return VERIFIERS[opened.manifest.task](opened, against, data, progress)
     judge: PolicyReference
     if (against / MANIFEST).is_file():
         judge = BundleReference(open_bundle(against), OPTIONS)
