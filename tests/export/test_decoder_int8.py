@@ -14,7 +14,7 @@ from edgevlm.bundle import open_bundle
 from edgevlm.data.pictures import open_pictures
 from edgevlm_calibration.chat import CHAT_PROBE
 from edgevlm_calibration.runner import record
-from edgevlm_export.recipes import chat as recipe_module
+from edgevlm_export.recipes import int8_cost as recipe_module
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]
