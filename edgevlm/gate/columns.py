@@ -79,7 +79,7 @@ def columns(contract: Contract, limits: GateLimits) -> tuple[Column, ...]:
     turning = {name for orientation in limits.orientations for name in orientation.actions}
     collected = []
     for group in contract.action.groups:
-        first_turning = len(group.names) - turning_columns(group)
+        first_turning = len(group.names) - len(group.turning)
         for i, name in enumerate(group.names):
             if i >= first_turning:
                 if name not in turning:
@@ -112,7 +112,7 @@ def rotations(contract: Contract) -> tuple[tuple[RotationForm, tuple[int, ...]],
     end = 0
     for group in contract.action.groups:
         end += len(group.names)
-        if (count := turning_columns(group)) and group.rotation != "none":
+        if (count := len(group.turning)) and group.rotation != "none":
             forms.append((group.rotation, tuple(range(end - count, end))))
     return tuple(forms)
 
@@ -128,11 +128,7 @@ def geometry(columns: Sequence[Column], orientations: Sequence[Orientation]) -> 
 def _orientation(contract: Contract, limits: OrientationLimits, command_valid_s: float) -> Orientation:
     what = f"gate: orientation {limits.actions}"
     group = next((group for group in contract.action.groups if set(limits.actions) <= set(group.names)), None)
-    if (
-        group is None
-        or group.rotation == "none"
-        or group.names[len(group.names) - turning_columns(group) :] != limits.actions
-    ):
+    if group is None or group.rotation == "none" or group.turning != limits.actions:
         raise ContractError(f"{what}: expected the last columns of one ee_pose with a rotation, in its order")
     if len(limits.state) != len(limits.actions):
         raise ContractError(f"{what}: expected a state field for each, in the same form, got {limits.state}")
@@ -149,13 +145,6 @@ def _orientation(contract: Contract, limits: OrientationLimits, command_valid_s:
     return Orientation(
         tuple(contract.action.names.index(name) for name in limits.actions), state, group.rotation, limits
     )
-
-
-def turning_columns(group: ActionGroup) -> int:
-    """How many of a group's last columns are an orientation."""
-    if group.kind != "ee_pose" or group.rotation == "none":
-        return 0
-    return 4 if group.rotation == "quaternion_xyzw" else 3
 
 
 def _state_index(contract: Contract, action: str, field: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevlm.gate.columns import moves_by_rate, turning_columns
+from edgevlm.gate.columns import moves_by_rate
 from edgevlm.manifest.contract import ActionGroup, Contract
 
 OPEN = '"??"'  # what the gate refuses as a placeholder, by name
@@ -26,11 +26,10 @@ def first_limits(contract: Contract, bundle: str = "a bundle") -> str:
     )
     lines, turning = [_HEAD.format(bundle=bundle, fields=fields)], []
     for group in contract.action.groups:
-        count = turning_columns(group)
-        if count:
-            turning.append(group.names[-count:])
+        if group.turning:
+            turning.append(group.turning)
         if group.kind != "gripper":  # those are bounded by the contract alone
-            for i in range(len(group.names) - count):
+            for i in range(len(group.names) - len(group.turning)):
                 lines.append(_axis(contract, group, i))
     if turning:
         lines.append("    orientations:\n")

@@ -162,6 +162,12 @@ class ActionGroup(Spec):
             object.__setattr__(self, "units", (*self.units[:-count], *parts))
         return self
 
+    @property
+    def turning(self) -> tuple[str, ...]:
+        """The columns that are one orientation together: the last ones of an `ee_pose` with a rotation."""
+        count, _ = _ROTATIONS.get(self.rotation, (0, ""))
+        return self.names[-count:] if count and self.kind == "ee_pose" else ()
+
     @model_validator(mode="after")
     def _same_length(self) -> ActionGroup:
         for key in ("units", "scale", "offset", "lower", "upper"):

@@ -205,8 +205,7 @@ def _places(columns: Sequence[Column], part: Sequence[int], first: int) -> dict[
 
 def _pose(group: ActionGroup) -> Make:
     form = group.rotation
-    turning = {"none": 0, "quaternion_xyzw": 4}.get(form, 3) if group.kind == "ee_pose" else 0
-    if len(group.names) - turning != 3:
+    if len(group.names) - len(group.turning) != 3:
         raise ContractError(
             f"command: a {group.kind} of {group.names} is no pose; give the positions x, y, z and, of an ee_pose, an "
             "orientation"
@@ -215,7 +214,7 @@ def _pose(group: ActionGroup) -> Make:
     def make(header: Header, values: Sequence[float]) -> PoseStamped:
         x, y, z = values[:3]
         # Without an orientation in the contract the quaternion is left at zero, which no controller takes for one.
-        q = quaternion(form, values[3:]) if turning and form != "none" else (0.0, 0.0, 0.0, 0.0)
+        q = quaternion(form, values[3:]) if group.turning and form != "none" else (0.0, 0.0, 0.0, 0.0)
         facing = Quaternion(x=q[0], y=q[1], z=q[2], w=q[3])
         return PoseStamped(header=header, pose=Pose(position=Point(x=x, y=y, z=z), orientation=facing))
 

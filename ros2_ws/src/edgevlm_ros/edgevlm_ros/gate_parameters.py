@@ -12,7 +12,7 @@ from edgevlm.errors import ContractError
 from edgevlm.gate.chunking import ConsumptionIndexed, Executor, LatestChunk, RecedingHorizon, TemporalEnsemble
 from edgevlm.gate.columns import columns, orientations
 from edgevlm.gate.limits import FALLBACKS, AxisLimits, Cause, GateLimits, OrientationLimits
-from edgevlm.manifest.contract import ActionGroup, Contract
+from edgevlm.manifest.contract import Contract
 from edgevlm_ros.parameter_items import AUTOSTART, Item, one_line
 
 _RATE = 1e9
@@ -187,19 +187,12 @@ def _moving(contract: Contract) -> list[tuple[str, str]]:
     """Name and unit of every column that moves by itself: neither a gripper's nor part of an orientation."""
     columns_left = []
     for group in contract.action.groups:
-        turning = _rotation(group)
         for name, unit in zip(group.names, group.units, strict=True):
-            if group.kind != "gripper" and name not in turning:
+            if group.kind != "gripper" and name not in group.turning:
                 columns_left.append((name, unit))
     return columns_left
 
 
 def _turning(contract: Contract) -> list[tuple[str, ...]]:
     """The columns of each orientation."""
-    return [names for group in contract.action.groups if (names := _rotation(group))]
-
-
-def _rotation(group: ActionGroup) -> tuple[str, ...]:
-    if group.kind != "ee_pose" or group.rotation == "none":
-        return ()
-    return group.names[-4:] if group.rotation == "quaternion_xyzw" else group.names[-3:]
+    return [group.turning for group in contract.action.groups if group.turning]
