@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TREES = ("edgevlm", "export", "calibration", "examples", "benchmarks", "ros2_ws", "tests", "docs")
 NARRATIVE = {"found", "wanted", "seen", "given", "said", "made", "told", "whole", "kept", "shown", "beside"}
-LIMITS = {"edgevlm": 0.0072, "calibration": 0.007, "export": 0.023, "ros2_ws": 0.004, "tests": 0.013}  # lower them
+LIMITS = {"edgevlm": 0.006, "calibration": 0.007, "export": 0.021, "ros2_ws": 0.004, "tests": 0.013}  # lower them
 
 
 def narrative(name: str) -> bool:
