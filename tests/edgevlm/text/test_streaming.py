@@ -158,13 +158,21 @@ def cleaned(decoder: Any) -> Any:
     return decoders.Sequence([decoder, decoders.Fuse(), *(decoders.Replace(*pair) for pair in CLEANED)])
 
 
+def unprefixed() -> Any:
+    """A decoder that keeps a first space, by the name that this release of tokenizers has for it."""
+    try:
+        return decoders.Metaspace(prepend_scheme="never")
+    except TypeError:  # before 0.19
+        return decoders.Metaspace(add_prefix_space=False)
+
+
 FALLBACK = decoders.Sequence(
     [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
 )
 KINDS = {
     "byte-level": FAST,
     "metaspace": tokenizer(SPACED, decoders.Metaspace()),
-    "metaspace-never": tokenizer(SPACED, decoders.Metaspace(prepend_scheme="never")),
+    "metaspace-never": tokenizer(SPACED, unprefixed()),
     "wordpiece": tokenizer(WORDS, decoders.WordPiece(cleanup=False)),
     "wordpiece-clean": tokenizer(WORDS, decoders.WordPiece(cleanup=True)),
     "wordpiece-clean-joined": tokenizer(WORDS, cleaned(decoders.WordPiece(cleanup=False))),
