@@ -117,7 +117,9 @@ def schema() -> str:
     whole = json.loads((ROOT / "docs" / SCHEMA).read_text())
     text = "# Manifest schema\n\nGenerated from the types of `edgevlm/manifest`. [The bundle](../bundle.md) says what "
     text += f"each part is for; [{SCHEMA}](../{SCHEMA}) is the JSON schema. Unknown keys are refused.\n"
-    for name, kind in {"Manifest": whole, **whole["$defs"]}.items():
+    kinds = [part["$ref"].rpartition("/")[2] for part in whole["anyOf"]]
+    text += f"\nA manifest is, by its task and driver, {_type(whole)}.\n"
+    for name, kind in sorted(whole["$defs"].items(), key=lambda item: item[0] not in kinds):
         text += f"\n## {name}\n\n{(kind.get('description') or '').split(chr(10) * 2)[0]}\n\n"
         needed = kind.get("required", ())
         text += table(("key", "type", "default"), (_key(key, part, needed) for key, part in kind["properties"].items()))

@@ -80,6 +80,7 @@ def test_the_commands_of_a_page_run_in_their_order(place: Path, monkeypatch: pyt
         assert done.output.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_its_python_runs_on_what_they_made(place: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     monkeypatch.chdir(place)
