@@ -48,7 +48,7 @@ class Model(ABC):
         clock: Clock = time.perf_counter_ns,
     ) -> None:
         self.bundle, self.options, self.clock = bundle, options, clock
-        self.closed = False
+        self.closed, self._lock = False, threading.Lock()
         self._read_manifest()
         with ExitStack() as opened:  # what was opened is closed again when a later part is refused
             self._graph = open_graph(bundle, options, engines, clock, opened)
@@ -85,18 +85,7 @@ class TurnTakingModel(Model):
     """
 
     _memory: Memory
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: RuntimeOptions,
-        *,
-        engines: EngineFactory = open_engine,
-        clock: Clock = time.perf_counter_ns,
-    ) -> None:
-        self._lock = threading.Lock()
-        self.last_times_ns: dict[str, int] = {}
-        super().__init__(bundle, options, engines=engines, clock=clock)
+    last_times_ns: Mapping[str, int] = MappingProxyType({})
 
     @property
     def stage_runs(self) -> MappingProxyType[str, int]:

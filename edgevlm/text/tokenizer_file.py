@@ -103,6 +103,8 @@ def check_tokenizer(described: Mapping[str, Any], where: str) -> None:
             for part in parts(described.get(kind), kind):
                 _known(part, kind, known)
                 _check_pattern(part.get("pattern"))
+                if kind == "decoder" and part.get("stop"):  # of "Strip": the library panics where nothing is left
+                    raise ValueError(f"a decoder that strips {part['stop']!r:.40} at the end, 0 is allowed")
         model = described.get("model")
         if not isinstance(model, dict) or model.get("type", "BPE") not in _MODELS:
             raise ValueError(f"no model of the types {sorted(_MODELS)}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -95,6 +97,17 @@ def measure_steps(plan: Plan, model: Any, question: Callable[[int], Callable[[],
             recorder.add(model.last_times_ns)
             plan.report("profile", step - plan.warmup + 1, plan.steps)
     return Measured(recorder, first_ns)
+
+
+def measure_pictures(plan: Plan, model: Any, ask: Callable[[Any, list[str]], object]) -> Measured:
+    """In each step a new picture, with a text that is new every TEXT_EVERY steps."""
+    random = np.random.default_rng(0)
+
+    def question(step: int) -> Callable[[], object]:
+        picture = random.integers(0, 256, PICTURE_SIZE, np.uint8)
+        return partial(ask, picture, [f"a picture of the number {step // TEXT_EVERY}"])
+
+    return measure_steps(plan, model, question)
 
 
 def operations_table(title: str, operations: Sequence[ImageOp]) -> Table:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from edgevlm.bundle import Bundle
 from edgevlm.cli.tasks.base import (
-    PICTURE_SIZE,
-    TEXT_EVERY,
     Measured,
     Plan,
     Request,
     TaskRow,
     Way,
-    measure_steps,
+    measure_pictures,
     operations_table,
 )
 from edgevlm.manifest.schema import DualArgs, RetrieverManifest
@@ -79,13 +75,7 @@ def _table(bundle: Bundle) -> Table:
 
 
 def _measure(retriever: Retriever, plan: Plan) -> Measured:
-    random = np.random.default_rng(0)
-
-    def question(step: int) -> Callable[[], object]:
-        picture = random.integers(0, 256, PICTURE_SIZE, np.uint8)
-        return partial(retriever.match, [picture], [f"a picture of the number {step // TEXT_EVERY}"])
-
-    return measure_steps(plan, retriever, question)
+    return measure_pictures(plan, retriever, lambda picture, texts: retriever.match([picture], texts))
 
 
 RETRIEVER = TaskRow(

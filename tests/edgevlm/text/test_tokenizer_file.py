@@ -129,6 +129,14 @@ def test_a_normalizer_within_the_bound_grows_no_more_than_that(tmp_path: Path) -
     assert len(fast.normalizer.normalize_str("a" * 10)) == 10 * MOST_GROWTH
 
 
+@pytest.mark.parametrize("stop", [1, 3, True, "1"])
+def test_a_decoder_that_panics_in_the_library_is_refused(stop: object) -> None:
+    """Stripping at the end of a text that is all stripped raises what no `except Exception` holds."""
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": stop}
+    assert "strips" in refused(decoder=strip)
+    assert "strips" in refused(decoder={"type": "Sequence", "decoders": [{"type": "Fuse"}, strip]})
+
+
 @pytest.mark.parametrize("content", ["[]", "{", "null", "1" * 5000, "[" * 100_000])
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"
