@@ -35,8 +35,7 @@ from edgevlm.bundle import open_bundle, write_manifest
 from edgevlm.load import load_policy
 from edgevlm.manifest.schema import Manifest, PolicyManifest
 from edgevlm.options import RuntimeOptions
-from edgevlm.profiler import machine, summarize
-from edgevlm.sim.synthetic import synthetic_observations
+from edgevlm.profiler import machine, summarize, synthetic_observations
 from edgevlm_ros.processes import Processes, environment, free_domain
 from edgevlm_ros.qos import LATCHED, SENSOR
 from edgevlm_ros.stamps import to_time

@@ -32,8 +32,7 @@ from edgevlm.manifest.contract import Observation
 from edgevlm.manifest.image_ops import Normalize, Resize
 from edgevlm.manifest.schema import FuseSpec, Manifest, PolicyManifest
 from edgevlm.options import RuntimeOptions
-from edgevlm.profiler import machine, summarize
-from edgevlm.sim.synthetic import synthetic_observations
+from edgevlm.profiler import machine, summarize, synthetic_observations
 from edgevlm.tasks import Policy, Session
 from edgevlm_export.families import build
 from edgevlm_export.stage_graph import PolicyGraph, WindowInputs

@@ -1,18 +1,23 @@
-"""Durations -> percentiles; the facts of a machine that a figure needs beside it."""
+"""Durations -> percentiles; the facts of a machine that a figure needs beside it; observations to time steps with."""
 
 from __future__ import annotations
 
 import os
 import platform
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgevlm.manifest.contract import SECOND_NS, Contract, Observation, Stamped
+
 PACKAGES = ("edgevlm", "numpy", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "tokenizers")
+NOISE_FRAMES = 16  # of each camera, in turn
+STEPS_PER_INSTRUCTION = 25
 
 
 def summarize(durations_ns: Sequence[int]) -> dict[str, float | int]:
@@ -42,6 +47,31 @@ class StepRecorder:
     def summary(self) -> dict[str, dict[str, float | int]]:
         """One row for each name: stages, "preprocess", "overhead", "step"; n says in how many steps it ran."""
         return {name: summarize(durations) for name, durations in self._durations.items()}
+
+
+def synthetic_observations(contract: Contract, instructions: Sequence[str], *, seed: int) -> Iterator[Observation]:
+    """Endless observations that fit a contract, for profiles and never for fidelity.
+
+    At the slowest camera rate: noise pictures, states around the mean, instructions in turn.
+    """
+    generator = np.random.default_rng(seed)
+    pictures = {
+        camera.name: [generator.integers(0, 256, camera.shape, np.uint8) for _ in range(NOISE_FRAMES)]
+        for camera in contract.cameras
+    }
+    period_ns = round(SECOND_NS / min(camera.rate_hz[0] for camera in contract.cameras))
+    fields = contract.state.fields if contract.state else ()
+    mean = np.array([field.mean for field in fields])
+    std = np.array([field.std for field in fields])
+    for step in count():
+        stamp_ns = SECOND_NS + step * period_ns
+        frames = {name: Stamped(images[step % NOISE_FRAMES], stamp_ns) for name, images in pictures.items()}
+        state = (mean + std * generator.standard_normal(len(fields))).astype(np.float32)
+        yield Observation(
+            frames=frames,
+            state=Stamped(state, stamp_ns) if contract.state else None,
+            instruction=instructions[step // STEPS_PER_INSTRUCTION % len(instructions)],
+        )
 
 
 def peak_rss_mb() -> float:

@@ -26,7 +26,7 @@ from edgevlm.cli.output import (
     runtime_options,
     write_json,
 )
-from edgevlm.cli.plot import ErrorPlot
+from edgevlm.cli.pictures import ErrorPlot
 from edgevlm.data import LogWriter
 from edgevlm.data.stream import Stream, open_stream
 from edgevlm.errors import LogError

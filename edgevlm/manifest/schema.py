@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from edgevlm.errors import BundleError, FormatError, TaskError, UnsafePathError
+from edgevlm.errors import CONTROL_CHARACTERS, BundleError, FormatError, TaskError, UnsafePathError
 from edgevlm.manifest.contract import Contract, Spec
 from edgevlm.manifest.drivers import (
     CacheSpec,
@@ -50,7 +50,6 @@ from edgevlm.manifest.drivers import (
 )
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.manifest.stages import Form, Port, PortKind, Precision, StageSpec
-from edgevlm.manifest.strict_json import check_characters, json_object
 from edgevlm.manifest.text import PictureText, PromptSpec, QuestionSpec, TextSpec
 
 __all__ = [  # with what a manifest is made of, for those who need several of them
@@ -233,7 +232,7 @@ class Manifest(Spec):
             FormatError: another format, or a newer version of this one.
             UnsafePathError: a path leaves the bundle.
         """
-        data = json_object(text)
+        data = _json_object(text)
         check_format(data.get("format"))
         if _minor(data["format"]) < UNITS_SINCE and (unknown := _name_unknown_units(data)):
             _warn_unknown_units(unknown)
@@ -251,7 +250,7 @@ class Manifest(Spec):
                 f"manifest.json at {where!r:.200}: {first['msg']:.1000} (got {first['input']!r:.80}; "
                 f"{error.error_count()} fault(s) in all); export the bundle again with this version"
             ) from error
-        check_characters({key: value for key, value in data.items() if key != "extensions"})
+        _check_characters({key: value for key, value in data.items() if key != "extensions"})
         return manifest
 
     def canonical(self) -> bytes:
@@ -452,3 +451,44 @@ def check_format(value: object) -> None:
         raise FormatError(f"manifest.json: format {value!r} is newer than {FORMAT!r}; update edgevlm to open it")
     if major < FORMAT_MAJOR:
         raise FormatError(f"manifest.json: format {value!r} is older than {FORMAT!r}; export the bundle again")
+
+
+def _json_object(text: str | bytes) -> dict[str, Any]:
+    """The object that `text` is, with the strictness that pydantic lacks: no NaN, no key twice, no lone surrogates."""
+    try:
+        text = text.decode() if isinstance(text, bytes) else text  # UTF-8 alone
+        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_distinct)
+        json.dumps(data, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"manifest.json: expected JSON, got an error at {error}; export the bundle again") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"manifest.json: expected an object, got {type(data).__name__}; export the bundle again")
+    return data
+
+
+def _check_characters(value: Any) -> None:
+    """No text may have what a terminal obeys: names and paths end up in tables and messages. Raises BundleError."""
+    if isinstance(value, str):
+        if obeyed := (set(value) & CONTROL_CHARACTERS) - {"\n", "\t", "\r"}:
+            raise BundleError(
+                f"manifest.json: expected texts that can be shown, got the control characters {sorted(obeyed)!a} in "
+                f"{value!a:.80}; do not use this bundle"
+            )
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_characters(key)
+            _check_characters(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_characters(item)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name}, which is no JSON number")
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError(f"a key that comes twice among {[key for key, _ in pairs][:20]}")
+    return data

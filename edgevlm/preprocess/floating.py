@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.manifest.image_ops import Floating, Normalize, ResizeWithPad, SmoothToSquare
-from edgevlm.preprocess.smoothed import Smoothed
 
 UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float32)  # a byte as a number from 0 to 1
+REACH = 4.0  # of the smoothing Gaussian, in sigmas
 
 
 class FloatChange(Protocol):
@@ -32,7 +32,7 @@ def float_change(size: tuple[int, int], step: Floating) -> FloatChange:
     Raises:
         ValueError: it cannot be done to pictures of this size; says why, and begins in the middle of a sentence.
     """
-    return Smoothed(size, step) if isinstance(step, SmoothToSquare) else _PaddedResize(size, step)
+    return _Smoothed(size, step) if isinstance(step, SmoothToSquare) else _PaddedResize(size, step)
 
 
 def normalize_float(image_hwc: NDArray[np.float32], operation: Normalize, out_chw: NDArray[np.float32]) -> None:
@@ -68,12 +68,12 @@ class _PaddedResize:
 
     def __call__(self, image_hwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The picture at the right and at the bottom, black elsewhere."""
-        made = UNIT[image_hwc_u8] if self._lines is None else _resized(image_hwc_u8, *self._lines)
+        picture = UNIT[image_hwc_u8] if self._lines is None else _resized(image_hwc_u8, *self._lines)
         top, left = self._corner
         if not top and not left:
-            return made
+            return picture
         out = np.zeros((*self.shape, 3), np.float32)
-        out[top:, left:] = made
+        out[top:, left:] = picture
         return out
 
 
@@ -99,3 +99,78 @@ def _mixed(first: NDArray[np.float32], second: NDArray[np.float32], share: NDArr
     second *= share
     first += second
     return first
+
+
+class _Weights(NamedTuple):
+    """What each output pixel along one axis is made of.
+
+    `places` and `weight` are (n, K): n is smaller than the size asked for where the last pixels see padding alone.
+    """
+
+    places: NDArray[np.intp]
+    weight: NDArray[np.float32]
+
+
+class _Smoothed:
+    """`SmoothToSquare` for one size: padded to a square, smoothed and resized, without the square ever being built.
+
+    Source: what transformers' Pillow-backed image processor of padded detectors does: scipy's gaussian_filter, then
+    zoom of order 1 in grid mode, both with the edges mirrored. Here both are one weighted sum along each axis. Its last
+    step, cutting off what is beyond the picture's range, has nothing to cut: all weights are positive, their sum is 1.
+    """
+
+    def __init__(self, size: tuple[int, int], step: SmoothToSquare) -> None:
+        self.shape = (step.size, step.size)
+        square = max(size)
+        self._rows, self._columns = (_weights(inside, square, step.size) for inside in size)
+
+    def __call__(self, image_hwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The picture in the top left corner, black elsewhere."""
+        rows = _Weights(self._rows.places, self._rows.weight / np.float32(255))
+        low = _summed(image_hwc_u8, rows)  # (n, W, 3)
+        small = _summed(np.ascontiguousarray(low.swapaxes(0, 1)), self._columns)  # (m, n, 3)
+        out = np.zeros((*self.shape, 3), np.float32)
+        out[: small.shape[1], : small.shape[0]] = small.swapaxes(0, 1)
+        return out
+
+
+def _weights(inside: int, square: int, size_out: int) -> _Weights:
+    """The weights along an axis of `square` pixels, of which the first `inside` are the picture's."""
+    factor = square / size_out
+    bell = _bell(max(0.0, (factor - 1) / 2))
+    place = factor * (np.arange(size_out) + 0.5) - 0.5
+    first = np.floor(place).astype(np.intp)
+    share = (place - first)[:, None]
+    # Two neighbours, each of them smoothed: a bell, and the same one pixel further on.
+    weight = (1 - share) * np.append(bell, 0.0) + share * np.insert(bell, 0, 0.0)
+    index = _mirrored(first[:, None] + np.arange(len(bell) + 1) - len(bell) // 2, square)
+    weight = np.where(index < inside, weight, 0.0).astype(np.float32)
+    used = int(np.flatnonzero(weight.any(axis=1))[-1]) + 1
+    return _Weights(np.minimum(index, inside - 1)[:used], weight[:used])
+
+
+def _bell(sigma: float) -> NDArray[np.float64]:
+    """The Gaussian's weights, an odd number of them."""
+    reach = int(REACH * sigma + 0.5)
+    if reach == 0:
+        return np.ones(1)
+    places = np.arange(-reach, reach + 1)
+    powers = np.exp(-0.5 / (sigma * sigma) * places**2)
+    result: NDArray[np.float64] = powers / powers.sum()
+    return result
+
+
+def _mirrored(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    """Places beyond an edge as those before it; the edge itself comes once."""
+    period = max(2 * size - 2, 1)
+    index = index % period
+    result: NDArray[np.intp] = np.where(index < size, index, period - index)
+    return result
+
+
+def _summed(image: NDArray[Any], weights: _Weights) -> NDArray[np.float32]:
+    """The weighted sums along the first axis."""
+    total = np.zeros((len(weights.places), *image.shape[1:]), np.float32)
+    for tap in range(weights.places.shape[1]):
+        total += image[weights.places[:, tap]] * weights.weight[:, tap, None, None]
+    return total

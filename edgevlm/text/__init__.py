@@ -1,8 +1,7 @@
 """Texts -> token ids, and back."""
 
 from edgevlm.text.chat_text import Turn
-from edgevlm.text.prompt import PromptWriter
-from edgevlm.text.question import QuestionWriter
+from edgevlm.text.prompt import PromptWriter, QuestionWriter
 from edgevlm.text.special_tokens import SpecialTokens
 from edgevlm.text.streaming import StreamingDetokenizer, check_stops
 from edgevlm.text.template import check_dialogue, prompt_as_data

@@ -18,6 +18,10 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from edgevlm.errors import BundleError, PromptError, require
+from edgevlm.manifest.text import DialogueSpec
+from edgevlm.text import confined
+from edgevlm.text.derivation import NotDerivable, Refused, compare, derive, frozen, literals
+from edgevlm.text.sample_dialogues import sample_dialogues
 
 LARGEST = 1 << 21  # characters and items of one value, and of the output
 WORK = 1 << 26  # characters and items that all values together may have
@@ -399,3 +403,48 @@ def _plain(jinja: Any, value: Any) -> Any:
 
 def _refuse(jinja: Any, message: Any) -> NoReturn:
     raise jinja.TemplateError(f"{message:.200}" if isinstance(message, str) else "it refuses this dialogue")
+
+
+def main() -> None:
+    """Answer the request on standard input: the dialogue, or why there is none."""
+    request = confined.request()
+    for module in ("jinja2.sandbox", "jinja2.ext", "jinja2.nodes", "jinja2.visitor", "jinja2.meta"):
+        require(module, extra="chat")
+    confined.limit_self()
+    try:
+        confined.reply(_answer(**request))
+    except MemoryError:
+        confined.reply({"refused": "it takes too much memory"})
+
+
+def _answer(
+    source: str,
+    variables: Mapping[str, str],
+    placeholder: str,
+    reserved: Sequence[str],
+    check: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The answer; with `check` (`dialogue`, `seed` and `count`) the proof of earlier data on other dialogues."""
+    jinja = require("jinja2", extra="chat")
+    try:
+        template = SandboxedTemplate(source, variables)
+    except BundleError as error:
+        return {"refused": str(error)}
+
+    def render(messages: list[dict[str, Any]]) -> str:
+        try:
+            return template.render(messages)
+        except PromptError as error:
+            raise Refused(str(error)) from error
+
+    tree = parse(jinja, source)
+    words = literals(jinja, tree, [placeholder, *reserved, *variables.values()])
+    try:
+        if check is None:
+            dialogue = derive(render, placeholder, words)
+            return {"dialogue": dialogue.model_dump(mode="json"), "frozen": frozen(jinja, tree, variables)}
+        spec = DialogueSpec.model_validate_json(json.dumps(check["dialogue"]), strict=True)
+        dialogues = sample_dialogues(check["seed"], check["count"], words)
+        return {"written": compare(spec, render, placeholder, dialogues)}
+    except NotDerivable as error:
+        return {"refused": str(error)}

@@ -29,7 +29,7 @@ from edgevlm.text.confined import MAX_REPLY, MAX_SOURCE, Unanswered, run_confine
 from edgevlm.text.special_tokens import special_tokens
 from edgevlm.text.tokenizer_file import open_tokenizer
 
-CHILD = "edgevlm.text.template_child"
+CHILD = "edgevlm.text.sandbox"
 FORM = 1  # of what is cached; a new one when `derive` changes what it makes of a template
 _NEXT = "do not use this bundle, or export its checkpoint again"
 

@@ -19,7 +19,7 @@ from edgevlm_export.quantization.passes.forbidden import check_tensorrt
 from edgevlm_export.quantization.passes.fp16 import fp16
 from edgevlm_export.quantization.passes.u8_activations import u8_activations
 from edgevlm_export.quantization.qdq import quantize, quantize_weight
-from edgevlm_export.tracing.strip import strip
+from edgevlm_export.tracing.trace import strip
 
 GENERATOR = np.random.default_rng(0)
 

@@ -20,11 +20,10 @@ from edgevlm.errors import ContractError, SimulatorError
 from edgevlm.images.encodings import decode
 from edgevlm.manifest.contract import ActionChunk, Contract, Observation, Stamped
 from edgevlm.manifest.schema import PolicyManifest
-from edgevlm.profiler import StepRecorder
+from edgevlm.profiler import StepRecorder, synthetic_observations
 from edgevlm.sim.episode import EpisodeFrame, EpisodeResult
 from edgevlm.sim.evaluation import EvaluationPlan, Watch, evaluate
 from edgevlm.sim.simulator import open_simulator
-from edgevlm.sim.synthetic import synthetic_observations
 from edgevlm.tasks import Policy
 
 STRIP_ROWS, STRIP_COLUMNS = 5, 6

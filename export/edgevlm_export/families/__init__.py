@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgevlm.errors import FamilyError
-from edgevlm_export.checkpoint import CONFIG, Checkpoint
+from edgevlm_export.checkpoint import CONFIG, Checkpoint, check_stored
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import StageGraph
-from edgevlm_export.stored_weights import check_stored
 
 Takes = Literal["context", "robot"]
 OPTIONS: Mapping[Takes, str] = {

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import torch
@@ -15,7 +16,6 @@ from edgevlm.errors import FamilyError
 from edgevlm_export.stage_graph import Stage
 from edgevlm_export.tracing.repeated_layers import Chain
 from edgevlm_export.tracing.stitch import OPSET, stitch
-from edgevlm_export.tracing.strip import strip
 
 TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
@@ -37,6 +37,39 @@ def trace(stage: Stage) -> onnx.ModelProto:
     strip(model)
     _check_ports(stage, model)
     return model
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Clear what a tracer leaves behind, in place: metadata, doc strings, shapes of inner values and the producer.
+
+    Its stack traces hold local paths, which also make two exports differ.
+    """
+    for item in _items(model):
+        item.ClearField("doc_string")
+        if "metadata_props" in item.DESCRIPTOR.fields_by_name:
+            item.ClearField("metadata_props")
+    del model.graph.value_info[:]
+    model.producer_name, model.producer_version = "edgevlm", ""
+    model.graph.name = "stage"
+
+
+def _items(model: onnx.ModelProto) -> Iterator[Any]:
+    yield model
+    yield from model.functions
+    for function in model.functions:
+        yield from function.node
+    yield from _graph_items(model.graph)
+
+
+def _graph_items(graph: onnx.GraphProto) -> Iterator[Any]:
+    yield graph
+    yield from (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graph_items(attribute.g)
 
 
 def _trace_whole(stage: Stage) -> onnx.ModelProto:
