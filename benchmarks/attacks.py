@@ -45,7 +45,7 @@ ATTACKS: Mapping[str, str] = {  # name -> module:class, in the order of the tabl
     "parameters": "attack.parameters:ParametersAttack",
     "checkpoints": "attack.checkpoints:Checkpoints",
 }
-_FINDINGS_SHOWN = 5
+_MAX_FINDINGS = 5
 _JOBS = 2
 BEGIN, END = "<!-- made by benchmarks/attacks.py -->", "<!-- end -->"
 
@@ -72,7 +72,7 @@ def run_attack(name: str, first_seed: int, seconds: float) -> Outcome:
     """Cases of seeds from `first_seed` on, for about `seconds`."""
     attack, begin = load_attack(name), time.monotonic()
     outcome, seed = Outcome(attack.unit), first_seed
-    while (left_s := seconds - (time.monotonic() - begin)) > 0 and len(outcome.findings) < _FINDINGS_SHOWN:
+    while (left_s := seconds - (time.monotonic() - begin)) > 0 and len(outcome.findings) < _MAX_FINDINGS:
         seed = _batch(name, seed, left_s, attack.limit_s, outcome)
     outcome.cases, outcome.seconds = seed - first_seed, round(time.monotonic() - begin, 1)
     return outcome
@@ -158,22 +158,20 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(ATTACKS), help="names, with commas")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path, help="a page with the two marks")
-    given = parser.parse_args()
-    names = given.only.split(",")
+    args = parser.parse_args()
+    names = args.only.split(",")
     with ThreadPoolExecutor(_JOBS) as pool:
-        ran = pool.map(lambda name: run_attack(name, given.seed, given.seconds), names)
+        ran = pool.map(lambda name: run_attack(name, args.seed, args.seconds), names)
         outcomes = {}
         for name, outcome in zip(names, ran, strict=True):
             print(f"{name}: {outcome.cases:,} {outcome.unit}", file=sys.stderr, flush=True)
             outcomes[name] = outcome
     _show(outcomes)
-    if given.write:
-        _write(given.write, given.seed, outcomes)
-    if given.json:
+    if args.write:
+        _write(args.write, args.seed, outcomes)
+    if args.json:
         record = {name: {**vars(outcome), "outcomes": dict(outcome.outcomes)} for name, outcome in outcomes.items()}
-        given.json.write_text(
-            json.dumps({"machine": machine(), "seed": given.seed, "attacks": record}, indent=2) + "\n"
-        )
+        args.json.write_text(json.dumps({"machine": machine(), "seed": args.seed, "attacks": record}, indent=2) + "\n")
     return int(any(outcome.findings for outcome in outcomes.values()))
 
 

@@ -56,8 +56,8 @@ def first_words(folder: Path) -> dict[str, float]:
     figures = folder / "profile.json"
     command = [*EDGEVLM, "profile", str(folder / "bundle"), "--steps", "2", "--warmup", "1", "--json", str(figures)]
     subprocess.run(command, check=True)
-    told = json.loads(figures.read_text())
-    first, again = (told["chat"][key]["p50"] for key in ("first token", "first token, same picture"))
+    report = json.loads(figures.read_text())
+    first, again = (report["chat"][key]["p50"] for key in ("first token", "first token, same picture"))
     return {"first_ms": round(first, 1), "again_ms": round(again, 1), "again_share": round(again / first, 4)}
 
 
@@ -65,8 +65,8 @@ def measure(shape: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """(the figures, the limits that were passed)."""
     figures = {"shape": shape, **export(shape, folder)}
     if shape == "over-2gb":
-        whole = figures["largest_file_gb"] * 1e9 > ONE_FILE_BYTES
-        return figures, [] if whole else ["no file over 2 GB was made: nothing was shown"]
+        complete = figures["largest_file_gb"] * 1e9 > ONE_FILE_BYTES
+        return figures, [] if complete else ["no file over 2 GB was made: nothing was shown"]
     figures |= first_words(folder)
     limits = {"seconds": LIMIT_S, "peak_gb": LIMIT_GB, "again_share": LIMIT_AGAIN}
     return {**figures, "limits": limits}, [key for key, limit in limits.items() if figures[key] > limit]

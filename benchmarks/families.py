@@ -92,14 +92,14 @@ def size(bundle: Bundle) -> int:
 
 def parity(bundle: Bundle) -> dict[str, float]:
     """What the export measured against upstream's own forward, over all forms: the worst of it."""
-    told = json.loads((bundle.root / "records" / "fidelity.json").read_text())
-    forms = next(told[name] for name in ("chat", "retrieval", "scoring", "detection") if name in told)
+    fidelity = json.loads((bundle.root / "records" / "fidelity.json").read_text())
+    forms = next(fidelity[name] for name in ("chat", "retrieval", "scoring", "detection") if name in fidelity)
     cosines = [value for form in forms for key, value in form.items() if key.endswith("cosine_min")]
     errors = [form[key] for form in forms for key in ("logit_relative_error", "box_max_abs_error") if key in form]
-    found = {"relative_error": max(errors), "cosine": min(cosines)}
-    if "chat" in told:
-        found |= {key: min(form[key] for form in forms) for key in ("same_answers", "answers", "tokens")}
-    return found
+    row = {"relative_error": max(errors), "cosine": min(cosines)}
+    if "chat" in fidelity:
+        row |= {key: min(form[key] for form in forms) for key in ("same_answers", "answers", "tokens")}
+    return row
 
 
 def built(bundle: Bundle) -> str:
@@ -171,19 +171,19 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             rows.append(row(name, FAMILIES[name], Path(work)))
         print(json.dumps(rows[-1]), flush=True)
-    told = machine()
+    host = machine()
     table = markdown(rows)
     print(table)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"families": rows, "machine": told}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"families": rows, "machine": host}, indent=2) + "\n")
     if args.write:
         page = args.write.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)
         _, _, after = rest.partition(END)
         if not rest or END not in rest:
             raise SystemExit(f"{args.write}: expected the marks {BEGIN} and {END}")
-        where = f"\nOn {told['cpu']}, {told['processors']} processors, one thread:\n\n"
+        where = f"\nOn {host['cpu']}, {host['processors']} processors, one thread:\n\n"
         args.write.write_text(f"{before}{BEGIN}{where}\n{table}\n{END}{after}", encoding="utf-8")
 
 

@@ -43,11 +43,11 @@ def holds(one: dict[str, Any]) -> bool:
 def commit() -> str:
     """Of this checkout; with a plus behind it where files of it were changed."""
     git = ["git", "-C", str(parity.ROOT)]
-    found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False)
-    if found.returncode != 0:
+    if head.returncode != 0:
         return "unknown"
-    return found.stdout.strip() + ("+" if changed.returncode else "")
+    return head.stdout.strip() + ("+" if changed.returncode else "")
 
 
 def main() -> None:

@@ -46,13 +46,13 @@ def rows(name: str, work: Path) -> list[dict[str, Any]]:
     else:
         policies.write_policy(work / "policy", case)
         policies.write_robot(work / "robot.yaml", case=case)
-        policies.write_log(work / "log.mcap", sizes, policies.SAID)
+        policies.write_log(work / "log.mcap", sizes, policies.INSTRUCTIONS)
     return [row(name, precision, work) for precision in PRECISIONS]
 
 
 def row(name: str, precision: Precision, work: Path) -> dict[str, Any]:
     """One bundle, or why there is none."""
-    found: dict[str, Any] = {"policy": name, "precision": precision}
+    result: dict[str, Any] = {"policy": name, "precision": precision}
     try:
         export(
             work / "policy",
@@ -62,18 +62,18 @@ def row(name: str, precision: Precision, work: Path) -> dict[str, Any]:
             robot=work / "robot.yaml",
         )
     except FidelityError as error:
-        return {**found, "refused": str(error)}
+        return {**result, "refused": str(error)}
     bundle = open_bundle(work / precision)
-    told = bundle.records()["fidelity"]
+    fidelity = bundle.records()["fidelity"]
     stages = bundle.manifest.stages
     return {
-        **found,
+        **result,
         "driver": bundle.manifest.driver.name,
         "stages": {stage: spec.precision for stage, spec in stages.items()},
         "reasons": {stage: spec.reason for stage, spec in stages.items() if spec.reason},
         "kb": round(size(bundle) / 1024),
-        "error": max(control["error"] for control in told["controls"]),
-        "controls": {control["control"]: control["factor"] for control in told["controls"]},
+        "error": max(control["error"] for control in fidelity["controls"]),
+        "controls": {control["control"]: control["factor"] for control in fidelity["controls"]},
         "tensorrt": built(bundle),
         "ms": timed(bundle, POLICIES[name][0]),
     }
@@ -81,21 +81,21 @@ def row(name: str, precision: Precision, work: Path) -> dict[str, Any]:
 
 def timed(bundle: Bundle, case: str) -> float:
     """The median of an act on a fresh observation; pictures are prepared, looked at, and the chunk is made."""
-    kept, spent = policies.answers(case), []
+    recorded, spent = policies.answers(case), []
     with load_policy(bundle.root, RuntimeOptions(intra_threads=1)) as policy:
         policy.warm_up()
         for step in range(RUNS):
             policy.reset()
             begin = time.perf_counter()
-            policy.act(policies.observation(policy.contract, kept, step % 3, policies.SAID[0]))
+            policy.act(policies.observation(policy.contract, recorded, step % 3, policies.INSTRUCTIONS[0]))
             spent.append((time.perf_counter() - begin) * 1e3)
     return round(statistics.median(spent), 2)
 
 
-def markdown(made: list[dict[str, Any]]) -> str:
+def markdown(results: list[dict[str, Any]]) -> str:
     """A list: the controls and a refusal are too long for the cells of a table."""
     lines: list[str] = []
-    for one in made:
+    for one in results:
         if "refused" in one:
             text = f"Refused. {one['refused'][:160]}"
         else:
@@ -117,21 +117,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path, help="a page with the two marks")
     args = parser.parse_args()
-    made = []
+    results = []
     for name in POLICIES:
         with tempfile.TemporaryDirectory() as work:
-            made += rows(name, Path(work))
-    told, table = machine(), markdown(made)
+            results += rows(name, Path(work))
+    host, table = machine(), markdown(results)
     print(table)
     if args.json:
-        args.json.write_text(json.dumps({"policies": made, "machine": told}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"policies": results, "machine": host}, indent=2) + "\n")
     if args.write:
         page = args.write.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)
         _, _, after = rest.partition(END)
         if END not in rest:
             raise SystemExit(f"{args.write}: expected the marks {BEGIN} and {END}")
-        where = f"\nOn {told['cpu']}, {told['processors']} processors, one thread:\n\n"
+        where = f"\nOn {host['cpu']}, {host['processors']} processors, one thread:\n\n"
         args.write.write_text(f"{before}{BEGIN}{where}{table}\n{END}{after}", encoding="utf-8")
 
 

@@ -46,7 +46,7 @@ COMMAND_PERIOD_MS = 25.0
 WARM_UP_S = 3.0
 IDLE_S = 20.0
 BARE_EVERY_S, BARE_STEPS = 5.0, 10
-SHOWN = ("latency_ms", "command_age_ms", "overhead_ms", "before_step_ms", "after_step_ms", "step_ms", "bare_step_ms")
+TABLE = ("latency_ms", "command_age_ms", "overhead_ms", "before_step_ms", "after_step_ms", "step_ms", "bare_step_ms")
 INSTRUCTION = "lift the blue puck"
 S = 1_000_000_000
 
@@ -56,9 +56,9 @@ def with_camera(root: Path, destination: Path) -> Path:
     bundle = open_bundle(root)
     shutil.copytree(root, destination)
     contract = bundle.manifest.require(PolicyManifest).contract
-    wanted = {"width": WIDTH, "height": HEIGHT, "encoding": "bgr8"}
+    camera_format = {"width": WIDTH, "height": HEIGHT, "encoding": "bgr8"}
     changed = contract.model_copy(
-        update={"cameras": tuple(camera.model_copy(update=wanted) for camera in contract.cameras)}
+        update={"cameras": tuple(camera.model_copy(update=camera_format) for camera in contract.cameras)}
     )
 
     def build_manifest(files: Mapping[str, Any]) -> Manifest:
@@ -85,8 +85,8 @@ def camera(path: Path) -> None:
         publish_ns.append(time.perf_counter_ns() - begun_ns)
 
     late_ns = _at_rate(RATE_HZ, send, path.with_suffix(".stop"))
-    told = {"frames": len(publish_ns), "publish_ms": summarize(publish_ns), "late_ms": summarize(late_ns)}
-    path.write_text(json.dumps(told))
+    report = {"frames": len(publish_ns), "publish_ms": summarize(publish_ns), "late_ms": summarize(late_ns)}
+    path.write_text(json.dumps(report))
 
 
 def state(path: Path) -> None:
@@ -171,8 +171,8 @@ class Graph:
         self._sent.with_suffix(".stop").touch()
         for name in ("camera", "state"):
             self.processes[name].wait(10)
-        told: dict[str, Any] = json.loads(self._sent.read_text())
-        return told
+        report: dict[str, Any] = json.loads(self._sent.read_text())
+        return report
 
     def __enter__(self) -> Graph:
         return self
@@ -259,11 +259,11 @@ def measure(bundle: Path, work: Path, domain: int, seconds: float, realtime_prio
         time.sleep(IDLE_S)
         idle = {name: (cpu_s(graph.pid(name)) - before) / IDLE_S for name, before in idle.items()}
     lines = read_record(graph.record)
-    found = figures(lines, begin_ns, end_ns)
+    run = figures(lines, begin_ns, end_ns)
     received = max(int(line["frames_received"]) for line in lines if line["k"] == "stats")
-    found |= {"camera": sent, "bare_step_ms": summarize(bare), "cpu_busy": busy, "cpu_idle": idle}
-    found |= _frames(lines, received, sent["frames"])
-    return found
+    run |= {"camera": sent, "bare_step_ms": summarize(bare), "cpu_busy": busy, "cpu_idle": idle}
+    run |= _frames(lines, received, sent["frames"])
+    return run
 
 
 def _frames(lines: Sequence[Mapping[str, Any]], received: int, sent: int) -> dict[str, Any]:
@@ -275,22 +275,22 @@ def _frames(lines: Sequence[Mapping[str, Any]], received: int, sent: int) -> dic
     return {"frames_sent": expected, "frames_received": got, "frames_sent_in_all": sent, "frames_in_all": received}
 
 
-def limits(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def limits(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Each requirement: measured, limit, whether it is met."""
-    latency = found["latency_ms"]
+    latency = run["latency_ms"]
     rows: dict[str, tuple[float, float, bool]] = {}
 
-    def at_most(name: str, measured: float, limit: float) -> None:
-        rows[name] = (measured, limit, measured <= limit)
+    def at_most(name: str, value: float, limit: float) -> None:
+        rows[name] = (value, limit, value <= limit)
 
     at_most("latency p99 - p50, ms", latency["p99"] - latency["p50"], round(PERIOD_MS, 1) + 0.1)
-    at_most("commands later than their validity", found["late_commands"], 0)
-    at_most("command period error p99, ms (stamps)", found["period_error_ms"]["stamp"]["p99"], 5.0)
-    at_most("command period error p99, ms (sending)", found["period_error_ms"]["s"]["p99"], 5.0)
-    at_most("overhead over the model's step p50, ms", found["overhead_ms"]["p50"], 4.0)
-    share = found["frames_received"] / max(1, found["frames_sent"])
+    at_most("commands later than their validity", run["late_commands"], 0)
+    at_most("command period error p99, ms (stamps)", run["period_error_ms"]["stamp"]["p99"], 5.0)
+    at_most("command period error p99, ms (sending)", run["period_error_ms"]["s"]["p99"], 5.0)
+    at_most("overhead over the model's step p50, ms", run["overhead_ms"]["p50"], 4.0)
+    share = run["frames_received"] / max(1, run["frames_sent"])
     rows["share of frames that arrive"] = (share, 0.99, share >= 0.99)
-    for name, used in found["cpu_idle"].items():
+    for name, used in run["cpu_idle"].items():
         at_most(f"CPU of {name} without input, share of a core", used, 0.05)
     return {name: {"measured": m, "limit": limit, "met": met} for name, (m, limit, met) in rows.items()}
 
@@ -315,27 +315,27 @@ def main() -> None:
             return
     domain = free_domain() if args.domain is None else args.domain
     with tempfile.TemporaryDirectory() as work:
-        found = measure(args.bundle.resolve(), Path(work), domain, args.seconds, args.realtime_priority)
-    judged = limits(found)
-    for name in SHOWN:
-        row = found[name]
+        run = measure(args.bundle.resolve(), Path(work), domain, args.seconds, args.realtime_priority)
+    judged = limits(run)
+    for name in TABLE:
+        row = run[name]
         parts = "  ".join(f"{key} {row[key]:7.2f}" for key in ("p50", "p95", "p99", "max"))
         print(f"{name:16s} {parts}  n {row['n']}")
-    sent = found["camera"]
+    sent = run["camera"]
     print(f"camera           publishing p50 {sent['publish_ms']['p50']:.2f} ms, {sent['frames']} frames")
-    print("CPU while busy   " + ", ".join(f"{name} {used:.2f}" for name, used in found["cpu_busy"].items()))
+    print("CPU while busy   " + ", ".join(f"{name} {used:.2f}" for name, used in run["cpu_busy"].items()))
     for name, row in judged.items():
         print(f"  {'met   ' if row['met'] else 'MISSED'} {name}: {row['measured']:.3f}, limit {row['limit']}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        told = {
+        report = {
             "seconds": args.seconds,
             "realtime_priority": args.realtime_priority,
-            **found,
+            **run,
             "limits": judged,
             "machine": machine(),
         }
-        args.json.write_text(json.dumps(told, indent=2) + "\n")
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
     sys.exit(0 if all(row["met"] for row in judged.values()) else 1)
 
 

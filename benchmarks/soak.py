@@ -124,8 +124,8 @@ def main() -> None:
         print(f"  {'met   ' if well else 'MISSED'} {name}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        told = {"random_chunks": gate, "nodes": nodes, "met": met, "machine": machine()}
-        args.json.write_text(json.dumps(told, indent=2) + "\n")
+        report = {"random_chunks": gate, "nodes": nodes, "met": met, "machine": machine()}
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
     sys.exit(0 if all(met.values()) else 1)
 
 

@@ -73,7 +73,7 @@ class EdgevlmStep:
         self.overhead_ns.append(step - sum(times.values()) - preprocess)
 
 
-def _said(policy: Policy) -> tuple[str, ...]:
+def _instructions(policy: Policy) -> tuple[str, ...]:
     """One instruction, which is then encoded once."""
     spec = policy.contract.instruction
     return spec.examples[:1] if spec else ("",)
@@ -85,7 +85,7 @@ def _fastest(bundle: Path, options: RuntimeOptions) -> int:
     for threads in range(1, CORES + 1):
         with load_policy(bundle, options.model_copy(update={"intra_threads": threads})) as policy:
             session = policy.session()
-            source = synthetic_observations(policy.contract, _said(policy), seed=2)
+            source = synthetic_observations(policy.contract, _instructions(policy), seed=2)
             for _ in range(TRIAL):
                 session.act(next(source))
             medians[threads] = statistics.median(_timed(session, next(source)) for _ in range(TRIAL))
@@ -116,14 +116,14 @@ class EagerStep:
     """The original model in PyTorch eager with Pillow's resize."""
 
     def __init__(
-        self, graph: PolicyGraph, tokenize: Callable[[str], Any], normalize: Callable[[Any], Any], *, whole: bool
+        self, graph: PolicyGraph, tokenize: Callable[[str], Any], normalize: Callable[[Any], Any], *, full_window: bool
     ) -> None:
-        self._graph, self._tokenize, self._normalize, self._whole = graph, tokenize, normalize, whole
+        self._graph, self._tokenize, self._normalize, self._full_window = graph, tokenize, normalize, full_window
         assert isinstance(graph.driver, FuseSpec)
         self._args = graph.driver.args
         assert self._args.text is not None and self._args.pool is not None  # the tabletop policy has both
         self._text, self._pool = self._args.text, self._args.pool
-        self._kept: dict[str, list[Any]] = {camera.name: [] for camera in graph.contract.cameras}
+        self._cache: dict[str, list[Any]] = {camera.name: [] for camera in graph.contract.cameras}
         self._stages = {stage.name: stage for stage in graph.stages}
         self._texts: dict[str, Any] = {}
 
@@ -131,13 +131,13 @@ class EagerStep:
         slots = len(self._graph.contract.window.offsets_s)
         for name, frame in observation.frames.items():
             pixels = _pillow(frame.value, self._graph.preprocess[name])
-            self._kept[name].append(pixels if self._whole else self._vision(name, pixels))
-            self._kept[name] = ([self._kept[name][0]] * slots + self._kept[name])[-slots:]
+            self._cache[name].append(pixels if self._full_window else self._vision(name, pixels))
+            self._cache[name] = ([self._cache[name][0]] * slots + self._cache[name])[-slots:]
         assert observation.state is not None
         state = self._normalize(observation.state.value)
-        if self._whole:
+        if self._full_window:
             ids, mask = self._tokenize(observation.instruction)
-            window = {name: np.concatenate(kept) for name, kept in self._kept.items()}
+            window = {name: np.concatenate(frames) for name, frames in self._cache.items()}
             self._graph.reference(WindowInputs(pixels=window, ids=ids, mask=mask, state=state))
         else:
             self._cached(observation.instruction, state)
@@ -159,7 +159,7 @@ class EagerStep:
                 port.name: value for port, value in zip(self._stages[self._text].outputs, outputs, strict=True)
             }
         known = dict(self._texts[instruction])
-        known |= {f"{name}_{slot}": value for name, kept in self._kept.items() for slot, value in enumerate(kept)}
+        known |= {f"{name}_{slot}": value for name, frames in self._cache.items() for slot, value in enumerate(frames)}
         pool = self._stages[self._pool]
         outputs = self._run(self._pool, [known[port.name] for port in pool.inputs])
         known |= {port.name: value for port, value in zip(pool.outputs, outputs, strict=True)}
@@ -236,11 +236,11 @@ def _compare(args: argparse.Namespace, options: RuntimeOptions, work: Path) -> d
     policy = fp32.policy
     assert policy.tokenizer is not None
     eager = {
-        name: EagerStep(graph, policy.tokenizer.encode, policy.normalize_state, whole=whole)
-        for name, whole in (("PyTorch eager", True), ("PyTorch eager, cached by hand", False))
+        name: EagerStep(graph, policy.tokenizer.encode, policy.normalize_state, full_window=full_window)
+        for name, full_window in (("PyTorch eager", True), ("PyTorch eager, cached by hand", False))
     }
     contestants = {"edgevlm fp32": fp32, "edgevlm int8": int8, **eager}
-    source = synthetic_observations(policy.contract, _said(policy), seed=1)
+    source = synthetic_observations(policy.contract, _instructions(policy), seed=1)
     durations = _measure(contestants, source, args.rounds, warmup=5)
     steps = {name: summarize(times) for name, times in durations.items()}
     ratios = {

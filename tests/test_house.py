@@ -77,7 +77,7 @@ def test_files_and_functions_stay_small() -> None:
     assert not large, "\n".join(large)
 
 
-def test_the_version_is_told_once() -> None:
+def test_the_version_is_written_once() -> None:
     assert pyproject()["project"]["version"] == edgevlm.__version__
 
 
@@ -163,7 +163,7 @@ def test_the_layers_hold(copy: Path) -> None:
         (f"{NODES}/command_gate.py", "import edgevlm.data.recording", "A live node reads no recordings"),
     ],
 )
-def test_a_broken_layer_is_found(copy: Path, place: str, line: str, contract: str) -> None:
+def test_a_broken_layer_is_detected(copy: Path, place: str, line: str, contract: str) -> None:
     with (copy / place).open("a") as stream:
         stream.write(f"\n{line}\n")
     done = lint_imports(copy)

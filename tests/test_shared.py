@@ -24,14 +24,14 @@ print((Shared(Path(sys.argv[1])).folder("bundle", make) / "makers").read_text(),
 """
 
 
-def test_two_processes_share_what_one_of_them_made(tmp_path: Path) -> None:
+def test_two_processes_share_what_one_of_them_built(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", ASK, str(tmp_path)]
     asked = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=60)[0] for process in asked] == ["one\n"] * 2
 
 
-def test_what_failed_is_made_again_from_nothing(tmp_path: Path) -> None:
+def test_what_failed_is_built_again_from_nothing(tmp_path: Path) -> None:
     shared = Shared(tmp_path)
 
     def half(folder: Path) -> None:

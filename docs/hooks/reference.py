@@ -114,12 +114,12 @@ def api() -> str:
 
 def schema() -> str:
     """The manifest's keys, type by type."""
-    whole = json.loads((ROOT / "docs" / SCHEMA).read_text())
+    schema = json.loads((ROOT / "docs" / SCHEMA).read_text())
     text = "# Manifest schema\n\nGenerated from the types of `edgevlm/manifest`. [The bundle](../bundle.md) says what "
     text += f"each part is for; [{SCHEMA}](../{SCHEMA}) is the JSON schema. Unknown keys are refused.\n"
-    kinds = [part["$ref"].rpartition("/")[2] for part in whole["anyOf"]]
-    text += f"\nA manifest is, by its task and driver, {_type(whole)}.\n"
-    for name, kind in sorted(whole["$defs"].items(), key=lambda item: item[0] not in kinds):
+    kinds = [part["$ref"].rpartition("/")[2] for part in schema["anyOf"]]
+    text += f"\nA manifest is, by its task and driver, {_type(schema)}.\n"
+    for name, kind in sorted(schema["$defs"].items(), key=lambda item: item[0] not in kinds):
         text += f"\n## {name}\n\n{(kind.get('description') or '').split(chr(10) * 2)[0]}\n\n"
         needed = kind.get("required", ())
         text += table(("key", "type", "default"), (_key(key, part, needed) for key, part in kind["properties"].items()))
@@ -186,14 +186,14 @@ def parameters() -> str:
 
 def _of_contracts() -> Iterator[tuple[str, Any]]:
     """The limits of a moving column and of an orientation, under the names of any."""
-    given = json.loads((ROOT / CONFIG).read_text())["contract"]
-    hand = given["action"]["groups"][0]
+    values = json.loads((ROOT / CONFIG).read_text())["contract"]
+    hand = values["action"]["groups"][0]
     names = [*hand["names"], "qx", "qy", "qz", "qw"]
     numbers = {key: [*hand[key], *[0.0] * 4] for key in ("lower",)} | {"upper": [*hand["upper"], *[1.0] * 4]}
     numbers |= {"scale": [1.0] * 7, "offset": [0.0] * 7}
     pose = {**hand, "kind": "ee_pose", "rotation": "quaternion_xyzw", "relative_to": "none", "names": names}
     pose |= {"units": [*hand["units"], *["1"] * 4], **numbers}
-    contract = Contract.model_validate({**given, "action": {**given["action"], "groups": [pose]}})
+    contract = Contract.model_validate({**values, "action": {**values["action"], "groups": [pose]}})
     first = f"axes.{hand['names'][0]}."
     for item in contract_items(contract):
         if item.name.startswith(first):

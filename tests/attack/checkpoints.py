@@ -188,10 +188,10 @@ def index(folder: Path, random: Any) -> None:
 def config(folder: Path, random: Any) -> None:
     """A quantization config somewhere in config.json."""
     path = folder / CONFIG
-    said = json.loads(path.read_text())
-    parts = [said, *(part for part in said.values() if isinstance(part, dict))]
+    settings = json.loads(path.read_text())
+    parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
     parts[int(random.integers(len(parts)))]["quantization_config"] = {"quant_method": "fp8"}
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(settings))
 
 
 def cut(folder: Path, random: Any) -> None:

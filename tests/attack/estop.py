@@ -32,7 +32,7 @@ class _Topic:
     there: bool = True
     foreign: set[str] = field(default_factory=set)
     released_by: str = ""  # who said so last, alone on the topic, with no press since
-    said_ns: int = 0
+    released_ns: int = 0
 
     @property
     def graph(self) -> dict[str, str]:
@@ -86,7 +86,7 @@ class _Sequence:
         if topic.there:
             self.expire()
             if not topic.foreign:
-                topic.released_by, topic.said_ns = topic.own, self.now_ns
+                topic.released_by, topic.released_ns = topic.own, self.now_ns
             self.say(name, False, topic.latched)
 
     def foreign_release(self) -> None:
@@ -94,7 +94,7 @@ class _Sequence:
         if topic.foreign:
             self.expire()
             if len(topic.graph) == 1:
-                topic.released_by, topic.said_ns = next(iter(topic.graph)), self.now_ns
+                topic.released_by, topic.released_ns = next(iter(topic.graph)), self.now_ns
             self.say(name, False, self.random.random() < 0.5)
 
     def foreign_press(self) -> None:
@@ -140,7 +140,7 @@ class _Sequence:
 
     def expire(self) -> None:
         for topic in self.topics.values():
-            if self.deadline and topic.released_by and self.now_ns - topic.said_ns > _DEADLINE_S * S:
+            if self.deadline and topic.released_by and self.now_ns - topic.released_ns > _DEADLINE_S * S:
                 topic.released_by, self.stop = "", True
             if not topic.released_by and self.now_ns - self.started_ns > _GRACE_S * S:
                 self.stop = True

@@ -51,9 +51,9 @@ class ParametersAttack:
         items = {item.name: item for item in chance.choice(list(NODES.values()))}
         names = chance.sample(sorted(KNOWN), chance.randint(0, 12))
         wrong = _misspelt(chance) if chance.random() < 0.6 else None
-        given = dict.fromkeys([*names, *([wrong] if wrong else [])], 1.0)
+        values = dict.fromkeys([*names, *([wrong] if wrong else [])], 1.0)
         try:
-            refuse_undeclared(given, list(items), COLUMNS)
+            refuse_undeclared(values, list(items), COLUMNS)
         except ContractError as error:
             assert wrong is not None, f"refused though every name is declared: {error}"
             assert wrong in str(error) and "\n" not in str(error), str(error)

@@ -176,6 +176,6 @@ def _compare(dialogue: DialogueSpec, source: str, seed: int) -> None:
             got = "<image>".join(chat_text(dialogue, turns))
         except PromptError:
             continue
-        given = {"tools": None, "documents": None, "add_generation_prompt": True, **VARIABLES}
-        want = template.render(messages=messages(turns), **given)
+        arguments = {"tools": None, "documents": None, "add_generation_prompt": True, **VARIABLES}
+        want = template.render(messages=messages(turns), **arguments)
         assert got == want, f"{source!r} writes {want!r:.300} for {turns!r:.300}, its data {got!r:.300}"

@@ -46,15 +46,15 @@ class Units:
     def one(self, seed: int, directory: Path) -> str:
         rng = random.Random(seed)
         expected = rng.choice([*_SIZES, *_SIZES, *_NO_UNITS])
-        given = rng.choice(["", "", *_SIZES, *_NO_UNITS])
+        wire = rng.choice(["", "", *_SIZES, *_NO_UNITS])
         quantity, value = rng.choice(list(_PLACES)), rng.uniform(-1000, 1000)
         try:
             state = StateSpec(fields=(StateField(name="a", unit=expected),))
-            source = StateSource.model_validate({"topic": "/j", "joint": "j", "quantity": quantity, "unit": given})
+            source = StateSource.model_validate({"topic": "/j", "joint": "j", "quantity": quantity, "unit": wire})
         except ValueError as error:
-            assert expected in _NO_UNITS or given in _NO_UNITS, f"{expected!r}, {given!r}: {error}"
+            assert expected in _NO_UNITS or wire in _NO_UNITS, f"{expected!r}, {wire!r}: {error}"
             return "refused: no unit"
-        assert expected in _SIZES and (given in _SIZES or given == ""), f"{expected!r} or {given!r} passed as a unit"
+        assert expected in _SIZES and (wire in _SIZES or wire == ""), f"{expected!r} or {wire!r} passed as a unit"
         contract = Contract(
             cameras=(CameraSpec(name="c", width=2, height=2, rate_hz=(1.0, 2.0)),),
             state=state,
@@ -71,17 +71,17 @@ class Units:
             assert "unit" in text and len(text) < 2000, text
             return "refused: unit"
         assert stamped is not None
-        self._judge(expected, given, quantity, value, float(stamped.value[0]))
-        return "converted" if given else "as on the wire"
+        self._judge(expected, wire, quantity, value, float(stamped.value[0]))
+        return "converted" if wire else "as on the wire"
 
-    def _judge(self, expected: str, given: str, quantity: str, value: float, got: float) -> None:
+    def _judge(self, expected: str, wire: str, quantity: str, value: float, got: float) -> None:
         kind, size = _SIZES[expected]
-        if given:
-            other, given_size = _SIZES[given]
-            assert kind == other, f"{given!r} was taken for {expected!r}"
-            right = value * given_size / size
+        if wire:
+            other, wire_size = _SIZES[wire]
+            assert kind == other, f"{wire!r} was taken for {expected!r}"
+            right = value * wire_size / size
         else:
             assert kind == "number" or kind in _PLACES[quantity], f"{quantity} was taken for {expected!r}"
             assert size == 1, f"{expected!r} was taken from a message in SI without a word: a factor of {size}"
             right = value
-        assert math.isclose(got, float(np.float32(right)), rel_tol=1e-5), f"{value} {given or 'SI'} -> {got} {expected}"
+        assert math.isclose(got, float(np.float32(right)), rel_tol=1e-5), f"{value} {wire or 'SI'} -> {got} {expected}"

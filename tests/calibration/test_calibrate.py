@@ -27,8 +27,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def data(bundle: Bundle) -> Data:
-    made = make_up(bundle.manifest.contract, bundle.path(bundle.manifest.tokenizer))
-    return replace(made, sha256="0" * 64, calibration=made.held_out[:3], held_out=made.held_out[3:])
+    data = make_up(bundle.manifest.contract, bundle.path(bundle.manifest.tokenizer))
+    return replace(data, sha256="0" * 64, calibration=data.held_out[:3], held_out=data.held_out[3:])
 
 
 def test_two_calibrations_give_one_table(bundle: Bundle, data: Data) -> None:
@@ -74,10 +74,10 @@ def test_held_out_episodes_do_not_touch_the_table(bundle: Bundle, data: Data) ->
     assert one.stages == other.stages
 
 
-def test_progress_is_told_to_the_end(bundle: Bundle, data: Data) -> None:
-    told: list[tuple[str, int, int]] = []
-    calibrate_on(bundle, data, POLICY, samples=20, progress=lambda *what: told.append(what))
-    assert told == [("calibrate", step, 20) for step in range(1, 21)]
+def test_progress_is_reported_to_the_end(bundle: Bundle, data: Data) -> None:
+    reported: list[tuple[str, int, int]] = []
+    calibrate_on(bundle, data, POLICY, samples=20, progress=lambda *what: reported.append(what))
+    assert reported == [("calibrate", step, 20) for step in range(1, 21)]
 
 
 @pytest.mark.parametrize(("samples", "episodes"), [(15, 3), (100, 1)])
@@ -94,7 +94,7 @@ def test_a_bundle_that_is_quantized_already_is_refused(bundle: Bundle, data: Dat
         calibrate_on(replace(bundle, manifest=changed), data, POLICY, samples=20)
 
 
-def test_made_up_episodes_fit_the_contract_and_repeat(bundle: Bundle) -> None:
+def test_synthetic_episodes_fit_the_contract_and_repeat(bundle: Bundle) -> None:
     path = bundle.path(bundle.manifest.tokenizer)
     first, again = (make_up(bundle.manifest.contract, path).held_out for _ in range(2))
     for left, right in zip(first, again, strict=True):

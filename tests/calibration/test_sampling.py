@@ -13,37 +13,37 @@ from edgevlm_calibration.sampling import evenly_spaced, split
 
 
 @dataclass(frozen=True)
-class Told:
+class Episode:
     number: int
     instruction: str
 
 
 episodes = st.lists(st.sampled_from("abcdef"), min_size=2, max_size=40).map(
-    lambda texts: [Told(i, text) for i, text in enumerate(texts)]
+    lambda texts: [Episode(i, text) for i, text in enumerate(texts)]
 )
 
 
 @given(episodes)
-def test_every_episode_is_on_exactly_one_side_and_neither_is_empty(told: list[Told]) -> None:
-    retained, held_out = split(told)
-    assert sorted((*retained, *held_out), key=lambda one: one.number) == told
+def test_every_episode_is_on_exactly_one_side_and_neither_is_empty(episodes: list[Episode]) -> None:
+    retained, held_out = split(episodes)
+    assert sorted((*retained, *held_out), key=lambda one: one.number) == episodes
     assert retained and held_out and not set(retained) & set(held_out)
 
 
-def test_each_instruction_given_twice_is_on_both_sides() -> None:
-    told = [Told(i, "abc"[i % 3]) for i in range(6)]
-    retained, held_out = split(told)
+def test_each_repeated_instruction_is_on_both_sides() -> None:
+    episodes = [Episode(i, "abc"[i % 3]) for i in range(6)]
+    retained, held_out = split(episodes)
     assert {one.instruction for one in retained} == {one.instruction for one in held_out} == {"a", "b", "c"}
 
 
 def test_different_instructions_are_split_as_one_group() -> None:
-    retained, held_out = split([Told(i, f"say {i}") for i in range(15)])
+    retained, held_out = split([Episode(i, f"say {i}") for i in range(15)])
     assert (len(retained), len(held_out)) == (10, 5)
 
 
 def test_one_episode_cannot_be_split() -> None:
     with pytest.raises(CalibrationError, match="at least 2 episodes"):
-        split([Told(0, "a")])
+        split([Episode(0, "a")])
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(1, 400))

@@ -28,13 +28,13 @@ QUESTIONS = ("what is it?", "where is it?", "où est-ce ? 🙂")
 
 def answer(root: Path) -> dict[str, Any]:
     """What a bundle says of two pictures, one after the other."""
-    said = []
+    answers = []
     with edgevlm.load_chat(root) as chat:
         for seed in (1, 2):
             for question in QUESTIONS:
                 one = chat.ask(talker.picture(seed), question, max_new_tokens=10)
-                said.append({"token_ids": list(one.token_ids), "text": one.text, "prompt_tokens": one.prompt_tokens})
-        return {"bundle_sha256": chat.bundle.sha256, "answers": said, "stage_runs": dict(chat.stage_runs)}
+                answers.append({"token_ids": list(one.token_ids), "text": one.text, "prompt_tokens": one.prompt_tokens})
+        return {"bundle_sha256": chat.bundle.sha256, "answers": answers, "stage_runs": dict(chat.stage_runs)}
 
 
 def main() -> None:

@@ -42,8 +42,8 @@ def answer(root: Path) -> dict[str, Any]:
     ask = {"cross": matched, "regions": detected, "scorer": scored, "seq2seq": answered}[root.name]
     model = edgevlm.load(root)
     with model:
-        said = ask(model)
-        return {"bundle_sha256": model.bundle.sha256, **said, "stage_runs": dict(model.stage_runs)}
+        record = ask(model)
+        return {"bundle_sha256": model.bundle.sha256, **record, "stage_runs": dict(model.stage_runs)}
 
 
 def acted(root: Path) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def scored(model: Any) -> dict[str, Any]:
 
 def answered(model: Any) -> dict[str, Any]:
     """Two questions about every picture."""
-    said = [model.ask(one, question, max_new_tokens=10) for one in pictures() for question in QUESTIONS]
-    return {"answers": [{"token_ids": list(one.token_ids), "text": one.text} for one in said]}
+    replies = [model.ask(one, question, max_new_tokens=10) for one in pictures() for question in QUESTIONS]
+    return {"answers": [{"token_ids": list(one.token_ids), "text": one.text} for one in replies]}
 
 
 def main() -> None:

@@ -130,12 +130,12 @@ class LineSession:
             self.frames[nearest(stamps, now_ns + round(offset * SECOND_NS))].value
             for offset in self.contract.window.offsets_s
         ]
-        seen = tuple(int(np.argmax(slot[0, :, 0])) for slot in slots)
-        self.windows.append(seen)
+        window = tuple(int(np.argmax(slot[0, :, 0])) for slot in slots)
+        self.windows.append(window)
         visible = slots[-1].max() == 255
         ways = {"go left": -1.0, "go right": 1.0, "go middle": 1.0}
         way = ways[observation.instruction] if visible else 0.0
-        values = np.full((4, 1), way * (0.4 + 0.05 * (seen[2] - 2 * seen[1] + seen[0])), np.float32)
+        values = np.full((4, 1), way * (0.4 + 0.05 * (window[2] - 2 * window[1] + window[0])), np.float32)
         return ActionChunk(values, ("dx",), ("1",), STEP_S, now_ns, now_ns + 4 * round(STEP_S * SECOND_NS), 1)
 
 

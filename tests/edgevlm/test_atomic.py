@@ -44,7 +44,7 @@ def start(place: Path, how: str = "at once") -> subprocess.Popen[str]:
     return process
 
 
-def whole(place: Path) -> bool:
+def complete(place: Path) -> bool:
     """Whether the directory's two files agree, read through one descriptor of it."""
     folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -70,7 +70,7 @@ def nothing() -> None:
 
 
 @pytest.mark.parametrize("how", ["at once", "in turn"])
-def test_a_writer_killed_at_any_instant_leaves_a_whole_directory_and_the_next_one_sweeps(
+def test_a_writer_killed_at_any_instant_leaves_a_complete_directory_and_the_next_one_sweeps(
     tmp_path: Path, how: str
 ) -> None:
     place = tmp_path / "out"
@@ -83,11 +83,11 @@ def test_a_writer_killed_at_any_instant_leaves_a_whole_directory_and_the_next_on
         process.kill()
         process.wait()
         if place.exists():
-            assert whole(place)
+            assert complete(place)
         else:  # between two renames: the next writer puts it back before it begins
             assert how == "in turn"
             with pytest.raises(ZeroDivisionError), new_directory(place, nothing):
-                assert whole(place)
+                assert complete(place)
                 raise ZeroDivisionError
         with new_directory(place, nothing) as work:
             (work / "a").write_text("0")
@@ -118,7 +118,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) 
     wait_until(place.exists)
     process.send_signal(number)
     process.wait(10)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and whole(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and complete(place)
 
 
 def test_writers_of_one_place_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_writers_of_one_place_do_not_disturb_each_other(tmp_path: Path) -> None:
     for process in processes:
         process.terminate()
         process.wait(10)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and whole(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and complete(place)
 
 
 def test_what_a_living_writer_has_is_not_swept_nor_what_is_not_ours(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_an_exchange_in_turn_puts_things_back_where_it_fails(tmp_path: Path, mon
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_in_full_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "folder" / "f.json"
     write_file(path, b"old")
 

@@ -259,7 +259,7 @@ def test_names_a_record_that_is_no_json(root: Path, content: bytes) -> None:
         open_bundle(root).records()
 
 
-def test_a_record_is_replaced_whole_or_stays_as_it_was(root: Path) -> None:
+def test_a_record_is_replaced_in_full_or_stays_as_it_was(root: Path) -> None:
     write_record(root, "fidelity", {"cosine": 1.0})
     with pytest.raises(ValueError, match="JSON compliant"):
         write_record(root, "fidelity", {"cosine": float("nan")})

@@ -49,7 +49,7 @@ def array(number: float) -> NDArray[np.float32]:
     return np.float32([number])
 
 
-def test_a_value_is_made_when_first_asked_for_and_once() -> None:
+def test_a_value_is_computed_when_first_asked_for_and_once() -> None:
     created: list[int] = []
 
     def make() -> NDArray[np.float32]:
@@ -117,7 +117,7 @@ def misses(keys: list[tuple[int, int]], capacity: int) -> int:
     return count
 
 
-def test_inputs_are_not_made_for_a_result_that_is_known() -> None:
+def test_inputs_are_not_prepared_for_a_result_that_is_known() -> None:
     graph, memory = graph_of({"trunk": Adder("frame")}, Clock()), Memory({})
     graph.run("trunk", {"frame": Value(1, array(1.0))}, memory)
 
@@ -144,7 +144,7 @@ def test_sessions_share_engines_and_no_results() -> None:
     assert engine.runs == 2
 
 
-def test_a_failed_run_is_not_kept_and_not_counted() -> None:
+def test_a_failed_run_is_not_cached_and_not_counted() -> None:
     engine = Adder("x")
     graph, memory = graph_of({"a": engine}, Clock()), Memory({})
     engine.fails = True
@@ -237,7 +237,7 @@ def test_close_waits_for_the_runs_that_the_engine_is_at() -> None:
         graph.run("a", {"x": Value(1, array(1.0))}, Memory({}))
 
 
-def test_a_stage_with_state_is_run_every_time_and_nothing_is_kept() -> None:
+def test_a_stage_with_state_is_run_every_time_and_nothing_is_cached() -> None:
     adder = Adder("frame")
     graph, memory = graph_of({"step": adder}, Clock()), Memory({})
     for turn in (1, 2):
@@ -252,7 +252,7 @@ def test_a_stage_with_state_is_run_every_time_and_nothing_is_kept() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_run_that_was_not_finite_raises_there_and_is_not_kept(bad: float) -> None:
+def test_a_run_that_was_not_finite_raises_there_and_is_not_cached(bad: float) -> None:
     adder = Adder("a")
     graph, memory, value = graph_of({"add": adder}, Clock()), Memory({"add": 4}), Value("v", array(3.0))
     adder.weight = bad

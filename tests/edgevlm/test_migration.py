@@ -36,8 +36,8 @@ def answer(root: Path, maker: Path) -> dict[str, Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    said: dict[str, Any] = module.answer(root)
-    return said
+    answer: dict[str, Any] = module.answer(root)
+    return answer
 
 
 @pytest.mark.parametrize("root", BUNDLES, ids=lambda root: f"{root.parent.name}-{root.name}")
@@ -92,7 +92,7 @@ def test_a_template_is_proven_on_dialogues_of_its_own_and_the_new_bundle_needs_n
         assert chat.session("Be brief.").ask(talker.picture(1), "what?", max_new_tokens=2).token_ids
 
 
-def test_a_cached_form_that_is_not_the_templates_is_found(tmp_path: Path) -> None:
+def test_a_cached_form_that_is_not_the_templates_is_detected(tmp_path: Path) -> None:
     old = talker.chat(tmp_path / "old", template=talker.TEMPLATE)
     migrate(old, tmp_path / "new")
     (cached,) = (tmp_path / "cache/edgevlm/dialogues").iterdir()

@@ -139,7 +139,7 @@ def test_large_weights_are_stepped_over(tmp_path: Path) -> None:
     ],
     ids=["tiny fields", "dimensions without end", "a product without end"],
 )
-def test_a_file_made_to_be_slow_is_read_or_refused_soon(tmp_path: Path, content: bytes) -> None:
+def test_a_file_built_to_be_slow_is_read_or_refused_soon(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     begin = time.process_time()

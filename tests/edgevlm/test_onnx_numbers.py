@@ -47,7 +47,7 @@ def test_takes_every_stage_that_the_tests_have(path: Path) -> None:
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("kind", [FLOAT, HALF, DOUBLE, BFLOAT])
 @pytest.mark.parametrize("place", [0, 1, 399_999, 700_000])
-def test_one_bad_number_among_many_is_found_in_every_type(tmp_path: Path, bad: float, kind: int, place: int) -> None:
+def test_one_bad_number_among_many_is_detected_in_every_type(tmp_path: Path, bad: float, kind: int, place: int) -> None:
     values = np.linspace(-3, 3, 700_001, dtype=np.float64)
     check_numbers(file(tmp_path, model(RELU, initializers=(tensor(values, kind),))))
     values[place] = bad
@@ -85,19 +85,19 @@ def _typed(bad: float) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("place", _typed(0.0))
-def test_a_bad_number_is_found_wherever_a_file_can_hold_it(tmp_path: Path, bad: float, place: str) -> None:
+def test_a_bad_number_is_detected_wherever_a_file_can_hold_it(tmp_path: Path, bad: float, place: str) -> None:
     check_numbers(file(tmp_path, _typed(0.5)[place]))
     with pytest.raises(BundleError, match=r"NaN or infinity|numbers up to"):
         check_numbers(file(tmp_path, _typed(bad)[place]))
 
 
-def test_weights_beside_the_graph_are_read_at_their_offset(tmp_path: Path) -> None:
+def test_external_weights_are_read_at_their_offset(tmp_path: Path) -> None:
     values = np.ones(600, np.float32)
     values[500] = np.nan  # of what lies before the weights, and not of these
     (tmp_path / "m.data").write_bytes(values.tobytes())
     place = {"location": "m.data", "offset": "2400", "length": "2400"}
-    beside = [field(13, field(1, key) + field(2, text)) for key, text in place.items()] + [field(14, 1)]
-    content = model(RELU, initializers=(field(1, 600) + field(2, FLOAT) + field(8, "w") + b"".join(beside),))
+    external = [field(13, field(1, key) + field(2, text)) for key, text in place.items()] + [field(14, 1)]
+    content = model(RELU, initializers=(field(1, 600) + field(2, FLOAT) + field(8, "w") + b"".join(external),))
     (tmp_path / "m.data").write_bytes(values.tobytes() + np.ones(600, np.float32).tobytes())
     check_numbers(file(tmp_path, content))
     (tmp_path / "m.data").write_bytes(np.ones(600, np.float32).tobytes() + values.tobytes())

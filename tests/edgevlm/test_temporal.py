@@ -160,7 +160,7 @@ def test_a_ring_takes_only_newer_frames_and_loses_none_in_reach(steps: list[int]
             None if i is None else i - len(dropped) for i in sample(accepted, stamp_ns, spec)
         )
         oldest_ns = targets(stamp_ns, spec)[0] - round(spec.tolerance_s * SECOND_NS)
-        assert all(kept_ns >= oldest_ns for kept_ns in retained)
+        assert all(each >= oldest_ns for each in retained)
 
 
 def test_a_frame_at_the_very_edge_of_the_tolerance_stays_in_reach() -> None:

@@ -102,7 +102,7 @@ def test_whatever_the_text_it_is_a_unit_of_the_list_or_refused(text: str) -> Non
 
 
 @pytest.mark.parametrize(("form", "unit"), [("quaternion_xyzw", "1"), ("rotation_vector", "rad"), ("rpy", "rad")])
-def test_metres_along_a_whole_pose_are_of_its_positions(form: Any, unit: str) -> None:
+def test_metres_along_a_full_pose_are_of_its_positions(form: Any, unit: str) -> None:
     count = 4 if form == "quaternion_xyzw" else 3
     names = tuple("abcdefg"[: 3 + count])
     plain = {"scale": 1.0, "offset": 0.0, "lower": -1.0, "upper": 1.0}
@@ -112,7 +112,7 @@ def test_metres_along_a_whole_pose_are_of_its_positions(form: Any, unit: str) ->
     assert ActionGroup.model_validate(group.model_dump()) == group
 
 
-def test_the_docs_have_the_whole_list() -> None:
+def test_the_docs_have_the_full_list() -> None:
     text = (Path(__file__).parents[2] / "docs/bundle.md").read_text()
     section = text[text.index("## Units") :].split("\n## ")[0]
     assert all(f"`{unit}`" in section for unit in [*TABLE, *ALONE, "rpm", "/s", "/s^2"])

@@ -49,7 +49,7 @@ def drive(bundle: Path, simulator: TabletopSimulator, **plan: Any) -> dict[str, 
 
 
 @pytest.mark.slow
-def test_int8_still_does_what_it_is_told(int8: Path, simulator: TabletopSimulator) -> None:
+def test_int8_still_follows_its_instruction(int8: Path, simulator: TabletopSimulator) -> None:
     done = drive(int8, simulator, episodes=60)
     assert done["success_rate"] >= 0.85, [row for row in done["outcomes"] if not row["success"]]
     assert done["encodes_per_frame"] == 1.0
@@ -128,7 +128,7 @@ def test_run_sim_writes_film_strip_and_figures(int8: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_cut_recording_is_used_as_far_as_it_is_whole_and_export_says_so(tmp_path: Path) -> None:
+def test_a_cut_recording_is_used_as_far_as_it_is_intact_and_export_says_so(tmp_path: Path) -> None:
     cut = tmp_path / "cut.mcap"
     cut.write_bytes((TABLETOP / "log.mcap").read_bytes()[:5_000_000])
     (tmp_path / "cut.topics.yaml").write_bytes((TABLETOP / "log.topics.yaml").read_bytes())

@@ -98,7 +98,7 @@ def test_a_gripper_command_is_one_number_and_not_beyond_float32() -> None:
 
 
 @given(st.lists(st.integers(0, 100_000_000), min_size=1, max_size=60))
-def test_deadlines_are_a_period_apart_and_a_delay_is_not_made_good_by_a_burst(delays_ns: list[int]) -> None:
+def test_deadlines_are_a_period_apart_and_no_burst_follows_a_delay(delays_ns: list[int]) -> None:
     period_ns, now_ns = 25_000_000, 0
     ticker, last_ns = Ticker(period_ns, now_ns), 0
     for delay_ns in delays_ns:

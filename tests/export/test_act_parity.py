@@ -104,7 +104,7 @@ def test_features_in_the_wrong_place_move_the_chunk(golden_bundle: Callable[[str
     assert off(chunk.values, retained["chunks"][0]) > CONTROL * TOLERANCE
 
 
-def test_the_chunk_does_not_depend_on_what_was_said_or_seen_before(opened: Policy) -> None:
+def test_the_chunk_does_not_depend_on_earlier_instructions_or_frames(opened: Policy) -> None:
     retained = policies.answers("act")
     session = opened.session()
     for step in STEPS:

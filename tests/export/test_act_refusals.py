@@ -27,16 +27,16 @@ Edit = Callable[[dict[str, Any]], Any]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return policies.write_policy(tmp_path_factory.mktemp("act") / "policy")
 
 
 @pytest.fixture
-def source(whole: Path, tmp_path: Path) -> Path:
+def source(checkpoint: Path, tmp_path: Path) -> Path:
     """A copy that may be spoilt; the weights are a link."""
     folder = tmp_path / "policy"
     folder.mkdir()
-    for path in whole.iterdir():
+    for path in checkpoint.iterdir():
         if path.name == "model.safetensors":
             (folder / path.name).symlink_to(path)
         else:
@@ -137,16 +137,16 @@ def scaled(source: Path) -> tuple[float, ...]:
 
 
 def test_what_the_step_does_not_list_is_not_normalized(source: Path) -> None:
-    whole = scaled(source)
+    before = scaled(source)
     edit(source / BEFORE, lambda content: content["steps"][3]["config"]["features"].pop(CAMERA))
-    assert scaled(source) == (1.0, 1.0, 1.0) != whole
+    assert scaled(source) == (1.0, 1.0, 1.0) != before
 
 
 def test_the_keys_of_a_step_choose_among_what_it_lists(source: Path) -> None:
-    whole = scaled(source)
+    before = scaled(source)
     edit(source / BEFORE, lambda content: content["steps"][3]["config"].update(normalize_observation_keys=[CAMERA]))
     created = graph(source)
-    assert scaled(source) == whole
+    assert scaled(source) == before
     assert created.contract.state is not None
     assert {(field.mean, field.std) for field in created.contract.state.fields} == {(0.0, 1.0)}
 

@@ -35,14 +35,14 @@ def photographs() -> dict[str, Path]:
 def upstream(model: Any, processor: Any, messages: list[Any], pictures: list[Any]) -> tuple[list[int], list[int]]:
     """(the prompt's ids, the greedy answer's)."""
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    given = dict(processor(text=[text], images=[pictures], return_tensors="pt"))
+    inputs = dict(processor(text=[text], images=[pictures], return_tensors="pt"))
     with torch.no_grad():
         out = model.generate(
-            **given, max_new_tokens=ANSWER_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
+            **inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
         )
     top = np.sort(torch.stack(out.logits)[:, 0].numpy(), axis=1)[:, -2:]
     assert (top[:, 1] - top[:, 0]).min() > MARGIN
-    prompt: list[int] = given["input_ids"][0].tolist()
+    prompt: list[int] = inputs["input_ids"][0].tolist()
     return prompt, out.sequences[0, len(prompt) :].tolist()
 
 
@@ -67,11 +67,11 @@ def test_every_turn_is_upstreams_and_nothing_is_read_twice(
                 pictures.append(load_image(str(photographs[name])))
                 parts.insert(0, {"type": "image"})
             messages.append({"role": "user", "content": parts})
-            prompt, said = upstream(model, processor, messages, pictures)
+            prompt, generated = upstream(model, processor, messages, pictures)
             answer = session.ask(None if name is None else photographs[name], text, max_new_tokens=ANSWER_TOKENS)
             stops = chat.bundle.manifest.require(DialogueManifest).driver.args.stop_ids
             assert answer.prompt_tokens == len(prompt)
-            assert list(answer.token_ids) == [token for token in said if token not in stops]
+            assert list(answer.token_ids) == [token for token in generated if token not in stops]
             assert answer.reused_tokens >= read
             read = len(prompt) - 8  # the sign that an answer begins may melt into its first word
             turn = session.turns[-1]

@@ -56,10 +56,10 @@ def dialogues() -> list[Dialogue]:
     return created
 
 
-def messages(said: Dialogue) -> list[dict[str, Any]]:
+def messages(dialogue: Dialogue) -> list[dict[str, Any]]:
     """The dialogue as upstream takes it, pictures among the words."""
-    left, result = iter(said.pictures), []
-    for turn in said.turns:
+    left, result = iter(dialogue.pictures), []
+    for turn in dialogue.turns:
         displayed = [{"type": "image", "image": Image.fromarray(PICTURES[next(left)])} for _ in range(turn.pictures)]
         result.append({"role": turn.role, "content": [*displayed, {"type": "text", "text": turn.text}]})
     return result
@@ -99,10 +99,10 @@ def test_two_hundred_dialogues_become_the_ids_of_upstream(case: str, tmp_path: P
     save(tmp_path)
     _, writer, prepare = opened(tmp_path, ours, features)
     upstream = getattr(transformers, theirs).from_pretrained(tmp_path)
-    said = dialogues()
-    assert len(said) == 200 and len({one.turns for one in said}) == 200
+    rows = dialogues()
+    assert len(rows) == 200 and len({one.turns for one in rows}) == 200
     wrong = []
-    for one in said:
+    for one in rows:
         want = upstream.apply_chat_template(messages(one), tokenize=True, add_generation_prompt=True)[0]
         got = writer.ids(one.turns, grids(prepare, one.pictures))
         if got != want:
@@ -141,7 +141,7 @@ def test_two_hundred_questions_after_a_picture_become_the_ids_of_upstream(tmp_pa
 
 
 @pytest.mark.parametrize(("reader", "special"), [("encoder", True), ("decoder", False)])
-def test_two_hundred_questions_beside_a_picture_become_the_ids_of_upstream(
+def test_two_hundred_questions_with_a_picture_become_the_ids_of_upstream(
     reader: Literal["encoder", "decoder"], special: bool, tmp_path: Path
 ) -> None:
     upstream = wording.asked(tmp_path)
@@ -178,16 +178,16 @@ def test_answers_become_the_text_that_upstream_makes_of_them(clean: bool, tmp_pa
     spec = QuestionSpec(reader="decoder", max_tokens=512, special_tokens=False, needs_text=False)
     writer, generator = QuestionWriter(spec, tmp_path / "carried.json", ()), np.random.default_rng(0)
     for _ in range(300):
-        said = upstream.convert_tokens_to_ids([str(word) for word in generator.choice([*SPELT, "[SEP]"], 12)])
-        want = upstream.decode(said, skip_special_tokens=True)
-        assert writer.decode(said) == want
+        token_ids = upstream.convert_tokens_to_ids([str(word) for word in generator.choice([*SPELT, "[SEP]"], 12)])
+        want = upstream.decode(token_ids, skip_special_tokens=True)
+        assert writer.decode(token_ids) == want
         begun = writer.ids("dog . key")
         for row, before, speech in (
             ([], "", writer.stream("", ())),
             (begun, "dog. key", writer.stream("dog . key", ())),
         ):
-            want = upstream.decode([*row, *said], skip_special_tokens=True)
-            pieces = [*(speech.add(token) for token in said), speech.finish()]
+            want = upstream.decode([*row, *token_ids], skip_special_tokens=True)
+            pieces = [*(speech.add(token) for token in token_ids), speech.finish()]
             assert before + "".join(pieces) == want or "n't" in want  # a `do n` that is out is not taken back
     own = upstream.convert_tokens_to_ids(["dog", "'", "s"])
     assert writer.decode(own) == ("dog's" if clean else "dog ' s")
@@ -245,15 +245,15 @@ def test_every_feature_of_the_prepared_pictures_has_its_id(case: str, tmp_path: 
     save(tmp_path)
     words, writer, prepare = opened(tmp_path, ours, features)
     assert not words.prompt.needs_picture
-    for said in dialogues()[:14]:
-        ids = writer.ids(said.turns, grids(prepare, said.pictures))
-        tiles = sum(len(prepare(PICTURES[place])) for place in said.pictures)
+    for dialogue in dialogues()[:14]:
+        ids = writer.ids(dialogue.turns, grids(prepare, dialogue.pictures))
+        tiles = sum(len(prepare(PICTURES[place])) for place in dialogue.pictures)
         assert ids.count(words.prompt.image_id) == tiles * features
         assert max(ids) < words.ids
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_said_reads_as_with_upstream(case: str, tmp_path: Path) -> None:
+def test_answers_decode_as_with_upstream(case: str, tmp_path: Path) -> None:
     save, ours, theirs, features = CASES[case]
     save(tmp_path)
     _, writer, _ = opened(tmp_path, ours, features)

@@ -80,7 +80,7 @@ def test_an_adapter_that_is_not_merged_is_refused(copy: Path, change: Callable[[
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
-def test_adapter_files_beside_the_weights_are_refused(copy: Path, name: str) -> None:
+def test_adapter_files_next_to_the_weights_are_refused(copy: Path, name: str) -> None:
     (copy / name).write_bytes(b"{}")
     refused(copy, FamilyError, name, "merge the adapter")
 
@@ -214,7 +214,7 @@ def test_two_sets_of_weights_are_refused(sharded: Path) -> None:
     refused(sharded, CheckpointError, "two sets of weights")
 
 
-def test_a_shard_beside_one_whole_file_is_refused(copy: Path) -> None:
+def test_a_shard_next_to_one_complete_file_is_refused(copy: Path) -> None:
     shutil.copy(copy / WEIGHTS, copy / "model-00001-of-00001.safetensors")
     refused(copy, CheckpointError, "two sets of weights")
 

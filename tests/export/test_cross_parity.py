@@ -109,9 +109,9 @@ def test_embeddings_have_upstreams_cosines(exported: Exported, native: Native, p
     )
     with edgevlm.load_retriever(exported[0]) as retriever:
         observed = np.stack([retriever.embed_image(path) for path in paths])
-        said = np.stack([retriever.embed_text(text) for text in TEXTS])
+        texts = np.stack([retriever.embed_text(text) for text in TEXTS])
     np.testing.assert_allclose(np.linalg.norm(observed, axis=1), 1, atol=1e-6)
-    assert gap(observed @ said.T, want) < TOLERANCE and np.ptp(want) > 0.01
+    assert gap(observed @ texts.T, want) < TOLERANCE and np.ptp(want) > 0.01
 
 
 def _shuffled(ids: Any) -> Any:

@@ -47,12 +47,12 @@ def test_it_answers_as_with_all_in_one_file(
 ) -> None:
     full, _ = chat_bundle("llava", "fp32")
     with edgevlm.load_chat(apart) as one, edgevlm.load_chat(full) as other:
-        said = [chat.ask(IMAGE, "What is this?", max_new_tokens=16).token_ids for chat in (one, other)]
-    assert said[0] == said[1] and len(set(said[0])) > 1
+        answers = [chat.ask(IMAGE, "What is this?", max_new_tokens=16).token_ids for chat in (one, other)]
+    assert answers[0] == answers[1] and len(set(answers[0])) > 1
     assert not open_bundle(full).manifest.stages["decoder"].data
 
 
-def test_a_changed_weight_is_found(apart: Path, tmp_path: Path) -> None:
+def test_a_changed_weight_is_detected(apart: Path, tmp_path: Path) -> None:
     import shutil
 
     copy = Path(shutil.copytree(apart, tmp_path / "copy"))

@@ -136,7 +136,7 @@ def test_no_sign_of_an_end_is_refused(chat_checkpoint: Callable[[str], Path], tm
     refused(copy, FamilyError, "eos_token_id")
 
 
-def test_several_signs_of_an_end_are_all_kept(chat_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_several_end_tokens_are_all_stored(chat_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(chat_checkpoint("llava"), tmp_path / "copy"))
     edit(copy / "generation_config.json", lambda data: put(data, "eos_token_id", [7, 2]))
     assert build(copy).driver.args.stop_ids == (2, 7)  # type: ignore[union-attr]

@@ -40,7 +40,7 @@ class Native:
         with torch.no_grad():
             return self.model(**inputs)
 
-    def found(self, path: Path, threshold: float) -> dict[str, Any]:
+    def detections(self, path: Path, threshold: float) -> dict[str, Any]:
         """Upstream's own way to boxes in pixels."""
         size = load_image(str(path)).size[::-1]
         (one,) = self.processor.post_process_grounded_object_detection(
@@ -83,7 +83,7 @@ def test_logits_boxes_and_objectness_are_upstreams(
         for path in paths:
             want, got = native(**native.inputs(path)), detector.regions(path, LABELS)
             assert gap(got.logits, want.logits[0]) < TOLERANCE
-            full = native.found(path, 0.0)  # every region, for no score is 0
+            full = native.detections(path, 0.0)  # every region, for no score is 0
             assert gap(got.boxes, full["boxes"]) < TOLERANCE
             if owl_family == "owlv2":
                 assert gap(got.objectness, want.objectness_logits[0]) < TOLERANCE
@@ -92,13 +92,13 @@ def test_logits_boxes_and_objectness_are_upstreams(
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.1, 0.5, 0.9])
-def test_what_is_found_is_what_upstreams_post_processing_finds(
+def test_detections_are_those_of_upstreams_post_processing(
     threshold: float, owl_fp32: Exported, native: Native, paths: list[Path]
 ) -> None:
     retained = []
     with edgevlm.load_detector(owl_fp32[0]) as detector:
         for path in paths:
-            want, got = native.found(path, threshold), detector.detect(path, LABELS, threshold)
+            want, got = native.detections(path, threshold), detector.detect(path, LABELS, threshold)
             order = torch.argsort(-want["scores"], stable=True).tolist()
             assert len(got.labels) == len(order)
             if order:

@@ -110,7 +110,7 @@ def test_a_tower_that_is_not_supported_names_the_field(copy: Path, tower: str, f
     refused(copy, FamilyError, rf"{tower}\.{field}")
 
 
-def test_a_missing_tokenizer_is_named_and_none_is_made_up(copy: Path) -> None:
+def test_a_missing_tokenizer_is_named_and_none_is_invented(copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     refused(copy, CheckpointError, r"tokenizer\.json: expected this file")
 

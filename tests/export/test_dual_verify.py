@@ -101,7 +101,7 @@ def test_two_exports_have_one_hash(
     assert again.bundle_sha256 == hub_fp32[1].bundle_sha256 == open_bundle(tmp_path / "bundle").sha256
 
 
-def test_made_up_pictures_are_the_same_every_time_and_say_what_they_are() -> None:
+def test_synthetic_pictures_are_the_same_every_time_and_say_what_they_are() -> None:
     first, again = make_up_pictures(), make_up_pictures()
     for one, other in zip(first.held_out, again.held_out, strict=True):
         assert (one.load() == other.load()).all() and one.name.startswith("made-up")

@@ -95,7 +95,7 @@ def test_no_file_of_a_bundle_names_the_machine(int8: Exported, checkpoint: Path)
             assert str(checkpoint.parent).encode() not in content and b"site-packages" not in content, path
 
 
-def test_fp32_acts_as_the_original_and_says_its_data_is_made_up(fp32: Exported) -> None:
+def test_fp32_acts_as_the_original_and_says_its_data_is_synthetic(fp32: Exported) -> None:
     fidelity = fp32[1].fidelity
     assert max(row["worst"] for row in fidelity["pipeline"]) < 1e-6
     assert fidelity["data"]["kind"] == "synthetic" and "made-up" in fidelity["data"]["note"]
@@ -124,7 +124,7 @@ def test_int8_without_calibration_data_is_refused(checkpoint: Path, tmp_path: Pa
         export(checkpoint, tmp_path / "bundle", precision="int8")
 
 
-def test_too_few_samples_says_how_many_were_found(checkpoint: Path, tmp_path: Path) -> None:
+def test_too_few_samples_says_how_many_there_are(checkpoint: Path, tmp_path: Path) -> None:
     short = write_log(tmp_path / "short.mcap", contract("front", "wrist"), episodes=4, steps=3)
     with pytest.raises(CalibrationError, match=r"at least 16 steps, found 9 in 3 calibration episode"):
         export(checkpoint, tmp_path / "bundle", precision="int8", calibration=short)

@@ -132,15 +132,15 @@ def test_only_what_an_export_reads_is_fetched(served: Hub, source: Path, tmp_pat
     assert not [path for _, path in served.asked if path.endswith((".py", ".bin", ".pt", ".pkl"))]
 
 
-def test_the_download_is_told_in_megabytes(served: Hub, tmp_path: Path) -> None:
+def test_the_download_is_reported_in_megabytes(served: Hub, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.mkdir()
     (large / "model.safetensors").write_bytes(bytes(40_900_000))
     (large / "config.json").write_text("{}")
     served.add("someone/large", large)
-    told = ask("someone/large", tmp_path / "home", served.url)["told"]
-    assert told[-1] == ["download (MB)", 40, 40]
-    steps = [done for _, done, _ in told]
+    progress = ask("someone/large", tmp_path / "home", served.url)["told"]
+    assert progress[-1] == ["download (MB)", 40, 40]
+    steps = [done for _, done, _ in progress]
     assert steps == sorted(steps) and len(set(steps)) > 2
 
 
@@ -181,9 +181,9 @@ def test_what_is_no_id_keeps_its_error(served: Hub, tmp_path: Path) -> None:
     assert not served.asked and not (tmp_path / "bundle").exists()
 
 
-def refused(told: dict[str, Any], *words: str) -> None:
-    assert told.get("error") == "CheckpointError", told
-    assert all(word in told["message"] for word in words), told["message"]
+def refused(outcome: dict[str, Any], *words: str) -> None:
+    assert outcome.get("error") == "CheckpointError", outcome
+    assert all(word in outcome["message"] for word in words), outcome["message"]
 
 
 def test_a_model_or_revision_that_is_not_there(served: Hub, tmp_path: Path) -> None:
@@ -207,12 +207,12 @@ def test_a_gated_or_private_model_asks_for_a_token(served: Hub, tmp_path: Path) 
 
 
 def test_offline_and_not_in_the_cache(served: Hub, tmp_path: Path) -> None:
-    told = ask(NAME, tmp_path / "home", served.url, HF_HUB_OFFLINE="1")
-    refused(told, "whole in the hub's cache", "HF_HUB_OFFLINE", "unset it once")
+    outcome = ask(NAME, tmp_path / "home", served.url, HF_HUB_OFFLINE="1")
+    refused(outcome, "whole in the hub's cache", "HF_HUB_OFFLINE", "unset it once")
     assert not served.asked
 
 
-def test_no_network_takes_what_is_whole_in_the_cache(served: Hub, tmp_path: Path) -> None:
+def test_no_network_takes_what_is_complete_in_the_cache(served: Hub, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -241,8 +241,8 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written(served: Hub, tmp_path: P
     refused(ask(NAME, home, served.url, SMALL_DISK), "the disk is full", "HF_HUB_CACHE")
     assert not list(home.rglob("model.safetensors"))
     (tmp_path / "file").write_text("no directory")
-    told = ask(NAME, home, served.url, HF_HUB_CACHE=str(tmp_path / "file"))
-    refused(told, "cache that can be written", "HF_HUB_CACHE")
+    outcome = ask(NAME, home, served.url, HF_HUB_CACHE=str(tmp_path / "file"))
+    refused(outcome, "cache that can be written", "HF_HUB_CACHE")
 
 
 def test_pickled_weights_alone_are_refused_and_never_fetched(served: Hub, source: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_run_near_nothing_turns_a_long_output_and_not_a_yes_or_no(width: int, 
     assert (worst["y"] < 0.9) == turned
 
 
-def test_a_few_numbers_that_are_all_off_are_found() -> None:
+def test_a_few_numbers_that_are_all_off_are_detected() -> None:
     generator = np.random.default_rng(0)
     feeds = [{"x": generator.standard_normal((1, 2)).astype(np.float32)} for _ in range(8)]
     assert worst_cosine(model(2, 0.0), model(2, 1.0), feeds)["y"] < 0.9
@@ -44,7 +44,7 @@ def test_a_few_numbers_that_are_all_off_are_found() -> None:
 
 @pytest.mark.parametrize("kind", sorted(CENTRED))
 @pytest.mark.parametrize("width", [2, FEW, 64])
-def test_a_stage_that_ignores_its_input_is_found_beside_a_large_bias(width: int, kind: str) -> None:
+def test_a_stage_that_ignores_its_input_is_detected_under_a_large_bias(width: int, kind: str) -> None:
     generator = np.random.default_rng(0)
     feeds = [{"x": 0.3 * generator.standard_normal((1, width)).astype(np.float32)} for _ in range(12)]
     bias = [[5.0, -5.0] * (width // 2)]

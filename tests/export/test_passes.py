@@ -95,8 +95,8 @@ def test_both_forms_are_bit_equal_also_where_values_clip(relu: bool) -> None:
 def test_the_cpu_form_has_no_relu_between_an_operator_and_its_quantization() -> None:
     model = _conv_net()
     cpu = u8_activations(quantize("net", model, _thresholds(model)).model)
-    made_by = {name: node.op_type for node in cpu.graph.node for name in node.output}
-    sources = [made_by.get(node.input[0], "input") for node in cpu.graph.node if node.op_type == "QuantizeLinear"]
+    producers = {name: node.op_type for node in cpu.graph.node for name in node.output}
+    sources = [producers.get(node.input[0], "input") for node in cpu.graph.node if node.op_type == "QuantizeLinear"]
     assert sources == ["input", "Conv", "Conv"]
     assert [node.op_type for node in cpu.graph.node].count("Relu") == 1  # the last one leaves the graph in floats
 

@@ -82,7 +82,7 @@ def test_the_commands_of_a_page_run_in_their_order(place: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_its_python_runs_on_what_they_made(place: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+def test_its_python_runs_on_their_output(place: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     monkeypatch.chdir(place)
     picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     python = [block for block in blocks("python") if block.page == page]

@@ -157,7 +157,7 @@ def test_topics_and_missing_data_are_refused(pair_bundle: Bundles, tmp_path: Pat
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_folder_is_named_by_its_content_and_made_up_features_say_what_they_are(tmp_path: Path) -> None:
+def test_a_folder_is_named_by_its_content_and_synthetic_features_say_what_they_are(tmp_path: Path) -> None:
     folder = pairs.regions_folder(tmp_path / "folder")
     complete, few = open_regions(folder, LIMITS), open_regions(folder, LIMITS, limit=7)
     assert complete.sha256 != few.sha256 and len(few.calibration) + len(few.held_out) == 7
@@ -181,7 +181,7 @@ def test_it_answers_where_neither_torch_nor_transformers_can_be_imported(pair_bu
         assert done.stdout.strip() == scorer.score(pairs.regions(), "is it red?").best
 
 
-def test_a_rewritten_label_is_seen(pair_bundle: Bundles, tmp_path: Path) -> None:
+def test_a_rewritten_label_is_detected(pair_bundle: Bundles, tmp_path: Path) -> None:
     root = shutil.copytree(pair_bundle("visual_bert", "fp32")[0], tmp_path / "copy")
     tiny.rewrite(root, lambda data: data["labels"].reverse())
     with edgevlm.load_scorer(root) as turned, edgevlm.load_scorer(pair_bundle("visual_bert", "fp32")[0]) as complete:

@@ -75,7 +75,7 @@ def test_large_channels_break_plain_int8_and_not_ours(
 
 
 @pytest.mark.slow
-def test_a_table_made_before_serves_as_well(
+def test_an_earlier_table_serves_as_well(
     smolvla_files: Path, smolvla_bundle: Callable[[str], Path], remembered_trace: Remembered, tmp_path: Path
 ) -> None:
     """It belongs to the stages as they are, so no channels are evened out; what int8 costs is measured all the same."""

@@ -175,8 +175,8 @@ def test_an_observation_is_read_once_and_a_frame_is_looked_at_once(opened: Polic
 
 def test_a_line_feed_behind_the_words_is_there_once(opened: Policy) -> None:
     retained = policies.answers("smolvla")
-    said = str(retained["texts"][0])
-    acts = (policies.observation(opened.contract, retained, 0, text) for text in (said, said + "\n"))
+    instruction = str(retained["texts"][0])
+    acts = (policies.observation(opened.contract, retained, 0, text) for text in (instruction, instruction + "\n"))
     assert np.array_equal(*(opened.session().act(one).values for one in acts))
 
 

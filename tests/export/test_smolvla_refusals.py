@@ -24,14 +24,14 @@ Edit = Callable[[dict[str, Any]], Any]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return policies.write_policy(tmp_path_factory.mktemp(CASE) / "policy", CASE)
 
 
 @pytest.fixture
-def source(whole: Path, tmp_path: Path) -> Path:
+def source(checkpoint: Path, tmp_path: Path) -> Path:
     """A copy that may be spoilt."""
-    return Path(shutil.copytree(whole, tmp_path / "policy"))
+    return Path(shutil.copytree(checkpoint, tmp_path / "policy"))
 
 
 def edit(path: Path, change: Edit) -> None:
@@ -140,7 +140,7 @@ def test_a_tokenizer_of_another_model_is_refused(source: Path) -> None:
         graph(source)
 
 
-def test_words_that_are_stored_as_the_last_map_are_found(source: Path) -> None:
+def test_words_that_are_stored_as_the_last_map_are_detected(source: Path) -> None:
     """As a trainer saves them that keeps shared tensors once, and compiles the model."""
     tensors = load_file(source / "model.safetensors")
     words = "model.vlm_with_expert.vlm.model.text_model.embed_tokens.weight"

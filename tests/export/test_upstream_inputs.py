@@ -186,10 +186,10 @@ def gemma(root: Path, **settings: Any) -> Any:
     fast.train_from_iterator([*TEXTS, *(text.upper() for text in TEXTS)] * 4, trainer)
     fast.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     fast.save(str(root / "tokenizer.json"))
-    said = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+    base = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
     tokens = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
     (root / "tokenizer_config.json").write_text(
-        json.dumps({**said, **tokens, "model_input_names": ["input_ids"], "model_max_length": 64, **settings})
+        json.dumps({**base, **tokens, "model_input_names": ["input_ids"], "model_max_length": 64, **settings})
     )
     return AutoTokenizer.from_pretrained(root)
 
@@ -249,9 +249,10 @@ def test_the_default_context_holds_the_largest_picture(tmp_path: Path) -> None:
 
     folder = chats.smolvlm(tmp_path / "checkpoint", edit=larger)
     settings = folder / "processor_config.json"
-    said = json.loads(settings.read_text())
-    said["image_processor"]["size"] = {"longest_edge": 16 * said["image_processor"]["max_image_size"]["longest_edge"]}
-    settings.write_text(json.dumps(said))
+    processor = json.loads(settings.read_text())
+    image = processor["image_processor"]
+    image["size"] = {"longest_edge": 16 * image["max_image_size"]["longest_edge"]}
+    settings.write_text(json.dumps(processor))
     room = prepare(Checkpoint(folder)).room
     assert room is not None
     assert room.most > USUAL_CONTEXT

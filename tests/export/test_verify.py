@@ -50,7 +50,7 @@ def test_int8_can_be_judged_by_the_fp32_bundle(int8: Exported, fp32: Exported, l
         assert ours["mean"] == pytest.approx(theirs["mean"], rel=0.02)
 
 
-def test_a_log_nothing_was_calibrated_on_is_used_whole(int8: Exported, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_log_nothing_was_calibrated_on_is_used_in_full(int8: Exported, checkpoint: Path, tmp_path: Path) -> None:
     other = write_log(tmp_path / "other.mcap", contract("front", "wrist"), episodes=4, steps=6)
     figures = verify(int8[0], against=checkpoint, data=other)
     assert [episode["index"] for episode in figures["data"]["held_out_episodes"]] == [0, 1, 2, 3]

@@ -16,7 +16,7 @@ NAMES = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     text: str
     token_ids: tuple[int, ...]
 
@@ -29,7 +29,7 @@ class ColourChat:
 
     needs_text = True
 
-    def ask(self, *, image: NDArray[np.uint8], text: str, max_new_tokens: int, cancel: threading.Event) -> Said:
+    def ask(self, *, image: NDArray[np.uint8], text: str, max_new_tokens: int, cancel: threading.Event) -> Answer:
         if "crash" in text:
             raise RuntimeError("the model broke")
         if "slowly" in text:
@@ -38,7 +38,7 @@ class ColourChat:
             cancel.wait(60)
         strongest = int(np.argmax(image.reshape(-1, 3).mean(axis=0)))
         words = ["it", "is", NAMES[strongest]][-max_new_tokens:]
-        return Said(" ".join(words), tuple(range(strongest, strongest + len(words))))
+        return Answer(" ".join(words), tuple(range(strongest, strongest + len(words))))
 
     def close(self) -> None:
         pass

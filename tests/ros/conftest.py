@@ -13,8 +13,8 @@ def domain() -> int:
     pytest.importorskip("rclpy", reason="needs ROS 2: make ros-build")
     pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-build")
     processes = pytest.importorskip("edgevlm_ros.processes", reason="needs the built workspace: make ros-build")
-    found: int = processes.free_domain()
-    return found
+    domain: int = processes.free_domain()
+    return domain
 
 
 @pytest.fixture(scope="session")

@@ -33,8 +33,8 @@ def bare(domain: int, int8: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return play(int8, domain, tmp_path_factory.mktemp("off"), CI, enabled=False)
 
 
-def _row(told: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(row for row in told["rows"] if row["row"] == name)
+def _row(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in report["rows"] if row["row"] == name)
 
 
 @pytest.mark.parametrize("name", CI)

@@ -68,8 +68,8 @@ class Gates:
         self._rigs: dict[str, Rig] = {}
 
     def __call__(self, namespace: str, program: str | Path = "edgevlm_ros.command_gate", **parameters: Any) -> Rig:
-        given = {**TIMES, "bundle": str(self._bundle), **LIMITS, **parameters}
-        self._processes.start(namespace, program, parameters=given, namespace=namespace)
+        settings = {**TIMES, "bundle": str(self._bundle), **LIMITS, **parameters}
+        self._processes.start(namespace, program, parameters=settings, namespace=namespace)
         opened = read_manifest(self._bundle)
         rig = Rig(self._domain, opened.manifest.contract, opened.sha256, COMMANDS, namespace=f"/{namespace}")
         rig.joints = {"x": 0.0, "y": 0.0, "grip": 0.0}
@@ -343,8 +343,8 @@ def test_a_robot_of_another_kind_needs_no_other_code(
     limits = {f"axes.d_{joint}.{key}": 2.0 for joint in robot.JOINTS for key in ("velocity", "acceleration")}
     limits |= {f"axes.d_{joint}.state": joint for joint in robot.JOINTS}
     limits |= {"axes.d_jaw.position": [-0.5, 0.1]}
-    given = {**TIMES, "bundle": str(root), "topics": str(folder / "topics.yaml"), **limits}
-    processes.start("second", "edgevlm_ros.command_gate", parameters=given, namespace="second")
+    settings = {**TIMES, "bundle": str(root), "topics": str(folder / "topics.yaml"), **limits}
+    processes.start("second", "edgevlm_ros.command_gate", parameters=settings, namespace="second")
     topic = "command/joint_velocity"
     rig = Rig(
         domain,

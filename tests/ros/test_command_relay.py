@@ -95,7 +95,7 @@ def test_what_rests_goes_by_the_kind_of_message() -> None:
     assert ROWS["gripper"].rest(places, {"a": 0.25}) is None
 
 
-def test_numbers_that_are_none_are_seen_in_every_kind() -> None:
+def test_numbers_that_are_none_are_detected_in_every_kind() -> None:
     nan = math.nan
     assert not finite("twist", TwistStamped(twist=Twist(angular=Vector3(y=nan))))
     assert not finite("joint_trajectory", trajectory(0.0, nan))
@@ -188,9 +188,9 @@ class Controllers:
 @pytest.fixture
 def controllers(domain: int, tmp_path: Path) -> Iterator[Controllers]:
     with Processes(tmp_path, environment(domain)) as processes:
-        made = Controllers(domain, processes)
-        yield made
-        made.rig.close()
+        controllers = Controllers(domain, processes)
+        yield controllers
+        controllers.rig.close()
 
 
 def test_controllers_come_to_rest_within_the_validity_once_the_gate_is_silent(controllers: Controllers) -> None:

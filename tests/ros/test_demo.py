@@ -25,15 +25,15 @@ def demo(bundle: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str
 def test_two_episodes_in_real_time_write_every_figure(int8: Path, tmp_path: Path) -> None:
     ran = demo(int8, tmp_path, "--episodes", "2")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    found = json.loads((tmp_path / "demo.json").read_text())
-    assert found["episodes"] == 2
-    assert found["success_rate"] == 1.0
+    report = json.loads((tmp_path / "demo.json").read_text())
+    assert report["episodes"] == 2
+    assert report["success_rate"] == 1.0
     for name in ("latency_ms", "command_age_ms", "overhead_ms"):
-        assert set(found[name]) == PERCENTILES
-        assert found[name]["n"] > 0
-        assert 0 < found[name]["p50"] <= found[name]["p99"] <= found[name]["max"]
-    assert found["latency_ms"]["p50"] <= found["command_age_ms"]["p50"]
-    assert 0 < found["frames_received"] <= found["frames_sent"]
+        assert set(report[name]) == PERCENTILES
+        assert report[name]["n"] > 0
+        assert 0 < report[name]["p50"] <= report[name]["p99"] <= report[name]["max"]
+    assert report["latency_ms"]["p50"] <= report["command_age_ms"]["p50"]
+    assert 0 < report["frames_received"] <= report["frames_sent"]
     assert "100.0% of 2 episodes" in ran.stdout
     assert "reach the red puck" in ran.stdout
 

@@ -64,8 +64,8 @@ class Robot:
         self._nodes: dict[str, Any] = {}
 
     def start(self, **parameters: Any) -> None:
-        given = {**PARAMETERS, "bundle": str(self._bundle), **parameters}
-        self.processes.start("gate", "edgevlm_ros.command_gate", parameters=given, namespace=self._space)
+        settings = {**PARAMETERS, "bundle": str(self._bundle), **parameters}
+        self.processes.start("gate", "edgevlm_ros.command_gate", parameters=settings, namespace=self._space)
 
     def restart(self, **parameters: Any) -> None:
         """kill -9, and as a supervisor starts it again."""
@@ -74,9 +74,9 @@ class Robot:
         self.start(**parameters)
 
     def publisher(self, node: str, topic: str = "estop", profile: QoSProfile = RELIABLE) -> Publisher:
-        made = rclpy.create_node(node, context=self.rig.context, namespace=f"/{self._space}")
-        self._nodes[node] = made
-        publisher = made.create_publisher(Bool, topic, profile)
+        speaker = rclpy.create_node(node, context=self.rig.context, namespace=f"/{self._space}")
+        self._nodes[node] = speaker
+        publisher = speaker.create_publisher(Bool, topic, profile)
         wait_until(lambda: publisher.get_subscription_count() > 0, READY_S)
         return publisher
 
@@ -124,9 +124,9 @@ class Robot:
 
 @pytest.fixture
 def robot(domain: int, bundle: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Robot]:
-    made = Robot(domain, bundle, tmp_path, f"r{abs(hash(request.node.name)) % 10**8}")
-    yield made
-    made.close()
+    robot = Robot(domain, bundle, tmp_path, f"r{abs(hash(request.node.name)) % 10**8}")
+    yield robot
+    robot.close()
 
 
 def test_another_publishers_release_releases_nothing(robot: Robot) -> None:
@@ -227,19 +227,19 @@ def test_each_button_counts_by_itself_and_silence_as_pressed(robot: Robot, profi
     assert "nobody publishes it" in robot.rig.rearm().message
 
 
-def test_what_a_latched_button_said_before_the_gate_started_is_heard(robot: Robot) -> None:
+def test_what_a_latched_button_sent_before_the_gate_started_is_heard(robot: Robot) -> None:
     robot.rig.pressed = None
     robot.rig.node.destroy_publisher(robot.rig._estop)
-    made = robot.rig.node.create_publisher(Bool, "estop", LATCHED)
-    made.publish(Bool(data=False))
+    publisher = robot.rig.node.create_publisher(Bool, "estop", LATCHED)
+    publisher.publish(Bool(data=False))
     robot.start()
     robot.follows()
-    made.publish(Bool(data=True))
+    publisher.publish(Bool(data=True))
     robot.stops()
     robot.restart()
     robot.stops()
     robot.refuses("estop is pressed")
-    made.publish(Bool(data=False))
+    publisher.publish(Bool(data=False))
     robot.rearms()
     robot.follows()
 
@@ -247,13 +247,13 @@ def test_what_a_latched_button_said_before_the_gate_started_is_heard(robot: Robo
 def test_a_best_effort_button_is_not_heard_and_counts_as_pressed(robot: Robot) -> None:
     robot.rig.pressed = None
     robot.rig.node.destroy_publisher(robot.rig._estop)
-    made = robot.rig.node.create_publisher(
+    publisher = robot.rig.node.create_publisher(
         Bool, "estop", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     )
     robot.start()
     robot.stops()
     for _ in range(20):
-        made.publish(Bool(data=False))
+        publisher.publish(Bool(data=False))
         time.sleep(0.05)
     robot.stays()
     assert "silent" in robot.rig.rearm().message
@@ -293,7 +293,7 @@ def test_a_broken_latch_file_is_a_stop(robot: Robot) -> None:
     robot.follows()
 
 
-def test_a_gate_whose_latch_can_be_kept_nowhere_is_refused(robot: Robot) -> None:
+def test_a_gate_whose_latch_can_be_stored_nowhere_is_refused(robot: Robot) -> None:
     robot.home.mkdir()
     (robot.home / "edgevlm").write_text("a file where a directory belongs")
     robot.start()
@@ -304,8 +304,8 @@ def test_a_gate_whose_latch_can_be_kept_nowhere_is_refused(robot: Robot) -> None
 def test_two_gates_of_one_name_are_refused(robot: Robot) -> None:
     robot.start()
     robot.follows()
-    given = {**PARAMETERS, "bundle": str(robot._bundle)}
-    robot.processes.start("second", "edgevlm_ros.command_gate", parameters=given, namespace=robot._space)
+    settings = {**PARAMETERS, "bundle": str(robot._bundle)}
+    robot.processes.start("second", "edgevlm_ros.command_gate", parameters=settings, namespace=robot._space)
     wait_until(lambda: "another process has it" in robot.processes.log("second"), READY_S)
 
 

@@ -30,14 +30,14 @@ from edgevlm_ros.processes import Processes, environment
 
 @pytest.fixture
 def start(domain: int, tmp_path: Path) -> Iterator[Callable[..., Moving]]:
-    made: list[Moving] = []
+    robots: list[Moving] = []
 
     def begin(**parameters: Any) -> Moving:
-        made.append(Moving(domain, tmp_path / str(len(made)), **parameters))
-        return made[-1]
+        robots.append(Moving(domain, tmp_path / str(len(robots)), **parameters))
+        return robots[-1]
 
     yield begin
-    for moving in made:
+    for moving in robots:
         moving.close()
 
 
@@ -52,7 +52,7 @@ def test_a_gate_that_ends_leaves_no_thread_of_dds(start: Callable[..., Moving]) 
     assert moving.processes.log("gate").splitlines()[-1] == "left: []"
 
 
-def test_a_node_that_is_refused_while_it_is_made_leaves_none_either(domain: int, tmp_path: Path) -> None:
+def test_a_node_that_is_refused_in_its_constructor_leaves_none_either(domain: int, tmp_path: Path) -> None:
     with Processes(tmp_path, environment(domain)) as processes:
         process = processes.start("recorder", THREADS_LEFT, arguments=["edgevlm_ros.recorder:Recorder"])
         assert process.wait(30) == 0
@@ -194,11 +194,11 @@ def test_a_robot_that_does_not_come_to_rest_in_time_gets_the_stop_signal(paced: 
     begin = time.monotonic()
     work.finish(paced=paced)
     assert 0.3 < time.monotonic() - begin < 2.0  # braking, ten commands, and some
-    told = len(work.status.sent)  # type: ignore[attr-defined]
-    assert told > 1
+    published = len(work.status.sent)  # type: ignore[attr-defined]
+    assert published > 1
     if paced:
         time.sleep(0.1)  # the thread runs until the inputs are closed
         thread.stop()
     work.on_timer()
     assert [message.data for message in stop.sent] == [False, True]
-    assert len(work.status.sent) == told  # type: ignore[attr-defined]
+    assert len(work.status.sent) == published  # type: ignore[attr-defined]

@@ -67,13 +67,13 @@ def values_of(contract: Contract, **more: Any) -> dict[str, Any]:
     return {**values, **more}
 
 
-def made(contract: Contract, names: tuple[str, ...] = ()) -> tuple[Setpoint, ...]:
+def of_contract(contract: Contract, names: tuple[str, ...] = ()) -> tuple[Setpoint, ...]:
     limits = gate_limits(values_of(contract), contract)
     return setpoints(contract, columns(contract, limits), default_topics(contract), names, 0.02)
 
 
 def message(contract: Contract, *values: float) -> Any:
-    (setpoint,) = made(contract)
+    (setpoint,) = of_contract(contract)
     sent = setpoint.message(GateCommand(1, 5_000_000_007, 6_000_000_000, "follow", values))
     assert to_ns(sent.header.stamp) == 5_000_000_007
     assert type(sent) is setpoint.message_type
@@ -96,7 +96,7 @@ def test_fewer_columns_of_a_twist_go_by_their_names() -> None:
     assert (sent.twist.linear.x, sent.twist.angular.z) == (0.25, -0.5)
     assert (sent.twist.linear.z, sent.twist.angular.x) == (0.0, 0.0)
     with pytest.raises(ContractError, match="which axis 'spin'"):
-        made(robot(group("twist", ("spin",), "rad/s")))
+        of_contract(robot(group("twist", ("spin",), "rad/s")))
 
 
 def test_joints_that_move_by_rate_are_velocities() -> None:
@@ -139,7 +139,7 @@ def test_a_hand_that_is_sent_somewhere_is_a_pose() -> None:
     plain = message(robot(group("ee_pose", ("x", "y", "z"), "m")), 0.1, 0.2, 0.3)
     assert plain.pose.orientation.w == 0.0
     with pytest.raises(ContractError, match="is no pose"):
-        made(robot(group("ee_pose", ("x", "y"), "m")))
+        of_contract(robot(group("ee_pose", ("x", "y"), "m")))
 
 
 def sent_with(contract: Contract, value: float, **source: str) -> Any:
@@ -206,10 +206,10 @@ def test_a_gripper_has_the_command_unit_of_its_own_field() -> None:
 def test_each_group_has_a_topic_of_its_own() -> None:
     both = robot(group("joint_velocity", ("left",), "rad/s"), group("joint_velocity", ("right",), "rad/s"))
     with pytest.raises(ContractError, match="set command_topics"):
-        made(both)
-    assert [setpoint.topic for setpoint in made(both, ("l", "r"))] == ["l", "r"]
+        of_contract(both)
+    assert [setpoint.topic for setpoint in of_contract(both, ("l", "r"))] == ["l", "r"]
     with pytest.raises(ContractError, match="expected one for each of 2 action groups"):
-        made(both, ("l",))
+        of_contract(both, ("l",))
 
 
 def test_defaults_make_limits_that_fit_the_contract() -> None:
@@ -261,19 +261,19 @@ def test_a_state_of_two_topics_is_as_old_as_its_oldest_part() -> None:
     assert state.feed("pose", pose, message_stamp_ns(pose, 0)) is None
     assert state.missing == ("jaw",)
     joints = stamped(JointState, 2, name=["other", "j"], position=[7.0, 180.0])
-    whole = state.feed("axes", joints, message_stamp_ns(joints, 0))
-    assert whole is not None
-    assert (whole.value.dtype, whole.stamp_ns) == (np.float32, 2_000_000_000)
-    assert whole.value == pytest.approx([0.5, math.pi])
+    sample = state.feed("axes", joints, message_stamp_ns(joints, 0))
+    assert sample is not None
+    assert (sample.value.dtype, sample.stamp_ns) == (np.float32, 2_000_000_000)
+    assert sample.value == pytest.approx([0.5, math.pi])
     for second, oldest in ((5, 3), (6, 3)):
         joints.header.stamp.sec = second
-        whole = state.feed("axes", joints, message_stamp_ns(joints, 0))
-        assert whole is not None
-        assert whole.stamp_ns == oldest * 1_000_000_000
+        sample = state.feed("axes", joints, message_stamp_ns(joints, 0))
+        assert sample is not None
+        assert sample.stamp_ns == oldest * 1_000_000_000
     joints.position = [7.0, math.nan]
-    whole = state.feed("axes", joints, 9)
-    assert whole is not None
-    assert math.isnan(whole.value[1])
+    sample = state.feed("axes", joints, 9)
+    assert sample is not None
+    assert math.isnan(sample.value[1])
     assert state.feed("axes", stamped(JointState, 9, name=["other"], position=[1.0]), 9) is None
     state.reset()
     assert state.missing == ("x", "jaw")
@@ -289,9 +289,9 @@ def test_a_message_without_header_takes_the_clock_and_a_wrong_path_is_named() ->
         source = StateSource(topic="array", path=path)
         return StateAssembler(spec, TopicMap(cameras={}, state={"x": source}, instruction="say"))
 
-    whole = state("data[1]").feed("array", array, 42)
-    assert whole is not None
-    assert whole.value == [2.5]
+    sample = state("data[1]").feed("array", array, 42)
+    assert sample is not None
+    assert sample.value == [2.5]
     assert state("data[2]").feed("array", array, 42) is None
     with pytest.raises(LogError, match=r"topic array: path 'dada\[1\]' ends at 'dada'; there are \['.*data"):
         state("dada[1]").feed("array", array, 42)
@@ -317,7 +317,7 @@ def test_topics_are_relative_and_their_types_are_checked(tmp_path: Any) -> None:
     assert relative("/a/b") == "a/b"
 
 
-def test_a_message_class_is_found_by_its_type() -> None:
+def test_a_message_class_is_resolved_by_its_type() -> None:
     assert message_class("geometry_msgs/msg/PoseStamped") is PoseStamped
     for name in ("nowhere_msgs/msg/Thing", "std_msgs/msg/Nothing", "std_msgs"):
         with pytest.raises(ContractError, match="install the package that defines it"):
@@ -352,7 +352,7 @@ def test_a_hand_in_millimetres_is_sent_in_metres_and_degrees_turn_as_radians() -
     turn = message(robot(group("twist", ("go_x", "turn_z"), "", units=("mm/s", "deg/s"))), 500.0, 180.0)
     assert (turn.twist.linear.x, turn.twist.angular.z) == pytest.approx((0.5, math.pi))
     with pytest.raises(ContractError, match=r"expected 'x' in a unit such as 'm', got 'N'"):
-        made(robot(group("ee_pose", ("x", "y", "z"), "N")))
+        of_contract(robot(group("ee_pose", ("x", "y", "z"), "N")))
 
 
 @pytest.mark.parametrize(
@@ -376,11 +376,11 @@ def test_a_place_that_carries_something_else_by_convention_is_refused(
 ) -> None:
     spec = StateSpec(fields=(StateField(name="a", unit=unit),))
     topics = TopicMap(cameras={}, state={"a": StateSource(topic="t", path=path)}, instruction="say")
-    given = JointState(name=["j"], position=[1.0], velocity=[1.0], effort=[1.0]) if kind is JointState else kind()
+    message = JointState(name=["j"], position=[1.0], velocity=[1.0], effort=[1.0]) if kind is JointState else kind()
     state = StateAssembler(spec, topics)
     if not words:
-        assert state.feed("t", given, 1) is not None
+        assert state.feed("t", message, 1) is not None
         return
     for _ in range(2):  # and again: nothing of it comes in later
         with pytest.raises(LogError, match=words):
-            state.feed("t", given, 1)
+            state.feed("t", message, 1)

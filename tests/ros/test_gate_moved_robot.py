@@ -78,10 +78,10 @@ def processes(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 class Robot(Rig):
     """A joint that goes where it is sent, unless it is held; everything that goes over the wire is written down."""
 
-    def __init__(self, *given: Any, **more: Any) -> None:
+    def __init__(self, *arguments: Any, **more: Any) -> None:
         self.lines: list[dict[str, Any]] = []
         self.held = False
-        super().__init__(*given, **more)
+        super().__init__(*arguments, **more)
         self.joints = {"x": 0.0, "y": 0.0, "grip": 0.0}
 
     def send_state(self, stamp_ns: int) -> None:
@@ -116,8 +116,8 @@ def start(domain: int, bundle: Path, processes: Processes) -> Iterator[Start]:
         robot.joints["x"] = x
         axes = {f"axes.dx.{key}": value for key, value in AXIS.items()}
         axes |= {"axes.dy.velocity": 1.0, "axes.dy.acceleration": 5.0}
-        given = {**TIMES, "bundle": str(bundle), **axes, **more}
-        processes.start(name, program, parameters=given, namespace=name)
+        settings = {**TIMES, "bundle": str(bundle), **axes, **more}
+        processes.start(name, program, parameters=settings, namespace=name)
         begun.append((name, robot))
         return robot
 

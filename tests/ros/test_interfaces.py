@@ -32,9 +32,9 @@ def test_every_interface_is_written_down() -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_the_interface_is_the_released_one(source: Path) -> None:
-    released, found = RELEASED[f"{source.parent.name}/{source.stem}"], built_hash(source)
-    assert found == released["hash"], (
-        f"{source.name} changed: raise its SCHEMA_VERSION (messages) and write {found} into interfaces.json"
+    released, built = RELEASED[f"{source.parent.name}/{source.stem}"], built_hash(source)
+    assert built == released["hash"], (
+        f"{source.name} changed: raise its SCHEMA_VERSION (messages) and write {built} into interfaces.json"
     )
 
 

@@ -45,7 +45,7 @@ def test_ten_episodes_over_dds_are_those_of_one_process_to_the_last_bit(setup: S
     assert all(episode.outcome == ("succeeded" if episode.record.success else "canceled") for episode in episodes)
 
 
-def test_a_limit_of_the_gate_that_binds_is_seen(setup: Setup) -> None:
+def test_a_limit_of_the_gate_that_binds_is_detected(setup: Setup) -> None:
     plan = EvaluationPlan(episodes=1, seed=SEED, commands=("open the drawer",))
     slow = replace(setup, changes={GATE: {"axes.dx.velocity": 0.2}})
     over_ros = figures(*drive(slow, plan, QUIET))

@@ -81,9 +81,9 @@ class Start:
 
 @pytest.fixture
 def start(tmp_path: Path, domain: int):  # type: ignore[no-untyped-def]
-    made = Start(tmp_path, domain)
-    yield made
-    made.close()
+    start = Start(tmp_path, domain)
+    yield start
+    start.close()
 
 
 @pytest.fixture(scope="module")
@@ -106,29 +106,31 @@ def test_a_missing_parameter_file_is_one_line_and_a_usage_error(start: Start, no
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "words"),
     [
         ("/**:\n  deadline_ms: 50.0\n", "outside of any ros__parameters"),
         ("/**:\n  ros__parameters:\n    velocity: {{ velocity }}\n", "template that was not filled in"),
         ("/comand_gate:\n  ros__parameters:\n    deadline_ms: 50.0\n", "did you mean command_gate?"),
     ],
 )
-def test_a_file_that_is_none_is_one_line_and_a_usage_error(start: Start, tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_none_is_one_line_and_a_usage_error(start: Start, tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "limits.yaml"
     file.write_text(text)
     line = refused(start("command_gate", "--params-file", str(file)))
-    assert told in line
+    assert words in line
     assert str(file) in line
 
 
-@pytest.mark.parametrize(("arguments", "told"), [(("-p", "deadline_ms=3"), "deadline_ms=3"), (("--bogus",), "--bogus")])
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(("-p", "deadline_ms=3"), "deadline_ms=3"), (("--bogus",), "--bogus")]
+)
 def test_arguments_that_rcl_refuses_are_one_line_and_a_usage_error(
-    start: Start, arguments: tuple[str, ...], told: str
+    start: Start, arguments: tuple[str, ...], words: str
 ) -> None:
-    assert told in refused(start("recorder", *arguments))
+    assert words in refused(start("recorder", *arguments))
 
 
-def test_words_that_are_no_ros_arguments_are_told(start: Start) -> None:
+def test_words_that_are_no_ros_arguments_are_reported(start: Start) -> None:
     started = start("command_gate", words=["-p", "deadline_ms:=50.0"])
     started.wait_for("change nothing: parameters and remaps come after --ros-args")
     assert started.signal(signal.SIGINT) == 0
@@ -145,7 +147,7 @@ def test_a_misspelt_parameter_is_refused_at_configure(start: Start, node: str) -
     assert started.signal(signal.SIGTERM) == 0
 
 
-def test_a_misspelt_parameter_is_told_without_configure(start: Start) -> None:
+def test_a_misspelt_parameter_is_reported_without_configure(start: Start) -> None:
     started = start("policy_node", "-p", "autostrat:=true")
     started.wait_for("configure will be refused: parameters: autostrat")
 

@@ -19,7 +19,7 @@ OTHERS = ("command_gate", "policy_node")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "words"),
     [
         ("", "empty|nothing"),
         ("deadline_ms: 300.0\n", "ros__parameters: {deadline_ms"),
@@ -37,17 +37,17 @@ OTHERS = ("command_gate", "policy_node")
         ("a: 2024-13-45\n", "YAML|outside"),
     ],
 )
-def test_what_is_no_parameter_file_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_what_is_no_parameter_file_is_reported_in_one_line(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "limits.yaml"
     file.write_text(text)
-    with pytest.raises(ArgumentsError, match=told) as refused:
+    with pytest.raises(ArgumentsError, match=words) as refused:
         sections(file)
     assert str(refused.value).startswith(str(file))
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("make", ["missing", "folder", "bytes", "large"])
-def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, make: str) -> None:
+def test_what_cannot_be_read_is_reported_in_one_line(tmp_path: Path, make: str) -> None:
     file = tmp_path / "limits.yaml"
     if make == "folder":
         file.mkdir()
@@ -92,7 +92,7 @@ def test_a_misspelt_node_and_a_forgotten_namespace_are_faults() -> None:
     assert not section_faults(["/**/policy_node", "/camera_driver"], "/command_gate", OTHERS)
 
 
-def test_files_and_stray_words_are_told_apart_as_rcl_does() -> None:
+def test_files_and_stray_words_are_distinguished_as_rcl_does() -> None:
     line = [
         "node",
         "x.yaml",
@@ -112,5 +112,5 @@ def test_files_and_stray_words_are_told_apart_as_rcl_does() -> None:
 
 
 def test_what_rcl_says_loses_the_places_of_its_sources() -> None:
-    said = RuntimeError("failed to initialize rcl: Couldn't parse '-p x=3', at /project/src/rcl/arguments.c:352")
-    assert rcl_message(said) == "Couldn't parse '-p x=3'"
+    error = RuntimeError("failed to initialize rcl: Couldn't parse '-p x=3', at /project/src/rcl/arguments.c:352")
+    assert rcl_message(error) == "Couldn't parse '-p x=3'"

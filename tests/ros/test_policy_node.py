@@ -62,10 +62,10 @@ def rig(domain: int, bundle: Path, processes: Processes) -> Iterator[PolicyRig]:
     """The rig of one node, which is configured and not active."""
     parameters = {**QUICK, "bundle": str(bundle)}
     processes.start("one", HERE / "faulty_policy.py", parameters=parameters, namespace="one")
-    made = PolicyRig(domain, "one")
-    assert made.change("configure")
-    yield made
-    made.close()
+    rig = PolicyRig(domain, "one")
+    assert rig.change("configure")
+    yield rig
+    rig.close()
 
 
 def send(rig: PolicyRig, stamp_ns: int, joints: dict[str, float] = JOINTS, **more: Any) -> None:
@@ -128,9 +128,9 @@ def test_chunks_and_plans_equal_the_in_process_session_bit_for_bit(stepped: Poli
     for index in range(12):
         stamp_ns, pixels = stepped.now_ns(), tiny.image(FRONT, index)
         joints = {"grip": 0.01 * index, "other": 7.0, "y": -0.02 * index, "x": 0.03 * index}
-        shown, encoding = (pixels, "rgb8") if index % 3 else (pixels[:, :, ::-1], "bgr8")
+        published, encoding = (pixels, "rgb8") if index % 3 else (pixels[:, :, ::-1], "bgr8")
         sent[stamp_ns] = pixels, {name: joints[name] for name in ("x", "y", "grip")}
-        send(stepped, stamp_ns, joints, pixels=shown, encoding=encoding, padding=index % 2 * 5)
+        send(stepped, stamp_ns, joints, pixels=published, encoding=encoding, padding=index % 2 * 5)
         stepped.chunk_of(stamp_ns)
         time.sleep(0.03)
     check_same(stepped, bundle, sent)
@@ -210,11 +210,11 @@ def test_activation_names_missing_topics_and_those_that_could_be_meant(rig: Poli
     rig.silence(TOPIC)
     rig.silence("joint_states")
     time.sleep(0.3)
-    told = refusal(rig, lambda at: rig.send("side/image_raw", image_message(tiny.image(FRONT, 1), "rgb8", at)))
+    faults = refusal(rig, lambda at: rig.send("side/image_raw", image_message(tiny.image(FRONT, 1), "rgb8", at)))
     rig.silence("side/image_raw")
-    assert "2 fault(s)" in told
-    assert "camera 'front', topic /one/front/image_raw" in told and "nobody publishes it" in told
-    assert "/one/side/image_raw" in told and "state x, y, grip, topic /one/joint_states: nobody publishes" in told
+    assert "2 fault(s)" in faults
+    assert "camera 'front', topic /one/front/image_raw" in faults and "nobody publishes it" in faults
+    assert "/one/side/image_raw" in faults and "state x, y, grip, topic /one/joint_states: nobody publishes" in faults
 
 
 def test_activation_names_wrong_types_and_missing_joints(rig: PolicyRig) -> None:
@@ -222,11 +222,11 @@ def test_activation_names_wrong_types_and_missing_joints(rig: PolicyRig) -> None
         rig.send(TOPIC, String(data="no picture"))
         rig.send("joint_states", joints_message({"x": 0.0, "wrist": 0.0, "grip": 0.0}, at))
 
-    told = refusal(rig, transmit)
+    faults = refusal(rig, transmit)
     rig.silence(TOPIC)
     time.sleep(0.3)
-    assert "expected sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage, got std_msgs/msg/String" in told
-    assert "joints ['y'] are missing, it has grip, wrist, x" in told
+    assert "expected sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage, got std_msgs/msg/String" in faults
+    assert "joints ['y'] are missing, it has grip, wrist, x" in faults
 
 
 def test_activation_names_size_rate_and_unit(rig: PolicyRig) -> None:
@@ -238,9 +238,9 @@ def test_activation_names_size_rate_and_unit(rig: PolicyRig) -> None:
             rig.send(TOPIC, image_message(np.zeros((24, 32, 3), np.uint8), "rgb8", at))
         rig.send("joint_states", joints_message({"x": 90.0, "y": 0.0, "grip": 0.0}, at))
 
-    told = refusal(rig, transmit)
-    assert "expected 16x12, got 32x24" in told and "expected 10 to 60 Hz, got 3." in told
-    assert "state 'x': 90 m is 180 standard deviations" in told
+    faults = refusal(rig, transmit)
+    assert "expected 16x12, got 32x24" in faults and "expected 10 to 60 Hz, got 3." in faults
+    assert "state 'x': 90 m is 180 standard deviations" in faults
 
 
 def test_activation_names_encoding_stamps_and_a_second_publisher(rig: PolicyRig) -> None:
@@ -250,19 +250,19 @@ def test_activation_names_encoding_stamps_and_a_second_publisher(rig: PolicyRig)
         rig.send("joint_states", joints_message(JOINTS, at - 10_000_000_000))
         rig.send(TOPIC, image_message(np.zeros((12, 32), np.uint8), "16UC1", at))
 
-    told = refusal(rig, transmit)
+    faults = refusal(rig, transmit)
     rig.node.destroy_publisher(second)
-    assert "expected one publisher, got 2 (/one/rig, /one/rig)" in told
-    assert "got +10.0" in told and "synchronise the clocks" in told
+    assert "expected one publisher, got 2 (/one/rig, /one/rig)" in faults
+    assert "got +10.0" in faults and "synchronise the clocks" in faults
     time.sleep(0.3)
-    told = refusal(rig, transmit)
-    assert "one publisher" not in told and "expected an encoding of rgb8" in told and "got 16UC1" in told
+    faults = refusal(rig, transmit)
+    assert "one publisher" not in faults and "expected an encoding of rgb8" in faults and "got 16UC1" in faults
 
 
 def test_activation_names_a_publisher_that_never_sends(rig: PolicyRig) -> None:
     rig.publisher(Image, TOPIC)
-    told = refusal(rig, lambda at: rig.send("joint_states", joints_message(JOINTS, at)))
-    assert "1 fault(s)" in told and "topic /one/front/image_raw: no message within 0.8 s" in told
+    faults = refusal(rig, lambda at: rig.send("joint_states", joints_message(JOINTS, at)))
+    assert "1 fault(s)" in faults and "topic /one/front/image_raw: no message within 0.8 s" in faults
 
 
 def test_bad_input_is_counted_refused_and_survived(stepped: PolicyRig) -> None:
@@ -338,7 +338,7 @@ def test_service_and_topic_are_equals_and_unknown_words_are_refused(active: Poli
     assert len(active.chunks) == idle, "nobody told it what to do"
 
 
-def test_whoever_speaks_with_a_qos_that_cannot_arrive_is_told_how_to(active: PolicyRig) -> None:
+def test_whoever_speaks_with_a_qos_that_cannot_arrive_learns_how_to(active: PolicyRig) -> None:
     voice = active.node.create_publisher(String, "instruction", 10)  # as `ros2 topic pub` does: volatile
     wait_until(lambda: "transient_local" in active.row("instruction")["incompatible_qos"])
     assert active.row("instruction")["level"] == "warn"
@@ -382,9 +382,11 @@ def test_a_goal_ends_with_the_success_topic_and_then_the_robot_idles(active: Pol
     active.voice.publish(String(data=PUSH))
     wait_until(lambda: int(active.row("instruction")["topic_ignored"]) >= 1)
     wait_until(lambda: len(goal.feedback) >= 3)
-    told = goal.feedback[-1]
-    assert told.step in ("approach", "grasp", "carry") and 0 <= told.progress <= 1 and 0 < told.confidence <= 1
-    assert told.latency_ms >= told.step_ms > 0 and to_ns(told.elapsed) > 0
+    feedback = goal.feedback[-1]
+    assert (
+        feedback.step in ("approach", "grasp", "carry") and 0 <= feedback.progress <= 1 and 0 < feedback.confidence <= 1
+    )
+    assert feedback.latency_ms >= feedback.step_ms > 0 and to_ns(feedback.elapsed) > 0
     active.success.publish(Bool(data=False))
     active.success.publish(Bool(data=True))
     assert goal.outcome()[:2] == (STATUS["succeeded"], Result.SUCCEEDED)

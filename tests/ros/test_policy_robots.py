@@ -46,8 +46,8 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("second")
     robot.write_checkpoint(folder / "checkpoint")
     (folder / "topics.yaml").write_text(robot.MAP)
-    made = CliRunner().invoke(app, ["export", f"{folder}/checkpoint", "-o", f"{folder}/fp32"])
-    assert made.exit_code == 0, made.output
+    exported = CliRunner().invoke(app, ["export", f"{folder}/checkpoint", "-o", f"{folder}/fp32"])
+    assert exported.exit_code == 0, exported.output
     return folder
 
 

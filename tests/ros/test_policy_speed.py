@@ -14,7 +14,7 @@ from edgevlm.errors import ContractError
 from edgevlm_ros.policy_speed import Chunks, GateDeadline, Step, check_horizon, judge, least_deadline_ms, read_gate
 
 SHORT, LONG = Chunks(8, 100.0), Chunks(50, 100.0)
-GATE, WHOLE = GateDeadline(300.0, "deadline"), GateDeadline(300.0, "whole_chunk")
+GATE, FULL_CHUNK = GateDeadline(300.0, "deadline"), GateDeadline(300.0, "whole_chunk")
 
 
 def step(ms: float, period_ms: float = 33.0) -> Step:
@@ -32,14 +32,14 @@ def test_a_step_beyond_the_deadline_is_an_error_with_the_value_to_set() -> None:
     assert level == "error"
     for part in ("859 ms", "300 ms", "deadline_ms to at least 1290", "chunk_deadline to whole_chunk", "5000 ms"):
         assert part in text
-    assert judge(step(859.0), LONG, WHOLE) == ("ok", "ok")
+    assert judge(step(859.0), LONG, FULL_CHUNK) == ("ok", "ok")
 
 
-def test_whole_chunks_are_not_advised_where_they_are_too_short() -> None:
+def test_full_chunks_are_not_advised_where_they_are_too_short() -> None:
     level, text = judge(step(500.0), SHORT, GATE)
     assert level == "error"
     assert "whole_chunk" not in text
-    level, text = judge(step(500.0), SHORT, WHOLE)
+    level, text = judge(step(500.0), SHORT, FULL_CHUNK)
     assert level == "warn"
     assert "stop between chunks" in text
 

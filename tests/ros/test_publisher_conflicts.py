@@ -49,10 +49,10 @@ def test_a_policy_that_was_killed_and_restarted_is_no_conflict_while_it_stays_in
 
 def test_the_graph_counts_only_when_it_has_settled() -> None:
     rivals = PublisherConflicts(settle_s=2.5)
-    told = {"hand": "hand has 2 publishers (/evil, /policy_node)"}
+    expected = {"hand": "hand has 2 publishers (/evil, /policy_node)"}
     for tenth in range(0, 30):
         rivals.counted({"hand": POLICY | EVIL, "clock": POLICY}, tenth * TENTH)
-        assert rivals.conflicts(tenth * TENTH) == (told if tenth >= 25 else {})
+        assert rivals.conflicts(tenth * TENTH) == (expected if tenth >= 25 else {})
     rivals.counted({"hand": POLICY}, 3 * SECOND_NS)
     assert rivals.conflicts(3 * SECOND_NS) == {}
     rivals.counted({"hand": POLICY | EVIL | AGAIN}, 4 * SECOND_NS)

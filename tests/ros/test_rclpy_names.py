@@ -65,13 +65,13 @@ def alternatives(tree: ast.Module) -> list[list[ast.Module]]:
 @pytest.mark.parametrize("branch", BRANCHES)
 def test_every_name_of_rclpy_is_there(branch: str) -> None:
     names = listed("names", branch)
-    found = {
+    missing = {
         file: [*unknown(imports(tree), names), *unknown(attributes(tree), names)]
         for file, tree in trees().items()
         if file != COMPAT
     }
     assert sum(len(list(imports(tree))) for tree in trees().values()) > 50
-    assert {file: lost for file, lost in found.items() if lost} == {}
+    assert {file: lost for file, lost in missing.items() if lost} == {}
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
@@ -95,7 +95,7 @@ def test_the_lists_tell_the_branches_apart() -> None:
 def test_every_keyword_is_taken(branch: str) -> None:
     """By the name of what is called: `create_timer` has no `autostart` on Humble."""
     keywords = listed("keywords", branch)
-    found, calls = [], 0
+    missing, calls = [], 0
     for file, tree in trees().items():
         imported = {name for module, name in imports(tree)}
         if not imported:
@@ -112,6 +112,6 @@ def test_every_keyword_is_taken(branch: str) -> None:
                 continue
             calls += 1
             lost = [keyword.arg for keyword in node.keywords if keyword.arg and keyword.arg not in taken]
-            found += [f"{file}:{node.lineno}: {name}({keyword}=)" for keyword in lost]
+            missing += [f"{file}:{node.lineno}: {name}({keyword}=)" for keyword in lost]
     assert calls > 50
-    assert not found
+    assert not missing

@@ -48,19 +48,19 @@ def contract() -> Contract:
 
 
 def acted() -> Acted:
-    made = contract()
+    spec = contract()
     random = np.random.default_rng(0)
-    assert made.plan is not None
+    assert spec.plan is not None
     plan = PlanValue(
         waypoints=random.normal(size=(2, 3)).astype(np.float32),
         stamps_ns=(tiny.START_NS + 200_000_001, tiny.START_NS + 400_000_000),
-        names=made.plan.names,
-        units=made.plan.units,
+        names=spec.plan.names,
+        units=spec.plan.units,
         frame_id="base",
-        steps=made.plan.steps,
+        steps=spec.plan.steps,
         confidence=np.array([0.25, 0.75], np.float32),
     )
-    action = made.action
+    action = spec.action
     chunk = Chunk(
         values=random.normal(size=(5, 3)).astype(np.float32),
         names=action.names,
@@ -71,7 +71,7 @@ def acted() -> Acted:
         sequence=12,
         plan=plan,
     )
-    observation = tiny.observation(made, 1, "öffne the drawer", tiny.START_NS + 3)
+    observation = tiny.observation(spec, 1, "öffne the drawer", tiny.START_NS + 3)
     return Acted(chunk, observation, TIMES, {"step": 19_000_000, "preprocess": 1_000_000, "vision": 5_500_000})
 
 
@@ -116,9 +116,9 @@ def test_every_message_of_a_replay_is_the_one_that_a_node_would_publish(tmp_path
 
 def test_a_failed_step_says_why_in_the_words_of_the_node(tmp_path: Path) -> None:
     outcome = Failed(InstructionError("no such word"), acted().observation, TIMES)
-    found = written(tmp_path / "log.mcap", outcome)
-    assert found["/a/inference_stats"] == nodes.stats_message(outcome, COUNTS)
-    assert "/a/action_chunk" not in found
+    recorded = written(tmp_path / "log.mcap", outcome)
+    assert recorded["/a/inference_stats"] == nodes.stats_message(outcome, COUNTS)
+    assert "/a/action_chunk" not in recorded
 
 
 @pytest.mark.parametrize("type_name", sorted(BODIES))

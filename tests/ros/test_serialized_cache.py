@@ -101,7 +101,7 @@ def sent_as() -> dict[str, tuple[Setpoint, tuple[Column, ...]]]:
         "position": group("joint_position", ("one",), "rad", topic_type="sensor_msgs/msg/JointState"),
         "gripper": group("gripper", ("jaw",), "1"),
     }
-    made = {}
+    topics = {}
     for name, one in groups.items():
         contract = gate_judge.contract((one,), tuple(StateField(name=each, unit="1") for each in one.names))
         turning = (OrientationLimits(actions=TURNED, state=TURNED, velocity=1, acceleration=1, tracking=1),)
@@ -122,8 +122,8 @@ def sent_as() -> dict[str, tuple[Setpoint, tuple[Column, ...]]]:
         )
         sent = columns(contract, limits)
         (setpoint,) = setpoints(contract, sent, default_topics(contract), (), 0.02)
-        made[name] = (setpoint, sent)
-    return made
+        topics[name] = (setpoint, sent)
+    return topics
 
 
 FORMS = sent_as()
@@ -229,7 +229,7 @@ def play(wire: Wire, openings: list[float]) -> list[str]:
     return [form for form, _ in wire.sent]
 
 
-def test_bytes_are_sent_once_the_same_was_said_often_and_no_longer_than_that() -> None:
+def test_bytes_are_sent_once_the_same_content_repeats_and_no_longer_than_that() -> None:
     often = ["object"] * OFTEN
     assert play(Wire(), [0.5] * (OFTEN + 3) + [0.25] * (OFTEN + 1)) == [*often, *["bytes"] * 3, *often, "bytes"]
     assert play(Wire(), [0.5, 0.25] * OFTEN) == ["object"] * OFTEN * 2
@@ -244,9 +244,9 @@ def test_a_dds_that_takes_no_bytes_gets_every_message_as_an_object() -> None:
 def node(domain: int) -> Iterator[Any]:
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
-    made = rclpy.create_node("repeating", context=context)
-    yield made
-    made.destroy_node()
+    node = rclpy.create_node("repeating", context=context)
+    yield node
+    node.destroy_node()
     rclpy.shutdown(context=context)
 
 
@@ -264,15 +264,15 @@ def test_over_dds_bytes_arrive_as_objects_do(node: Any, values: tuple[float, ...
     sender: SerializedCache[GateCommand] = SerializedCache(
         publisher, STATUS_NUMBERS, lambda command: status_message(command, sent)
     )
-    said = []
+    messages = []
     for number in range(2 * OFTEN):
         command = GateCommand(number, number * 10**9 + 3, number * 10**9 + 5, "hold", values, "state_stale", 1)
         sender.publish(command, status_says(command), status_numbers(command))
         sender.prepare()
-        said.append(status_message(command, sent))
-        while len(got) < len(said) and time.monotonic() < end:
+        messages.append(status_message(command, sent))
+        while len(got) < len(messages) and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.1)
     executor.shutdown()
-    assert len(got) == len(said)
-    for data, message in zip(got, said, strict=True):
+    assert len(got) == len(messages)
+    for data, message in zip(got, messages, strict=True):
         assert_same_bytes(data, message)

@@ -115,9 +115,9 @@ def probe(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
             parameters={"mode": "scaled", "speed": SPEED, "pause_s": 0.3},
             namespace="robot",
         )
-        made = Probe(domain)
-        yield made
-        made.close()
+        probe = Probe(domain)
+        yield probe
+        probe.close()
         processes.check()
 
 

@@ -75,14 +75,14 @@ class Scene:
 
 @pytest.fixture
 def scene(domain: int, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Scene]]:
-    made: list[Scene] = []
+    scenes: list[Scene] = []
 
     def begin(slow_s: float, **gate: Any) -> Scene:
-        made.append(Scene(domain, tmp_path, "slow", slow_s, **gate))
-        return made[-1]
+        scenes.append(Scene(domain, tmp_path, "slow", slow_s, **gate))
+        return scenes[-1]
 
     yield begin
-    for each in made:
+    for each in scenes:
         each.close()
 
 
@@ -91,14 +91,14 @@ def test_both_sides_say_why_nothing_moves_and_what_to_set(scene: Callable[..., S
     waits = slow.log("policy", "waits for an instruction")
     for name in ("/slow/instruction", "/slow/set_instruction", "/slow/execute_instruction"):
         assert name in waits
-    told = slow.log("policy", "this policy is too slow for its gate")
+    line = slow.log("policy", "this policy is too slow for its gate")
     for part in (
         "a step takes",
         "no chunk comes for 50 ms",
         "deadline_ms to at least 1",
         "chunk_deadline to whole_chunk",
     ):
-        assert part in told
+        assert part in line
     wait_until(lambda: slow.rig.row("pace")["level"] == "error")  # one may still be on its way
     row = slow.rig.row("pace")
     assert row["gate_deadline_ms"] == "50.000"
@@ -123,7 +123,7 @@ def test_a_gate_that_recovers_at_once_follows_it_for_a_moment_after_each_chunk(s
     slow.log("gate", "this policy is too slow for its gate: a step takes")
 
 
-def test_whole_chunks_make_it_useful_and_a_dead_policy_is_noticed_as_soon(scene: Callable[..., Scene]) -> None:
+def test_full_chunks_make_it_useful_and_a_dead_policy_is_noticed_as_soon(scene: Callable[..., Scene]) -> None:
     slow = scene(0.08, chunk_deadline="whole_chunk", deadline_ms=60.0)
     slow.log("policy", "waits for an instruction")
     assert slow.rig.say(tiny.COMMANDS[0]).accepted
@@ -140,15 +140,15 @@ def test_whole_chunks_make_it_useful_and_a_dead_policy_is_noticed_as_soon(scene:
 
 
 def test_a_step_that_outlasts_its_chunk_is_refused_at_activation(scene: Callable[..., Scene]) -> None:
-    told = scene(0.3).log("policy", "activate refused")
-    assert "the model is too slow here: a step takes 3" in told
-    assert "its chunks are over after 250 ms, 5 rows of 50 ms" in told
+    line = scene(0.3).log("policy", "activate refused")
+    assert "the model is too slow here: a step takes 3" in line
+    assert "its chunks are over after 250 ms, 5 rows of 50 ms" in line
 
 
 def test_in_simulated_time_it_is_a_warning(scene: Callable[..., Scene]) -> None:
     slow = scene(0.3, use_sim_time=True)
-    told = slow.log("policy", "simulated time must run slower than this model")
-    assert "a step takes 3" in told
+    line = slow.log("policy", "simulated time must run slower than this model")
+    assert "a step takes 3" in line
     slow.log("policy", "waits for an instruction")
     assert "activate refused: the model" not in slow.processes.log("policy")
 

@@ -67,21 +67,21 @@ def processes(domain: int, bundle: Path, tmp_path_factory: pytest.TempPathFactor
     variables["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), variables.get("PYTHONPATH", "")])
     with Processes(tmp_path_factory.mktemp("two"), variables) as started:
         for name in NAMES:
-            for node, given in (("policy_node", POLICY), ("command_gate", GATE)):
-                parameters: dict[str, Any] = {**given, "bundle": str(bundle)}
+            for node, settings in (("policy_node", POLICY), ("command_gate", GATE)):
+                parameters: dict[str, Any] = {**settings, "bundle": str(bundle)}
                 started.start(f"{name}-{node}", f"edgevlm_ros.{node}", parameters=parameters, namespace=name)
         yield started
 
 
 @pytest.fixture(scope="module")
 def robots(domain: int, processes: Processes) -> Iterator[tuple[Robot, Robot]]:
-    made = (Robot(domain, "left", 1), Robot(domain, "right", 7))
-    yield made
-    for robot in made:
+    robots = (Robot(domain, "left", 1), Robot(domain, "right", 7))
+    yield robots
+    for robot in robots:
         robot.close()
 
 
-def test_each_does_what_it_was_told(robots: tuple[Robot, Robot]) -> None:
+def test_each_follows_its_own_instruction(robots: tuple[Robot, Robot]) -> None:
     for robot, text in zip(robots, tiny.COMMANDS, strict=False):
         wait_until(lambda robot=robot, text=text: robot.rig.say(text).accepted, 20)
     for robot in robots:

@@ -86,12 +86,12 @@ def asker(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask
     parameters = {"autostart": True, "question": "what colour is it", "period_s": 0.1, "choices": ["red", "blue"]}
     with Processes(tmp_path_factory.mktemp("vlm"), environment(domain)) as processes:
         processes.start("vlm", HERE / "colour_chat.py", parameters=parameters)
-        made = Asker(domain)
+        asker = Asker(domain)
         try:
-            wait_until(lambda: made.ask("ready?", png((9, 9, 200))).success, 20)
-            yield made
+            wait_until(lambda: asker.ask("ready?", png((9, 9, 200))).success, 20)
+            yield asker
         finally:
-            made.close()
+            asker.close()
 
 
 def test_it_answers_about_the_picture_that_came_with_the_question(asker: Asker) -> None:
@@ -105,11 +105,11 @@ def test_without_a_picture_it_looks_at_the_cameras_newest_and_decides_by_itself(
     for colour, name in (((250, 3, 3), "red"), ((3, 3, 250), "blue"), ((3, 250, 3), "")):
         asker.decisions.clear()
 
-        def shown(wanted: str = name, colour: tuple[int, int, int] = colour) -> bool:
+        def decided(answered: str = name, colour: tuple[int, int, int] = colour) -> bool:
             asker.show(colour)
-            return wanted in asker.decisions
+            return answered in asker.decisions
 
-        wait_until(shown)
+        wait_until(decided)
     asker.show((250, 3, 3))
     wait_until(lambda: asker.ask("what colour is it").text == "it is red")
     assert asker.ask("what colour is it").header.frame_id == "eye"
@@ -145,14 +145,14 @@ def test_a_real_bundle_says_what_it_says_without_ros(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Picture.fromarray(picture).save(buffer, "PNG")
     with load_chat(CHAT) as chat:
-        wanted = chat.ask(image=picture, text="What is it?", max_new_tokens=6)
+        expected = chat.ask(image=picture, text="What is it?", max_new_tokens=6)
     with Processes(tmp_path / "logs", environment(domain)) as processes:
         processes.start("vlm", "edgevlm_ros.vlm_node", parameters={"autostart": True, "bundle": str(CHAT)})
         asker = Asker(domain)
         try:
             wait_until(lambda: asker.ask("ready?", buffer.getvalue(), tokens=1).success, 20)
             answer = asker.ask("What is it?", buffer.getvalue(), tokens=6)
-            assert (answer.text, tuple(answer.token_ids)) == (wanted.text, wanted.token_ids) and answer.success
+            assert (answer.text, tuple(answer.token_ids)) == (expected.text, expected.token_ids) and answer.success
             refused = asker.ask("What is <image>?", buffer.getvalue())
             assert not refused.success and "PromptError" in refused.message
         finally:
@@ -165,8 +165,8 @@ def test_a_model_that_captions_pictures_needs_no_text(tmp_path: Path) -> None:
     domain, bundle = free_domain(), makers.chat(tmp_path / "bundle")
     with load_chat(bundle) as chat:
         picture = np.asarray(Picture.open(io.BytesIO(png((9, 200, 90)))))
-        wanted = chat.ask(image=picture, max_new_tokens=6)
-        seen = chat.ask(image=np.full((6, 8, 3), (250, 3, 3), np.uint8), max_new_tokens=6)
+        expected = chat.ask(image=picture, max_new_tokens=6)
+        other = chat.ask(image=np.full((6, 8, 3), (250, 3, 3), np.uint8), max_new_tokens=6)
     parameters = {"autostart": True, "bundle": str(bundle), "period_s": 0.1, "max_new_tokens": 6}
     with Processes(tmp_path / "logs", environment(domain)) as processes:
         processes.start("vlm", "edgevlm_ros.vlm_node", parameters=parameters)
@@ -174,14 +174,14 @@ def test_a_model_that_captions_pictures_needs_no_text(tmp_path: Path) -> None:
         try:
             wait_until(lambda: asker.ask("", png((9, 200, 90)), tokens=1).success, 20)
             answer = asker.ask("", png((9, 200, 90)), tokens=6)
-            assert tuple(answer.token_ids) == wanted.token_ids
+            assert tuple(answer.token_ids) == expected.token_ids
 
             def captioned() -> bool:
                 asker.show((250, 3, 3))
                 return bool(asker.answers)
 
             wait_until(captioned)
-            assert set(asker.answers) == {seen.text}
+            assert set(asker.answers) == {other.text}
         finally:
             asker.close()
 

@@ -170,9 +170,9 @@ def _settle(model: FilmPolicy) -> None:
     moments = [native_inputs(task, last) for task in tasks(episodes=12, steps=4, seed=9) for last in (0, 3)]
     pixels = {name: torch.cat([moment[0][name] for moment in moments]) for name in SIZES}
     ids, mask, state = (torch.cat([moment[i] for moment in moments]) for i in (1, 2, 3))
-    seen: list[Tensor] = []
+    activations: list[Tensor] = []
     first = model.head.trunk[0]
-    hook = first.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    hook = first.register_forward_hook(lambda module, inputs, output: activations.append(inputs[0]))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean over all passes
@@ -183,7 +183,7 @@ def _settle(model: FilmPolicy) -> None:
         model.eval()(pixels, ids, mask, state)
         words = slice(-len(JOINTS) - config().text_width, -len(JOINTS))
         first.weight.data[:, words] *= 3.0
-        reached = seen[-1] @ first.weight.T
+        reached = activations[-1] @ first.weight.T
         first.weight.data /= reached.std(0)[:, None]
         first.bias.data = -reached.mean(0) / reached.std(0)
     hook.remove()

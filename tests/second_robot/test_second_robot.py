@@ -57,8 +57,8 @@ def cli(folder: Path) -> Cli:
     """`edgevlm ARGUMENTS --json -`; paths are inside the folder. Returns the figures."""
 
     def run(*arguments: str) -> Any:
-        given = [argument.replace("@", f"{folder}/") for argument in arguments]
-        result = CliRunner().invoke(app, [*given, "--json", f"{folder}/out.json"])
+        words = [argument.replace("@", f"{folder}/") for argument in arguments]
+        result = CliRunner().invoke(app, [*words, "--json", f"{folder}/out.json"])
         if result.exception:
             raise result.exception
         assert result.exit_code == 0, result.output
@@ -100,9 +100,9 @@ def native_chunk(folder: Path, task: robot.Task, last: int) -> NDArray[np.float3
 
 def test_the_recording_comes_back_as_what_was_true(folder: Path) -> None:
     task = next(robot.tasks())
-    seen = observations(folder)
-    assert len(seen) == len(task.steps)
-    for observation, step in zip(seen, task.steps, strict=True):
+    recorded = observations(folder)
+    assert len(recorded) == len(task.steps)
+    for observation, step in zip(recorded, task.steps, strict=True):
         assert observation.instruction == task.command
         assert observation.frames["left"].stamp_ns == step.stamp_ns
         assert observation.frames["wrist"].stamp_ns == step.stamp_ns + 7_000_000
@@ -152,7 +152,7 @@ def test_every_step_of_the_way_matters(fp32: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_int8_is_made_from_the_robots_own_recording(int8: Path, fp32: Path, folder: Path, cli: Cli) -> None:
+def test_int8_is_calibrated_on_the_robots_own_recording(int8: Path, fp32: Path, folder: Path, cli: Cli) -> None:
     """`calibrate` by itself makes the very table that `export` made."""
     cli("calibrate", "@fp32", "--data", "@log.mcap", "--topics", "@topics.yaml", "-o", "@table.json", "--samples", "40")
     manifest = open_bundle(int8).manifest
@@ -172,10 +172,10 @@ def test_verify_compares_it_with_its_checkpoint_on_the_recording(int8: Path, cli
 
 @pytest.mark.slow
 def test_int8_acts_on_the_recording(int8: Path, fp32: Path, folder: Path) -> None:
-    with edgevlm.load(int8, ONE_THREAD) as small, edgevlm.load(fp32, ONE_THREAD) as whole:
+    with edgevlm.load(int8, ONE_THREAD) as small, edgevlm.load(fp32, ONE_THREAD) as full:
         errors, sizes = [], []
         for observation in observations(folder):
-            chunk, reference = small.act(observation), whole.act(observation)
+            chunk, reference = small.act(observation), full.act(observation)
             errors.append(np.abs(chunk.values - reference.values).mean())
             sizes.append(np.abs(reference.values).mean())
         assert 0 < np.mean(errors) < 0.2 * np.mean(sizes)

@@ -58,14 +58,14 @@ def parts(reader: str, **args: Any) -> dict[str, Any]:
 
 def chat(root: Path, reader: str = "decoder", **args: Any) -> Path:
     """Write the bundle: `decoder` goes on from the beginning of an answer, `encoder` reads a question."""
-    said = parts(reader, **args)
+    fields = parts(reader, **args)
 
     def build(files: Mapping[str, FileEntry]) -> Manifest:
-        return Manifest.build(**{**said, "files": files})
+        return Manifest.build(**{**fields, "files": files})
 
     with new_directory(root) as work:
         (work / "stages").mkdir()
-        for stage in said["stages"].values():
+        for stage in fields["stages"].values():
             for form in stage.forms.values():
                 shutil.copyfile(tiny.STAGES / Path(form).name, work / form)
         shutil.copyfile(tiny.STAGES / "chat_tokenizer.json", work / "tokenizer.json")

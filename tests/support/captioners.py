@@ -24,7 +24,7 @@ from transformers import (
 transformers.utils.logging.disable_progress_bar()
 SIDE, PATCH = 32, 8
 TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-SEEN = {"image_size": SIDE, "patch_size": PATCH, **TOWER}
+VISION = {"image_size": SIDE, "patch_size": PATCH, **TOWER}
 PLACES = 128  # of the text
 QUERIES = 4  # features of one picture, of BLIP-2
 Edit = Callable[[Any], None]
@@ -81,7 +81,7 @@ def _blip(root: Path, kind: Any, seed: int, edit: Edit | None, save: dict[str, A
     tokenizer = wording.asked(root, side=SIDE).tokenizer
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in wording.BERT_IDS.items()}
     text = {**TOWER, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": PLACES}
-    config = BlipConfig(vision_config=SEEN, text_config=text)
+    config = BlipConfig(vision_config=VISION, text_config=text)
     torch.manual_seed(seed)
     model = kind(config).eval()
     _sharpen(model)
@@ -103,7 +103,7 @@ def blip2(root: Path, *, seed: int = 0, edit: Edit | None = None, **save: Any) -
     )
     former = {**TOWER, "vocab_size": 16, "encoder_hidden_size": TOWER["hidden_size"]}
     config = Blip2Config(
-        vision_config=Blip2VisionConfig(**SEEN).to_dict(),
+        vision_config=Blip2VisionConfig(**VISION).to_dict(),
         qformer_config=Blip2QFormerConfig(**former).to_dict(),
         text_config=text.to_dict(),
         num_query_tokens=QUERIES,

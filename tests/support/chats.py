@@ -28,7 +28,7 @@ from transformers import (
 transformers.utils.logging.disable_progress_bar()
 SIDE, PATCH = 32, 8
 TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-SEEN = {"image_size": SIDE, "patch_size": PATCH, **TOWER}
+VISION = {"image_size": SIDE, "patch_size": PATCH, **TOWER}
 TEXT = {**TOWER, "num_key_value_heads": 2, "max_position_embeddings": 512}
 WINDOW = 8  # tokens, of the layers that look back a little only
 Edit = Callable[[Any], None]
@@ -39,7 +39,7 @@ def llava(root: Path, *, seed: int = 0, edit: Edit | None = None, **save: Any) -
     tokenizer = wording.patched(root, side=SIDE, patch=PATCH).tokenizer
     text = LlamaConfig(**TEXT, vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=2)
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**SEEN).to_dict(),
+        vision_config=CLIPVisionConfig(**VISION).to_dict(),
         text_config=text.to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=16,
@@ -62,7 +62,7 @@ def _tiled(root: Path, model: Any, config: Any, seed: int, edit: Edit | None, sa
     ids = {"bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 2}
     text = LlamaConfig(**TEXT, vocab_size=len(tokenizer), **ids)
     created = config(
-        vision_config=SEEN,
+        vision_config=VISION,
         text_config=text.to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
@@ -90,7 +90,7 @@ def _prefixed(root: Path, kind: Any, more: dict[str, Any], seed: int, edit: Edit
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     text = kind(**TEXT, **more, vocab_size=len(tokenizer), **ids)
     config = PaliGemmaConfig(
-        vision_config=SiglipVisionConfig(**SEEN, vision_use_head=False).to_dict(),
+        vision_config=SiglipVisionConfig(**VISION, vision_use_head=False).to_dict(),
         text_config=text.to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         projection_dim=64,
@@ -193,7 +193,7 @@ def heavy(root: Path) -> Path:
         pad_token_id=2,
     )
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**SEEN).to_dict(),
+        vision_config=CLIPVisionConfig(**VISION).to_dict(),
         text_config=text.to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=16,

@@ -47,14 +47,14 @@ def parts() -> dict[str, Any]:
 
 def policy(root: Path) -> Path:
     """Write the bundle."""
-    said = parts()
+    fields = parts()
 
     def build(files: Mapping[str, FileEntry]) -> Manifest:
-        return Manifest.build(**{**said, "files": files})
+        return Manifest.build(**{**fields, "files": files})
 
     with new_directory(root) as work:
         (work / "stages").mkdir()
-        for stage in said["stages"].values():
+        for stage in fields["stages"].values():
             for form in stage.forms.values():
                 shutil.copyfile(tiny.STAGES / Path(form).name, work / form)
         shutil.copyfile(tiny.TOKENIZER, work / "tokenizer.json")

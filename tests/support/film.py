@@ -123,10 +123,10 @@ def write_checkpoint(
             module.heat.weight.data *= 40.0
     if deaf:
         model.text.norm.weight.data.zero_()
-    said = contract(*cameras, window=window).model_dump(mode="json")
+    fields = contract(*cameras, window=window).model_dump(mode="json")
     resize = {"op": "resize", "width": 32, "height": 32}
     preprocess = {name: [resize, NORMALIZE] for name in cameras}
-    model.save_pretrained(folder, {"contract": said, "preprocess": preprocess})
+    model.save_pretrained(folder, {"contract": fields, "preprocess": preprocess})
     write_tokenizer(folder / "tokenizer.json")
     return folder
 

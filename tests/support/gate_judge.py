@@ -197,10 +197,10 @@ class Judge:
         self._number = 0
         self._before: _Before | None = None
 
-    def chunk(self, given: ActionChunk) -> None:
+    def chunk(self, offered: ActionChunk) -> None:
         """A chunk went in."""
-        if np.isfinite(given.values).all():
-            self.until_ns[given.sequence] = given.valid_until_ns
+        if np.isfinite(offered.values).all():
+            self.until_ns[offered.sequence] = offered.valid_until_ns
 
     def state(self, values: Sequence[float]) -> None:
         """A measured state went in, and was taken."""

@@ -75,8 +75,8 @@ def storm_limits(form: Form, **more: Any) -> GateLimits:
     names = _names(form)
     turning: dict[str, Any] = {"actions": names, "state": tuple(f"at_{name}" for name in names)}
     turning |= {"velocity": 2.0, "acceleration": 8.0, "tracking": 0.6}
-    given = {**gate_judge.limits(), "axes": [dict(zip(keys, axis, strict=True)) for axis in axes]}
-    return GateLimits(**{**given, "orientations": (turning,), **more})
+    values = {**gate_judge.limits(), "axes": [dict(zip(keys, axis, strict=True)) for axis in axes]}
+    return GateLimits(**{**values, "orientations": (turning,), **more})
 
 
 class Storm:

@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _may(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
-    def _found(self, name: str, revision: str) -> tuple[str, Path] | None:
+    def _resolve(self, name: str, revision: str) -> tuple[str, Path] | None:
         """The commit and directory; refuses and gives nothing where there is none to see."""
         known = any(one == name for one, _ in self.hub.revisions)
         if not known or (name in self.hub.private and not self._may()):
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, name: str, rest: list[str]) -> None:
         revision = "/".join(rest[1:]) if rest[:1] in (["revision"], ["tree"]) else "main"
-        result = self._found(name, revision)
+        result = self._resolve(name, revision)
         if result is None:
             return
         sha, folder = result
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"id": name, "sha": sha, "siblings": [{"rfilename": one} for one in names]})
 
     def _file(self, name: str, revision: str, inside: str) -> None:
-        result = self._found(name, revision)
+        result = self._resolve(name, revision)
         if result is None:
             return
         if name in self.hub.gated and not self._may():

@@ -129,7 +129,7 @@ def write_log(path: Path, sizes: Mapping[str, tuple[int, int]], texts: Sequence[
 MILD = {"down_proj.weight": 0.2, "fc2.weight": 0.2, "action_time_mlp_in.weight": 0.7}
 SHARP, DULL = (dict.fromkeys(("q_proj.weight", "k_proj.weight"), by) for by in (0.8, 0.6))  # how attention looks
 EYES = {"top_eye": (48, 64), "wrist_eye": (40, 28)}  # of the case `smolvla`
-SAID = ("put the red cup on the plate", "open the left drawer")
+INSTRUCTIONS = ("put the red cup on the plate", "open the left drawer")
 
 
 def write_smolvla(folder: Path) -> Path:
@@ -138,7 +138,7 @@ def write_smolvla(folder: Path) -> Path:
     write_policy(folder / "outliers", "smolvla", scaled={**MILD, **DULL})
     enlarge(folder / "outliers" / "model.safetensors")
     write_robot(folder / "robot.yaml", case="smolvla")
-    write_log(folder / "log.mcap", EYES, SAID)
+    write_log(folder / "log.mcap", EYES, INSTRUCTIONS)
     return folder
 
 
@@ -171,16 +171,16 @@ def read(path: Path) -> Any:
 
 def answers(case: str) -> dict[str, NDArray[Any]]:
     """Inputs and what LeRobot answered: states (N, S), chunks (N, K, A), `<camera>_<step>` (H, W, 3)."""
-    with np.load(GOLDEN / case / "answers.npz") as kept:
-        return dict(kept)
+    with np.load(GOLDEN / case / "answers.npz") as recorded:
+        return dict(recorded)
 
 
-def observation(contract: Contract, kept: Mapping[str, NDArray[Any]], step: int, text: str = "") -> Observation:
+def observation(contract: Contract, recorded: Mapping[str, NDArray[Any]], step: int, text: str = "") -> Observation:
     """One of the golden steps, as the robot's own cameras and joints would send it; `text` else the golden one."""
     stamp_ns = START_NS + step * PERIOD_NS
     frames = {
-        camera.name: Stamped(kept[f"{camera.name.removesuffix('_eye')}_{step}"], stamp_ns)
+        camera.name: Stamped(recorded[f"{camera.name.removesuffix('_eye')}_{step}"], stamp_ns)
         for camera in contract.cameras
     }
-    said = str(kept["texts"][step]) if "texts" in kept and not text else text
-    return Observation(frames, Stamped(kept["states"][step], stamp_ns), said)
+    instruction = str(recorded["texts"][step]) if "texts" in recorded and not text else text
+    return Observation(frames, Stamped(recorded["states"][step], stamp_ns), instruction)

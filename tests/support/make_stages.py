@@ -18,7 +18,7 @@ STAGES = Path(__file__).parent / "stages"
 OPSET, IR = 17, 8  # old enough for every ONNX Runtime that edgevlm promises to run with
 MAPS, TEXT, WORDS, TOKENS = 4, 4, 16, 6  # feature maps, size of a text vector, vocabulary, tokens
 MONO_MAP, DUO_MAPS = (4, 4), {"left": (4, 4), "wrist": (3, 5)}
-WHOLE = ("ids", "positions", "index")  # inputs of whole numbers
+INTEGERS = ("ids", "positions", "index")  # inputs of whole numbers
 CHAT_WIDTH, CHAT_HEADS, CHAT_LAYERS, CHAT_WORDS = 8, 2, 2, 272
 _random = np.random.default_rng(20)
 
@@ -35,7 +35,7 @@ def _model(
     weights: Mapping[str, NDArray[Any]],
 ) -> None:
     def ports(shapes: Mapping[str, Sequence[int | str]]) -> list[Any]:
-        kinds = {port: TensorProto.INT64 if port in WHOLE else TensorProto.FLOAT for port in shapes}
+        kinds = {port: TensorProto.INT64 if port in INTEGERS else TensorProto.FLOAT for port in shapes}
         return [helper.make_tensor_value_info(port, kinds[port], list(shape)) for port, shape in shapes.items()]
 
     tensors = [numpy_helper.from_array(value, key) for key, value in weights.items()]
@@ -223,7 +223,7 @@ def _attention(layer: int) -> list[NodeProto]:
     ]
 
 
-def chat_decoder(name: str = "chat_decoder", told: str = "", length: int | str = 4) -> None:
+def chat_decoder(name: str = "chat_decoder", condition: str = "", length: int | str = 4) -> None:
     """A decoder of two layers, as `KVDecoderSpec` describes it; what it says depends on places, masks and the past.
 
     And, where it is `told` something (1, length, CHAT_WIDTH), on that, whose order it does not see.
@@ -234,8 +234,8 @@ def chat_decoder(name: str = "chat_decoder", told: str = "", length: int | str =
         helper.make_node("Unsqueeze", ["place", "last"], ["column"]),
         helper.make_node("Mul", ["column", "pace"], ["angle"]),
         helper.make_node("Sin", ["angle"], ["wave"]),
-        helper.make_node("Add", ["embeds", "wave"], ["placed" if told else "x0"]),
-        *(_told(told, "placed", "x0") if told else ()),
+        helper.make_node("Add", ["embeds", "wave"], ["placed" if condition else "x0"]),
+        *(_conditioned(condition, "placed", "x0") if condition else ()),
         *(node for layer in range(CHAT_LAYERS) for node in _attention(layer)),
         helper.make_node("Gather", [f"x{CHAT_LAYERS}", "index"], ["wanted"], axis=1),
         helper.make_node("Reshape", ["wanted", "row"], ["one"]),
@@ -251,8 +251,8 @@ def chat_decoder(name: str = "chat_decoder", told: str = "", length: int | str =
     }
     inputs: dict[str, Sequence[int | str]] = {"embeds": (1, "query", width), "positions": (1, "query")}
     inputs |= dict.fromkeys(("far", "near"), (1, 1, "query", "keys")) | {"index": (1,)}
-    if told:
-        inputs[told], weights["told_w"] = (1, length, width), _weights(width, width)
+    if condition:
+        inputs[condition], weights["told_w"] = (1, length, width), _weights(width, width)
     outputs: dict[str, Sequence[int | str]] = {"logits": (1, CHAT_WORDS)}
     for layer in range(CHAT_LAYERS):
         weights |= {f"{part}_w{layer}": _weights(width, width) for part in ("query", "key", "value", "out")}
@@ -260,17 +260,17 @@ def chat_decoder(name: str = "chat_decoder", told: str = "", length: int | str =
             inputs[f"past_{part}_{layer}"] = (1, "past", CHAT_HEADS, size)
             outputs[f"new_{part}_{layer}"] = (1, "query", CHAT_HEADS, size)
     _model(name, nodes, inputs, outputs, weights)
-    if not told:
+    if not condition:
         np.save(STAGES / "chat_embeddings.npy", _weights(CHAT_WORDS, width))
 
 
-def _told(told: str, before: str, after: str) -> list[NodeProto]:
-    """`before` (1, Q, H), each moved by what is told (1, N, H)."""
+def _conditioned(condition: str, before: str, after: str) -> list[NodeProto]:
+    """`before` (1, Q, H), each moved by the condition (1, N, H)."""
     return [
-        helper.make_node("ReduceMean", [told], [f"{told}_mean"], axes=[1], keepdims=1),
-        helper.make_node("MatMul", [f"{told}_mean", "told_w"], [f"{told}_line"]),
-        helper.make_node("Tanh", [f"{told}_line"], [f"{told}_bent"]),
-        helper.make_node("Add", [before, f"{told}_bent"], [after]),
+        helper.make_node("ReduceMean", [condition], [f"{condition}_mean"], axes=[1], keepdims=1),
+        helper.make_node("MatMul", [f"{condition}_mean", "told_w"], [f"{condition}_line"]),
+        helper.make_node("Tanh", [f"{condition}_line"], [f"{condition}_bent"]),
+        helper.make_node("Add", [before, f"{condition}_bent"], [after]),
     ]
 
 
@@ -278,7 +278,7 @@ def asked_encoder() -> None:
     """ids (1, asked), features (1, 4, CHAT_WIDTH) -> read (1, asked, CHAT_WIDTH): words, each moved by the picture."""
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["words"], axis=0),
-        *_told("features", "words", "both"),
+        *_conditioned("features", "words", "both"),
         helper.make_node("Tanh", ["both"], ["read"]),
     ]
     inputs: dict[str, Sequence[int | str]] = {"ids": (1, "asked"), "features": (1, 4, CHAT_WIDTH)}

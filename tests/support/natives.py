@@ -12,7 +12,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers.image_utils import load_image
 
-Said = tuple[int, ...]
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,38 +39,38 @@ class Native:
         result: list[int] = self.inputs(path)["input_ids"][0].tolist()
         return result
 
-    def answer(self, path: Path, count: int) -> tuple[Said, NDArray[np.float32]]:
+    def answer(self, path: Path, count: int) -> tuple[Tokens, NDArray[np.float32]]:
         """(greedy tokens, the logits each was chosen from)."""
         return self._search(self.inputs(path), count)
 
-    def caption(self, path: Path, count: int) -> tuple[Said, NDArray[np.float32]]:
+    def caption(self, path: Path, count: int) -> tuple[Tokens, NDArray[np.float32]]:
         """The same of a picture alone, the words left to upstream."""
         pixels = self.processor.image_processor(load_image(str(path)), return_tensors="pt")["pixel_values"]
         return self._search({"pixel_values": pixels}, count)
 
-    def _search(self, given: dict[str, Any], count: int) -> tuple[Said, NDArray[np.float32]]:
+    def _search(self, inputs: dict[str, Any], count: int) -> tuple[Tokens, NDArray[np.float32]]:
         with torch.no_grad():
             out = self.model.generate(
-                **given,
+                **inputs,
                 max_new_tokens=count,
                 do_sample=False,
                 return_dict_in_generate=True,
                 output_logits=True,
             )
-        said = out.sequences[0].tolist()[-len(out.logits) :]
-        return tuple(said), torch.stack(out.logits)[:, 0].numpy()
+        tokens = out.sequences[0].tolist()[-len(out.logits) :]
+        return tuple(tokens), torch.stack(out.logits)[:, 0].numpy()
 
-    def forward(self, path: Path, said: Said) -> NDArray[np.float32]:
-        """The logits of `said` in one forward over prompt and answer, without a cache."""
-        given = self.inputs(path)
-        start = given["input_ids"].shape[1]
-        answer = torch.tensor([said[:-1]])
-        given["input_ids"] = torch.cat([given["input_ids"], answer], 1)
-        given["attention_mask"] = torch.ones_like(given["input_ids"])
-        if "token_type_ids" in given:  # 1: an answer, which looks back only
-            given["token_type_ids"] = torch.cat([given["token_type_ids"], torch.ones_like(answer)], 1)
+    def forward(self, path: Path, tokens: Tokens) -> NDArray[np.float32]:
+        """The logits of `tokens` in one forward over prompt and answer, without a cache."""
+        inputs = self.inputs(path)
+        start = inputs["input_ids"].shape[1]
+        answer = torch.tensor([tokens[:-1]])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if "token_type_ids" in inputs:  # 1: an answer, which looks back only
+            inputs["token_type_ids"] = torch.cat([inputs["token_type_ids"], torch.ones_like(answer)], 1)
         with torch.no_grad():
-            logits: NDArray[np.float32] = self.model(**given).logits[0, start - 1 :].numpy()
+            logits: NDArray[np.float32] = self.model(**inputs).logits[0, start - 1 :].numpy()
         return logits
 
 
@@ -96,33 +96,33 @@ class Captioner(Plain):
 
     def inputs(self, path: Path) -> dict[str, Any]:
         """What the model takes; its search wants the last sign, too."""
-        given = super().inputs(path)
-        given["input_ids"][:, 0] = self.model.config.text_config.bos_token_id
-        return given
+        inputs = super().inputs(path)
+        inputs["input_ids"][:, 0] = self.model.config.text_config.bos_token_id
+        return inputs
 
     def ids(self, path: Path) -> list[int]:
         """What the decoder begins with."""
         return super().ids(path)[:-1]
 
-    def forward(self, path: Path, said: Said) -> NDArray[np.float32]:
+    def forward(self, path: Path, tokens: Tokens) -> NDArray[np.float32]:
         """As `Native`."""
-        row = torch.tensor([[*self.ids(path), *said[:-1]]])
+        row = torch.tensor([[*self.ids(path), *tokens[:-1]]])
         with torch.no_grad():
             logits = self.model(pixel_values=self.inputs(path)["pixel_values"], input_ids=row).logits
-        return np.asarray(logits[0, -len(said) :])
+        return np.asarray(logits[0, -len(tokens) :])
 
 
 class Answerer(Plain):
     """A model whose encoder reads the question."""
 
-    def forward(self, path: Path, said: Said) -> NDArray[np.float32]:
+    def forward(self, path: Path, tokens: Tokens) -> NDArray[np.float32]:
         """Through the parts of the model, whose own forward gives no logits."""
-        given = self.inputs(path)
-        row = torch.tensor([[self.model.decoder_start_token_id, *said[:-1]]])
+        inputs = self.inputs(path)
+        row = torch.tensor([[self.model.decoder_start_token_id, *tokens[:-1]]])
         with torch.no_grad():
-            observed = self.model.vision_model(pixel_values=given["pixel_values"]).last_hidden_state
+            observed = self.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
             read = self.model.text_encoder(
-                input_ids=given["input_ids"], encoder_hidden_states=observed
+                input_ids=inputs["input_ids"], encoder_hidden_states=observed
             ).last_hidden_state
             logits = self.model.text_decoder(input_ids=row, encoder_hidden_states=read).logits
         return np.asarray(logits[0])

@@ -20,10 +20,10 @@ WORDS = {"tokens": (1, 4, 6)}
 TEXT = TextSpec(max_tokens=6, length="own", pad_id=0)
 
 
-def cross(root: Path, *, alone: bool = True, seen_alone: bool = True) -> Path:
-    """Write a retriever that reads pairs; `alone` gives texts embeddings of their own, `seen_alone` pictures."""
-    embedding = [port("image_embedding", "embedding", 1, 6)] if seen_alone else []
-    file = "cross_vision" if seen_alone else "cross_vision_plain"
+def cross(root: Path, *, alone: bool = True, separate_vision: bool = True) -> Path:
+    """Write a retriever that reads pairs; `alone` gives texts embeddings of their own, `separate_vision` pictures."""
+    embedding = [port("image_embedding", "embedding", 1, 6)] if separate_vision else []
+    file = "cross_vision" if separate_vision else "cross_vision_plain"
     vision = stage(file, [port("pixels", "pixels", 1, 3, 8, 8)], [*LOOKED, *embedding])
     stages = {"vision": vision, "head": stage("cross_head", [IDS, *LOOKED], [scores_port(2)], dynamic=WORDS)}
     if alone:

@@ -91,9 +91,9 @@ class PolicyRig:
         self._keep(Path, "plan_path", self.paths)
         self._keep(InferenceStats, "inference_stats", self.stats)
         self._keep(Heartbeat, "heartbeat", self.beats)
-        for topic, kept in (("contract", self.contracts), ("instruction", self.following)):
+        for topic, received in (("contract", self.contracts), ("instruction", self.following)):
             self.node.create_subscription(
-                String, f"{node}/{topic}", lambda message, kept=kept: kept.append(message.data), LATCHED
+                String, f"{node}/{topic}", lambda message, received=received: received.append(message.data), LATCHED
             )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, 10)
         self.voice = self.node.create_publisher(String, "instruction", LATCHED)
@@ -111,8 +111,8 @@ class PolicyRig:
         with suppress(ExternalShutdownException):
             self.executor.spin()
 
-    def _keep(self, kind: type, topic: str, kept: list[Any]) -> None:
-        self.node.create_subscription(kind, topic, kept.append, RELIABLE)
+    def _keep(self, kind: type, topic: str, received: list[Any]) -> None:
+        self.node.create_subscription(kind, topic, received.append, RELIABLE)
 
     def _diagnose(self, message: DiagnosticArray) -> None:
         for status in message.status:

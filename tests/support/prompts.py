@@ -138,5 +138,5 @@ _OTHERS = (
         "𐍈 gothic",
     ),
 )
-_MADE = [frame.format(thing) for thing in _THINGS for frame in _FRAMES]
-PROMPTS: tuple[str, ...] = (*_OTHERS, *_MADE)[:200]
+_COMPOSED = [frame.format(thing) for thing in _THINGS for frame in _FRAMES]
+PROMPTS: tuple[str, ...] = (*_OTHERS, *_COMPOSED)[:200]

@@ -27,14 +27,14 @@ def turn(axis: int, angle: float) -> NDArray[np.float64]:
     return matrix
 
 
-def matrix(form: Form, given_numbers: Sequence[float]) -> NDArray[np.float64]:
+def matrix(form: Form, components: Sequence[float]) -> NDArray[np.float64]:
     """Without quaternion arithmetic: by its columns, by Rodrigues' formula, by three matrices."""
     if form == "rpy":
-        roll, pitch, yaw = given_numbers
+        roll, pitch, yaw = components
         product: NDArray[np.float64] = turn(2, yaw) @ turn(1, pitch) @ turn(0, roll)
         return product
     if form == "rotation_vector":
-        vector = np.array(given_numbers)
+        vector = np.array(components)
         angle = float(np.linalg.norm(vector))
         if angle < 1e-12:
             return np.eye(3)
@@ -42,7 +42,7 @@ def matrix(form: Form, given_numbers: Sequence[float]) -> NDArray[np.float64]:
         cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
         result: NDArray[np.float64] = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
         return result
-    x, y, z, w = np.array(given_numbers) / np.linalg.norm(given_numbers)
+    x, y, z, w = np.array(components) / np.linalg.norm(components)
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],

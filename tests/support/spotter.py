@@ -20,12 +20,12 @@ def parts(*, frame: str = "picture") -> dict[str, Any]:
     outputs += [port(kind, kind, 1, REGIONS) for kind in ("shift", "scale", "objectness")]
     vision = stage("regions_vision", [port("pixels", "pixels", 1, 3, 8, 8)], outputs)
     ids = [Port(name="ids", dtype="int64", shape=(1, "tokens"), kind="ids")]
-    said = [port("text_embedding", "embedding", 1, WIDTH)]
+    text_outputs = [port("text_embedding", "embedding", 1, WIDTH)]
     resize = SmoothToSquare(size=8) if frame == "square" else Resize(width=8, height=8)
     normalize = Normalize(scale=1.0, mean=MEAN, std=STD) if frame == "square" else Normalize(mean=MEAN, std=STD)
     return {
         "task": "detector",
-        "stages": {"vision": vision, "text": stage("dual_text", ids, said, dynamic={"tokens": (1, 4, 6)})},
+        "stages": {"vision": vision, "text": stage("dual_text", ids, text_outputs, dynamic={"tokens": (1, 4, 6)})},
         "preprocess": {"image": (resize, normalize)},
         "driver": {"name": "regions", "args": {"vision": "vision", "text": "text", "frame": frame}},
         "text": TextSpec(max_tokens=6, length="own"),

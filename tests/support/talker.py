@@ -127,12 +127,12 @@ def chat(root: Path, *, template: str | None = None, words: Mapping[str, Any] | 
     With a `template` it is one of format 1.3, which has the program itself.
     """
     before = WITH_TEMPLATE if template is not None else {}
-    said = parts(**args) | {"prompt": prompt(**{**before, **(words or {})})}
+    fields = parts(**args) | {"prompt": prompt(**{**before, **(words or {})})}
     if template is not None:
-        said["format"] = "edgevlm.bundle/1.3"
+        fields["format"] = "edgevlm.bundle/1.3"
 
     def build(files: Mapping[str, FileEntry]) -> Manifest:
-        return Manifest.build(**{**said, "files": files})
+        return Manifest.build(**{**fields, "files": files})
 
     with new_directory(root) as work:
         (work / "stages").mkdir()

@@ -25,8 +25,8 @@ class Opened:
         self.chat = Chat(open_bundle(root), OPTIONS, engines=self.engines)
 
 
-def by_hand(chat: Chat, image: Any, text: str, count: int, whole: bool = False) -> list[int]:
-    """Greedy tokens from the driver alone: all read anew for every token, but what sees itself `whole`."""
+def by_hand(chat: Chat, image: Any, text: str, count: int, bidirectional: bool = False) -> list[int]:
+    """Greedy tokens from the driver alone: all read anew for every token, but the `bidirectional` prefix."""
     prepared = chat.prepare(image, text)
     driver: DecoderDriver = chat.generator.driver
     features = iter(
@@ -41,13 +41,13 @@ def by_hand(chat: Chat, image: Any, text: str, count: int, whole: bool = False) 
         for picture, pixels in enumerate(prepared.pixels)
         for tile in range(len(pixels))
     }
-    said: list[int] = []
-    while len(said) < count:
+    answer: list[int] = []
+    while len(answer) < count:
         cache, memory = driver.cache(), driver.memory()
-        logits, _ = driver.read(Prompt((*row, *(() if whole else said)), tiles), cache, memory)
-        for token in said if whole else ():
+        logits, _ = driver.read(Prompt((*row, *(() if bidirectional else answer)), tiles), cache, memory)
+        for token in answer if bidirectional else ():
             logits = driver.step(token, cache, memory)
         if int(np.argmax(logits)) == talker.END:
             break
-        said.append(int(np.argmax(logits)))
-    return said
+        answer.append(int(np.argmax(logits)))
+    return answer

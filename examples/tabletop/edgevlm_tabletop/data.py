@@ -155,10 +155,10 @@ def batches(
         first, length = demos.episodes[chosen].T
         begin = (generator.random(segments) * np.maximum(length - targets + 1, 1)).astype(np.int64)
         now = np.minimum(begin[:, None] + np.arange(targets), length[:, None] - 1)  # (segments, targets)
-        wanted = np.maximum(now[:, :, None] - lags, 0) + first[:, None, None]
+        indices = np.maximum(now[:, :, None] - lags, 0) + first[:, None, None]
         single = generator.random(now.shape) < single_share
-        wanted = np.where(single[:, :, None], wanted[:, :, -1:], wanted)
-        unique, slots = np.unique(wanted, return_inverse=True)
+        indices = np.where(single[:, :, None], indices[:, :, -1:], indices)
+        unique, slots = np.unique(indices, return_inverse=True)
         frame = (now + first[:, None]).ravel()
         yield _batch(demos, generator, unique, slots.reshape(-1, len(lags)), frame)
 

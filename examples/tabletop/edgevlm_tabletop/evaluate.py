@@ -80,7 +80,7 @@ class Outcome:
 
     asked: str
     success: bool
-    success_given: bool
+    success_spoken: bool
     step_hits: list[bool]
     waypoint_errors_m: list[float]
     hold_errors_m: list[float]
@@ -89,30 +89,30 @@ class Outcome:
 def run_episode(sim: TabletopSimulator, policy: TorchPolicy, seed: int, trial: Trial) -> Outcome:
     """Episode `seed`; the command goes round with the seed."""
     asked = sim.commands[seed % len(sim.commands)]
-    given = asked
+    spoken = asked
     if trial.control == "wrong-command":
         others = [name for name in sim.commands if name != asked]
-        given = others[int(np.random.default_rng([seed, 5]).integers(len(others)))]
+        spoken = others[int(np.random.default_rng([seed, 5]).integers(len(others)))]
     sim.reset(seed=seed, command=asked, variant=trial.variant)
-    policy.start(sim.phrase(given))
+    policy.start(sim.phrase(spoken))
     outcome = Outcome(asked, False, False, [], [], [])
-    while not sim.finished and not sim.succeeded(given):
+    while not sim.finished and not sim.succeeded(spoken):
         image, _ = sim.frame
         state = sim.state
         chunk, path, step = policy.act(np.zeros_like(image) if trial.control == "blank-image" else image, state)
         if trial.plan:
-            _judge_plan(sim, given, (path, step, state), outcome)
+            _judge_plan(sim, spoken, (path, step, state), outcome)
         for values in chunk[:STEPS_PER_FRAME]:
             sim.apply(values)
-    outcome.success, outcome.success_given = sim.succeeded(asked), sim.succeeded(given)
+    outcome.success, outcome.success_spoken = sim.succeeded(asked), sim.succeeded(spoken)
     return outcome
 
 
 def _judge_plan(
-    sim: TabletopSimulator, given: str, plan: tuple[NDArray[np.float32], str, NDArray[np.float32]], outcome: Outcome
+    sim: TabletopSimulator, spoken: str, plan: tuple[NDArray[np.float32], str, NDArray[np.float32]], outcome: Outcome
 ) -> None:
     path, step, state = plan
-    _, hands, truth = clean_rollout(sim, given, WAYPOINT_STEPS[-1])
+    _, hands, truth = clean_rollout(sim, spoken, WAYPOINT_STEPS[-1])
     points = hands[[after - 1 for after in WAYPOINT_STEPS]]
     outcome.step_hits.append(step == truth)
     outcome.waypoint_errors_m.extend(np.linalg.norm(path - points, axis=1).tolist())
@@ -125,7 +125,7 @@ def summarise(outcomes: list[Outcome]) -> dict[str, object]:
     summary: dict[str, object] = {
         "episodes": len(outcomes),
         "success_rate": round(float(np.mean([o.success for o in outcomes])), 4),
-        "success_given": round(float(np.mean([o.success_given for o in outcomes])), 4),
+        "success_given": round(float(np.mean([o.success_spoken for o in outcomes])), 4),
         "lost": dict(lost),
     }
     if errors := [e for o in outcomes for e in o.waypoint_errors_m]:

@@ -26,7 +26,7 @@ _LEAD_M = 0.10
 _START_NS = 1_000_000_000
 _SNAPSHOT = mujoco.mjtState.mjSTATE_INTEGRATION
 _PUCK_X, _PUCK_Y, _PUCK_GAP_M = (-0.12, 0.12), (0.48, 0.66), 0.10
-_ALWAYS_SEEN_FRAMES, _HIDDEN_FRAMES = 3, 5
+_VISIBLE_FRAMES, _HIDDEN_FRAMES = 3, 5
 
 
 class TabletopSimulator:
@@ -76,7 +76,7 @@ class TabletopSimulator:
         self._seed, self._steps, self._grip = seed, 0, -1.0
         generator = np.random.default_rng([seed, 1])
         self._place(generator)
-        phase = int(generator.integers(_ALWAYS_SEEN_FRAMES, _ALWAYS_SEEN_FRAMES + 4))
+        phase = int(generator.integers(_VISIBLE_FRAMES, _VISIBLE_FRAMES + 4))
         self._visible_frames = int(generator.integers(2, 4))
         self._hidden_from = phase if variant == "occluded" else -1
         self._done = set()

@@ -117,8 +117,8 @@ class _ChannelsLast(torch.autograd.Function):
 
 
 def _take(maps: Tensor, index: NDArray[np.int64]) -> Tensor:
-    kept: Tensor = _ChannelsLast.apply(maps)  # type: ignore[no-untyped-call]
-    return kept[torch.from_numpy(index)]
+    channels_last: Tensor = _ChannelsLast.apply(maps)  # type: ignore[no-untyped-call]
+    return channels_last[torch.from_numpy(index)]
 
 
 class Trainer:
@@ -203,11 +203,11 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self, keep: float) -> None:
-        for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            kept.lerp_(new, 1.0 - keep)
-        for kept, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1.0 - keep)
+        for average, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            average.lerp_(new, 1.0 - keep)
+        for average, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            if average.is_floating_point():
+                average.lerp_(new, 1.0 - keep)
 
     def save(self, folder: Path) -> None:
         """The averaged model, its contract and its tokenizer."""

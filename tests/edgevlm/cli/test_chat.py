@@ -30,31 +30,31 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def process(*arguments: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Run `edgevlm` as a process of its own, with `given` on its standard input."""
+def process(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `edgevlm` as a process of its own, with `stdin` on its standard input."""
     command = [sys.executable, "-m", "edgevlm.cli", *map(str, arguments)]
-    return subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=120)
 
 
-def figures(*arguments: str | Path, given: str = "") -> Any:
-    done = process(*arguments, "--json", "-", given=given)
+def figures(*arguments: str | Path, stdin: str = "") -> Any:
+    done = process(*arguments, "--json", "-", stdin=stdin)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_run_answers_as_the_api_does(bundle: Path, picture: Path) -> None:
-    told = ("run", bundle, "--image", picture, "--text", "what?", *FEW)
-    shown = figures(*told)
+    arguments = ("run", bundle, "--image", picture, "--text", "what?", *FEW)
+    output = figures(*arguments)
     with edgevlm.load_chat(bundle) as chat:
         answer = chat.ask(talker.picture(1), "what?", max_new_tokens=6)
         dice = chat.ask(talker.picture(1), "what?", max_new_tokens=6, temperature=2.0, seed=7)
-    assert (tuple(shown["token_ids"]), shown["text"]) == (answer.token_ids, answer.text)
-    assert shown["ended"] == "length" and shown["prompt_tokens"] == answer.prompt_tokens
-    warm = figures(*told, "--temperature", "2", "--seed", "7")
+    assert (tuple(output["token_ids"]), output["text"]) == (answer.token_ids, answer.text)
+    assert output["ended"] == "length" and output["prompt_tokens"] == answer.prompt_tokens
+    warm = figures(*arguments, "--temperature", "2", "--seed", "7")
     assert tuple(warm["token_ids"]) == dice.token_ids != answer.token_ids
     broken = "\N{REPLACEMENT CHARACTER}"
     visible = [letter if letter.isprintable() or letter in "\n\t" else broken for letter in answer.text]
-    assert process(*told).stdout == "".join(visible) + "\n"
+    assert process(*arguments).stdout == "".join(visible) + "\n"
 
 
 def test_run_answers_without_a_picture(bundle: Path) -> None:
@@ -65,33 +65,38 @@ def test_run_answers_without_a_picture(bundle: Path) -> None:
 
 def test_a_dialogue_is_a_session_and_goes_on_after_a_fault(bundle: Path, picture: Path) -> None:
     lines = f"hi\n\n/image {picture}\nwhat?\n/image nowhere.png\n/fly\n<image>\nand?\n/reset\nhi\n/quit\nnever\n"
-    done = process("run", bundle, "--chat", *FEW, given=lines)
+    done = process("run", bundle, "--chat", *FEW, stdin=lines)
     assert done.returncode == 0
     for fault in ("PictureError", "ContractError: /fly", "PromptError"):
         assert fault in done.stderr
-    shown = figures("run", bundle, "--chat", *FEW, given=lines)["turns"]
+    output = figures("run", bundle, "--chat", *FEW, stdin=lines)["turns"]
     with edgevlm.load_chat(bundle) as chat:
         session = chat.session()
         want = [session.ask(None, "hi", max_new_tokens=6), session.ask(talker.picture(1), "what?", max_new_tokens=6)]
         want.append(session.ask(None, "and?", max_new_tokens=6))
-    assert [tuple(turn["token_ids"]) for turn in shown] == [one.token_ids for one in (*want, want[0])]
-    assert [(turn["question"], turn["pictures"]) for turn in shown] == [("hi", 0), ("what?", 1), ("and?", 0), ("hi", 0)]
+    assert [tuple(turn["token_ids"]) for turn in output] == [one.token_ids for one in (*want, want[0])]
+    assert [(turn["question"], turn["pictures"]) for turn in output] == [
+        ("hi", 0),
+        ("what?", 1),
+        ("and?", 0),
+        ("hi", 0),
+    ]
 
 
 def test_what_a_model_says_cannot_command_a_terminal(bundle: Path) -> None:
     # The bytes of this answer are any; those that a terminal would obey are shown as a broken character.
     printed = process("run", bundle, "--text", "what is it?", "--max-new-tokens", "64").stdout
     with edgevlm.load_chat(bundle) as chat:
-        said = chat.ask(None, "what is it?", max_new_tokens=64).text
-    assert any(not letter.isprintable() for letter in said.replace("\n", "").replace("\t", ""))
+        reply = chat.ask(None, "what is it?", max_new_tokens=64).text
+    assert any(not letter.isprintable() for letter in reply.replace("\n", "").replace("\t", ""))
     assert all(letter.isprintable() or letter in "\n\t" for letter in printed)
 
 
 def test_inspect_and_profile_know_chats(bundle: Path) -> None:
-    shown = process("inspect", bundle)
-    assert shown.returncode == 0
+    output = process("inspect", bundle)
+    assert output.returncode == 0
     for words in ("a dialogue of system, user, assistant", "256 tokens", "the last 5 tokens", "in runs of 8"):
-        assert words in shown.stdout
+        assert words in output.stdout
     profiled = figures("profile", bundle, "--steps", "3", "--warmup", "1")
     assert set(profiled["stages"]) == {"preprocess", "vision", "decoder"}
     assert set(profiled["chat"]) == {"first token", "first token, same picture", "next token"}
@@ -121,5 +126,5 @@ def test_faults_of_asking_a_chat(bundle: Path, picture: Path, arguments: tuple[s
 
 def test_a_dialogue_is_for_chats_that_know_turns(tmp_path: Path) -> None:
     for root in (tiny.dual(tmp_path / "dual"), talker.chat(tmp_path / "plain", words=talker.PLAIN)):
-        done = process("run", root, "--chat", given="hi\n")
+        done = process("run", root, "--chat", stdin="hi\n")
         assert done.returncode == errors.TaskError.exit_code and "Traceback" not in done.stderr

@@ -51,10 +51,10 @@ def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_inspect_shows_the_whole_manifest_and_the_hash(bundle: Path, tmp_path: Path) -> None:
-    shown = figures(tmp_path, "inspect", bundle)
-    assert shown["manifest"] == json.loads((bundle / MANIFEST).read_text())
-    assert len(shown["bundle_sha256"]) == 64
+def test_inspect_shows_the_full_manifest_and_the_hash(bundle: Path, tmp_path: Path) -> None:
+    output = figures(tmp_path, "inspect", bundle)
+    assert output["manifest"] == json.loads((bundle / MANIFEST).read_text())
+    assert len(output["bundle_sha256"]) == 64
 
 
 def test_verify_finds_a_flipped_byte(bundle: Path, tmp_path: Path) -> None:
@@ -72,18 +72,18 @@ def test_run_on_a_picture_gives_the_chunk_and_plan_that_act_gives(bundle: Path, 
     import edgevlm
     from edgevlm import Observation, Stamped
 
-    told = ("run", bundle, "--image", picture, "--text", tiny.COMMANDS[0], "--state", STATE)
-    shown = figures(tmp_path, *told)
-    lines = process(*told).stdout.splitlines()
+    arguments = ("run", bundle, "--image", picture, "--text", tiny.COMMANDS[0], "--state", STATE)
+    output = figures(tmp_path, *arguments)
+    lines = process(*arguments).stdout.splitlines()
     assert any(line.replace("│", " ").split()[:2] == ["dx", "m"] for line in lines)  # people see units too
     assert len(lines) < 20
     with edgevlm.load(bundle) as policy:
         frame = Stamped(tiny.image(policy.contract.cameras[0], 1), 0)
         state = Stamped(np.array(NUMBERS, np.float32), 0)
         chunk = policy.act(Observation({"front": frame}, state, tiny.COMMANDS[0]))
-    np.testing.assert_allclose(shown["values"], chunk.values, atol=1e-6)
-    assert chunk.plan is not None and shown["plan"]["step"] == chunk.plan.step
-    np.testing.assert_allclose(shown["plan"]["waypoints"], chunk.plan.waypoints, atol=1e-6)
+    np.testing.assert_allclose(output["values"], chunk.values, atol=1e-6)
+    assert chunk.plan is not None and output["plan"]["step"] == chunk.plan.step
+    np.testing.assert_allclose(output["plan"]["waypoints"], chunk.plan.waypoints, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_bad_input_has_the_exit_code_of_its_class(
 
 
 @pytest.mark.parametrize("state", ["0.1,-0.1,0.5", "x=0.1,y=a,grip=0.5", "x=0.1,x=0.2,y=0,grip=0"])
-def test_a_state_is_given_by_names(bundle: Path, picture: Path, state: str) -> None:
+def test_a_state_is_entered_by_names(bundle: Path, picture: Path, state: str) -> None:
     done = process("run", bundle, "--image", picture, "--text", tiny.COMMANDS[0], "--state", state)
     assert done.returncode == 2 and "--state" in done.stderr
 
@@ -128,17 +128,17 @@ def test_run_sim_says_when_a_bundle_names_no_simulator(bundle: Path) -> None:
 
 
 def test_profile_has_each_stage_the_overhead_and_the_machine(bundle: Path, tmp_path: Path) -> None:
-    shown = figures(tmp_path, "profile", bundle, "--steps", "60", "--warmup", "5")
-    assert set(shown["stages"]) == {"preprocess", "vision", "text", "pool", "head"}
-    assert shown["step_ms"]["n"] == shown["stages"]["vision"]["n"] == 60
-    assert shown["stages"]["text"]["n"] < 10  # once for each new instruction
-    parts = sum(row["p50"] for name, row in shown["stages"].items() if name != "text")
-    assert 0 < shown["overhead_ms"]["p50"] < shown["step_ms"]["p50"]
-    assert parts < shown["step_ms"]["p50"] * 1.5
-    assert shown["encodes_per_frame"] == 1.0
-    assert shown["cold_start_ms"] > shown["open_ms"] > 0 and shown["peak_rss_mb"] > 10
-    assert shown["machine"]["cpu"] and shown["machine"]["versions"]["onnxruntime"]
-    assert "intra_threads" in shown["options"]
+    output = figures(tmp_path, "profile", bundle, "--steps", "60", "--warmup", "5")
+    assert set(output["stages"]) == {"preprocess", "vision", "text", "pool", "head"}
+    assert output["step_ms"]["n"] == output["stages"]["vision"]["n"] == 60
+    assert output["stages"]["text"]["n"] < 10  # once for each new instruction
+    parts = sum(row["p50"] for name, row in output["stages"].items() if name != "text")
+    assert 0 < output["overhead_ms"]["p50"] < output["step_ms"]["p50"]
+    assert parts < output["step_ms"]["p50"] * 1.5
+    assert output["encodes_per_frame"] == 1.0
+    assert output["cold_start_ms"] > output["open_ms"] > 0 and output["peak_rss_mb"] > 10
+    assert output["machine"]["cpu"] and output["machine"]["versions"]["onnxruntime"]
+    assert "intra_threads" in output["options"]
 
 
 def test_json_on_standard_output_is_alone_there(bundle: Path) -> None:
@@ -173,26 +173,26 @@ def retriever(tmp_path: Path) -> Path:
 def test_run_classifies_a_picture_as_the_api_does(retriever: Path, picture: Path, tmp_path: Path) -> None:
     import edgevlm
 
-    told = ("run", retriever, "--image", picture, "--labels", "push the cup,lift the drawer")
-    shown = figures(tmp_path, *told)
-    assert "lift the drawer" in process(*told).stdout
+    arguments = ("run", retriever, "--image", picture, "--labels", "push the cup,lift the drawer")
+    output = figures(tmp_path, *arguments)
+    assert "lift the drawer" in process(*arguments).stdout
     with edgevlm.load_retriever(retriever) as model:
         want = model.classify(picture, ["push the cup", "lift the drawer"])
-    assert shown["best"] == want.best and list(shown["scores"]) == list(want.labels)
-    np.testing.assert_allclose(list(shown["scores"].values()), want.scores, atol=1e-6)
+    assert output["best"] == want.best and list(output["scores"]) == list(want.labels)
+    np.testing.assert_allclose(list(output["scores"].values()), want.scores, atol=1e-6)
 
 
 def test_run_matches_pictures_and_texts(retriever: Path, picture: Path, tmp_path: Path) -> None:
     pictures = ("--image", picture, "--image", picture)
-    shown = figures(tmp_path, "run", retriever, *pictures, "--text", "push the cup", "--text", "open the drawer")
-    assert np.shape(shown["logits"]) == np.shape(shown["scores"]) == (2, 2)
-    assert shown["logits"][0] == pytest.approx(shown["logits"][1])
-    assert shown["logits"][0][0] != pytest.approx(shown["logits"][0][1])
+    output = figures(tmp_path, "run", retriever, *pictures, "--text", "push the cup", "--text", "open the drawer")
+    assert np.shape(output["logits"]) == np.shape(output["scores"]) == (2, 2)
+    assert output["logits"][0] == pytest.approx(output["logits"][1])
+    assert output["logits"][0][0] != pytest.approx(output["logits"][0][1])
 
 
 def test_inspect_and_profile_know_retrievers(retriever: Path, tmp_path: Path) -> None:
-    shown = process("inspect", retriever)
-    assert shown.returncode == 0 and "resize_shortest" in shown.stdout and "softmax" in shown.stdout
+    output = process("inspect", retriever)
+    assert output.returncode == 0 and "resize_shortest" in output.stdout and "softmax" in output.stdout
     profiled = figures(tmp_path, "profile", retriever, "--steps", "40", "--warmup", "3")
     assert set(profiled["stages"]) == {"preprocess", "vision", "text"}
     assert profiled["stages"]["vision"]["n"] == 40 and profiled["stages"]["text"]["n"] < 5

@@ -48,21 +48,21 @@ def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_run_finds_what_the_api_finds(detector: Path, picture: Path, tmp_path: Path) -> None:
-    told = ("run", detector, "--image", picture, "--labels", ", ".join(LABELS), "--threshold", "0.7")
-    shown = figures(tmp_path, *told)
+    arguments = ("run", detector, "--image", picture, "--labels", ", ".join(LABELS), "--threshold", "0.7")
+    output = figures(tmp_path, *arguments)
     with edgevlm.load_detector(detector) as model:
         want = model.detect(picture, LABELS, threshold=0.7)
         assert 0 < len(want.labels) < len(model.detect(picture, LABELS).labels)
-    assert [row["label"] for row in shown["found"]] == list(want.labels) and shown["threshold"] == 0.7
-    np.testing.assert_allclose([row["score"] for row in shown["found"]], want.scores, atol=1e-6)
-    np.testing.assert_allclose([row["box"] for row in shown["found"]], want.boxes, atol=1e-4)
-    printed = process(*told).stdout
+    assert [row["label"] for row in output["found"]] == list(want.labels) and output["threshold"] == 0.7
+    np.testing.assert_allclose([row["score"] for row in output["found"]], want.scores, atol=1e-6)
+    np.testing.assert_allclose([row["box"] for row in output["found"]], want.boxes, atol=1e-4)
+    printed = process(*arguments).stdout
     assert want.labels[0] in printed and f"{want.scores[0]:.4f}" in printed and "left" in printed
 
 
 def test_inspect_and_profile_know_detectors(detector: Path, tmp_path: Path) -> None:
-    shown = process("inspect", detector)
-    assert shown.returncode == 0 and "16 of a picture" in shown.stdout and "at most 6 tokens" in shown.stdout
+    output = process("inspect", detector)
+    assert output.returncode == 0 and "16 of a picture" in output.stdout and "at most 6 tokens" in output.stdout
     profiled = figures(tmp_path, "profile", detector, "--steps", "40", "--warmup", "3")
     assert set(profiled["stages"]) == {"preprocess", "vision", "text"}
     assert profiled["stages"]["vision"]["n"] == 40 and profiled["stages"]["text"]["n"] < 5

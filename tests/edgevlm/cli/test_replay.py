@@ -79,46 +79,46 @@ def figures(tmp_path: Path, *arguments: str | Path) -> Any:
 
 def messages(path: Path) -> dict[str, list[Any]]:
     """Topic -> decoded messages, by the library's own reader."""
-    found: dict[str, list[Any]] = {}
+    written: dict[str, list[Any]] = {}
     with path.open("rb") as stream:
         reader = make_reader(stream, decoder_factories=[DecoderFactory()])
         assert reader.get_header().profile == "ros2"
         for schema, channel, message, value in reader.iter_decoded_messages():
             assert schema is not None and schema.encoding == "ros2msg"
-            found.setdefault(channel.topic, []).append((message, value))
-    return found
+            written.setdefault(channel.topic, []).append((message, value))
+    return written
 
 
 def test_one_bundle_writes_the_chunks_plans_and_counts_that_its_session_gives(
     log: Path, bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.mcap"
-    shown = figures(tmp_path, log, "--bundle", bundle, "-o", out)
+    output = figures(tmp_path, log, "--bundle", bundle, "-o", out)
     with load(bundle) as policy:
         recording = read_log(log, policy.contract)
         session = policy.session()
         want = [session.act(o) for episode in recording.episodes for o in recording.observations(episode)]
         sha256 = policy.bundle.sha256
-    found = messages(out)
-    assert sorted(found) == ["/a/action_chunk", "/a/inference_stats", "/a/plan"]  # no path: the plan has no z
+    written = messages(out)
+    assert sorted(written) == ["/a/action_chunk", "/a/inference_stats", "/a/plan"]  # no path: the plan has no z
     assert len(want) == FRAMES
-    for chunk, (message, value) in zip(want, found["/a/action_chunk"], strict=True):
+    for chunk, (message, value) in zip(want, written["/a/action_chunk"], strict=True):
         assert np.array_equal(np.array(value.values, np.float32).reshape(chunk.values.shape), chunk.values)
         stamp_ns = value.header.stamp.sec * 10**9 + value.header.stamp.nanosec
         assert stamp_ns == chunk.observed_ns == message.log_time
         assert (value.names, value.units, value.step_s) == (["dx", "dy", "grip"], ["m", "m", "1"], 0.05)
         assert (value.bundle_sha256, value.sequence, value.cameras) == (sha256, chunk.sequence, ["front"])
-    for chunk, (_, value) in zip(want, found["/a/plan"], strict=True):
+    for chunk, (_, value) in zip(want, written["/a/plan"], strict=True):
         assert chunk.plan is not None and value.step == chunk.plan.step
         assert np.array_equal(np.array(value.waypoints, np.float32).reshape(2, 2), chunk.plan.waypoints)
-    said = [value.instruction for _, value in found["/a/action_chunk"]]
-    assert said == [tiny.COMMANDS[0]] * 4 + [tiny.COMMANDS[1]] * 4
-    last = found["/a/inference_stats"][-1][1]
+    instructions = [value.instruction for _, value in written["/a/action_chunk"]]
+    assert instructions == [tiny.COMMANDS[0]] * 4 + [tiny.COMMANDS[1]] * 4
+    last = written["/a/inference_stats"][-1][1]
     assert (last.acted, last.failed, last.frames_received, last.observations_dropped) == (FRAMES, 0, FRAMES, 0)
     assert last.step_ms == last.latency_ms == 0.0 and set(last.stage_ms) == {0.0} and "vision" in last.stages
-    row = shown["bundles"]["a"]
+    row = output["bundles"]["a"]
     assert row["acted"] == FRAMES and row["step_ms"]["n"] == FRAMES - 3 and row["step_ms"]["p50"] > 0
-    assert shown["difference"] is None
+    assert output["difference"] is None
 
 
 def test_repeated_it_gives_the_same_bytes(log: Path, bundle: Path, other: Path, tmp_path: Path) -> None:
@@ -130,23 +130,23 @@ def test_repeated_it_gives_the_same_bytes(log: Path, bundle: Path, other: Path, 
 
 def test_two_bundles_are_compared_column_by_column(log: Path, bundle: Path, other: Path, tmp_path: Path) -> None:
     out, plot = tmp_path / "out.mcap", tmp_path / "plot.png"
-    shown = figures(tmp_path, log, "--bundle", bundle, "--bundle", other, "-o", out, "--plot", plot, "--worst", 3)
-    found = messages(out)
+    output = figures(tmp_path, log, "--bundle", bundle, "--bundle", other, "-o", out, "--plot", plot, "--worst", 3)
+    written = messages(out)
     a, b = (
-        np.array([value.values for _, value in found[f"/{name}/action_chunk"]]).reshape(FRAMES, 5, 3) for name in "ab"
+        np.array([value.values for _, value in written[f"/{name}/action_chunk"]]).reshape(FRAMES, 5, 3) for name in "ab"
     )
     errors = np.abs(a - b).max(axis=1)
     assert errors[:, 1].min() > 0 and errors[:, 0].max() == 0
-    assert np.allclose([value.position for _, value in found["/difference"]], errors, rtol=1e-9, atol=0)
-    assert {tuple(value.name) for _, value in found["/difference"]} == {("dx", "dy", "grip")}
-    row = shown["difference"]["columns"]["dy"]
+    assert np.allclose([value.position for _, value in written["/difference"]], errors, rtol=1e-9, atol=0)
+    assert {tuple(value.name) for _, value in written["/difference"]} == {("dx", "dy", "grip")}
+    row = output["difference"]["columns"]["dy"]
     assert row == {
         "unit": "m",
         "mean": pytest.approx(errors[:, 1].mean()),
         "p99": pytest.approx(np.percentile(errors[:, 1], 99)),
         "max": pytest.approx(errors[:, 1].max()),
     }
-    worst = shown["difference"]["worst"]
+    worst = output["difference"]["worst"]
     order = np.argsort(-errors[:, 1], kind="stable")[:3]
     assert [(one["stamp_ns"] - tiny.START_NS) // STEP_NS for one in worst] == order.tolist()
     assert {one["column"] for one in worst} == {"dy"}
@@ -156,33 +156,33 @@ def test_two_bundles_are_compared_column_by_column(log: Path, bundle: Path, othe
 
 
 def test_a_bundle_differs_from_itself_nowhere(log: Path, bundle: Path, tmp_path: Path) -> None:
-    shown = figures(tmp_path, log, "--bundle", bundle, "--bundle", bundle, "-o", tmp_path / "out.mcap")
-    assert shown["difference"]["observations"] == FRAMES
-    assert {row["max"] for row in shown["difference"]["columns"].values()} == {0.0}
+    output = figures(tmp_path, log, "--bundle", bundle, "--bundle", bundle, "-o", tmp_path / "out.mcap")
+    assert output["difference"]["observations"] == FRAMES
+    assert {row["max"] for row in output["difference"]["columns"].values()} == {0.0}
 
 
 def test_real_time_takes_the_recorded_time_and_tells_durations(log: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mcap"
     command = [sys.executable, "-m", "edgevlm.cli", "replay", log, "--bundle", bundle, "-o", out, "--real-time"]
     done = subprocess.run([*map(str, command), "--json", "-"], capture_output=True, text=True, check=True)
-    shown = json.loads(done.stdout)
-    row = shown["bundles"]["a"]
-    assert shown["real_time"] and row["acted"] + row["observations_dropped"] == FRAMES
-    found = messages(out)
-    times = [message.log_time for message, _ in found["/a/action_chunk"]]
+    output = json.loads(done.stdout)
+    row = output["bundles"]["a"]
+    assert output["real_time"] and row["acted"] + row["observations_dropped"] == FRAMES
+    written = messages(out)
+    times = [message.log_time for message, _ in written["/a/action_chunk"]]
     assert times[-1] - times[0] >= (FRAMES - 3) * STEP_NS  # it waited for the recorded times
-    assert all(value.step_ms > 0 for _, value in found["/a/inference_stats"])
+    assert all(value.step_ms > 0 for _, value in written["/a/inference_stats"])
 
 
 def test_a_cut_recording_is_used_as_far_as_it_goes_and_says_so(log: Path, bundle: Path, tmp_path: Path) -> None:
     data = log.read_bytes()
     log.write_bytes(data[: len(data) // 2])
-    shown = figures(tmp_path, log, "--bundle", bundle, "-o", tmp_path / "out.mcap")
-    assert 0 < shown["bundles"]["a"]["acted"] < FRAMES
-    assert "is cut" in shown["warnings"][0]
+    output = figures(tmp_path, log, "--bundle", bundle, "-o", tmp_path / "out.mcap")
+    assert 0 < output["bundles"]["a"]["acted"] < FRAMES
+    assert "is cut" in output["warnings"][0]
 
 
-def test_an_earlier_result_is_replaced_whole(log: Path, bundle: Path, tmp_path: Path) -> None:
+def test_an_earlier_result_is_replaced_at_once(log: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mcap"
     out.write_text("an earlier one")
     replay(log, "--bundle", bundle, "-o", out)
@@ -241,7 +241,7 @@ def test_what_cannot_be_replayed_is_refused_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_output_that_cannot_be_written_is_told_with_its_exit_code(log: Path, bundle: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_has_its_exit_code(log: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "edgevlm.cli", "replay", log, "--bundle", bundle, "-o", tmp_path / "file/out.mcap"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
@@ -263,7 +263,7 @@ def test_the_recording_itself_is_never_the_output(log: Path, bundle: Path) -> No
     assert result.exit_code == 2 and log.read_bytes() == before
 
 
-def test_the_topic_map_may_be_given(log: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_topic_map_may_be_an_argument(log: Path, bundle: Path, tmp_path: Path) -> None:
     shutil.copyfile(log, tmp_path / "copy.mcap")
     topics = tmp_path / "map.yaml"
     topics.write_text(

@@ -48,12 +48,12 @@ def figures(tmp_path: Path, *arguments: str | Path) -> tuple[Any, str]:
 
 
 def test_run_says_what_the_api_says(scorer: Path, features: Path, tmp_path: Path) -> None:
-    shown, printed = figures(tmp_path, "run", scorer, "--features", features, "--text", ASKED)
+    output, printed = figures(tmp_path, "run", scorer, "--features", features, "--text", ASKED)
     with edgevlm.load_scorer(scorer) as model:
         want = model.score(paired.regions(), ASKED)
-    assert shown["best"] == want.best and shown["labels"] == list(want.labels)
-    np.testing.assert_allclose(shown["scores"], want.scores, atol=1e-6)
-    np.testing.assert_allclose(shown["logits"], want.logits, atol=1e-6)
+    assert output["best"] == want.best and output["labels"] == list(want.labels)
+    np.testing.assert_allclose(output["scores"], want.scores, atol=1e-6)
+    np.testing.assert_allclose(output["logits"], want.logits, atol=1e-6)
     assert want.best in printed and f"{want.scores.max():.4f}" in printed
 
 
@@ -99,8 +99,8 @@ def test_a_file_that_is_no_array_has_its_own_exit_code(scorer: Path, tmp_path: P
 
 
 def test_inspect_and_profile_know_scorers(scorer: Path, tmp_path: Path) -> None:
-    shown, printed = figures(tmp_path, "inspect", scorer)
-    assert shown["manifest"]["labels"] == list(paired.LABELS)
+    output, printed = figures(tmp_path, "inspect", scorer)
+    assert output["manifest"]["labels"] == list(paired.LABELS)
     assert "1 to 8 regions of 5 numbers each" in printed and "yes, no, maybe" in printed
     timed, printed = figures(tmp_path, "profile", scorer, "--steps", "4", "--warmup", "1")
     assert set(timed["stages"]) == {"head"} and timed["step_ms"]["n"] == 4
@@ -112,11 +112,11 @@ def test_labels_and_texts_work_on_a_retriever_that_reads_pairs(tmp_path: Path) -
     labels = ["push the cup", "open the drawer"]
     with edgevlm.load_retriever(root) as model:
         want = model.classify(path, labels)
-    shown, _ = figures(tmp_path, "run", root, "--image", path, "--labels", ",".join(labels))
-    assert shown["best"] == want.best
-    np.testing.assert_allclose([shown["scores"][label] for label in labels], want.scores, atol=1e-6)
+    output, _ = figures(tmp_path, "run", root, "--image", path, "--labels", ",".join(labels))
+    assert output["best"] == want.best
+    np.testing.assert_allclose([output["scores"][label] for label in labels], want.scores, atol=1e-6)
     matched, _ = figures(tmp_path, "run", root, "--image", path, "--text", labels[0])
-    assert matched["scores"][0][0] == pytest.approx(shown["scores"][labels[0]], abs=1e-6)
+    assert matched["scores"][0][0] == pytest.approx(output["scores"][labels[0]], abs=1e-6)
     _, printed = figures(tmp_path, "inspect", root)
     assert "cross" in printed and "yes - no" in printed
     timed, _ = figures(tmp_path, "profile", root, "--steps", "4", "--warmup", "1")

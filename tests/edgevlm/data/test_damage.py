@@ -27,33 +27,33 @@ def states(recording: Recording) -> list[tuple[str, float]]:
     ]
 
 
-def test_a_cut_file_gives_what_is_whole_and_says_so(record: Record, contract: Contract) -> None:
+def test_a_cut_file_gives_its_intact_records_and_says_so(record: Record, contract: Contract) -> None:
     path = record(episodes=4, frames=6, chunk_bytes=2000)
-    data, whole = path.read_bytes(), states(read_log(path, contract))
+    data, intact = path.read_bytes(), states(read_log(path, contract))
     last_chunk = max(ref.at for ref in Container(path).refs)
     counts = []
     for part in (1.0, 0.8, 0.6, 0.4):
         path.write_bytes(data[: int(last_chunk * part) + 50])
         recording = read_log(path, contract)
         got = states(recording)
-        assert got == whole[: len(got)]
+        assert got == intact[: len(got)]
         counts.append(len(got))
         assert "is cut" in recording.warnings[0]
-    assert len(whole) > counts[0] > counts[1] > counts[2] > counts[3] > 0
+    assert len(intact) > counts[0] > counts[1] > counts[2] > counts[3] > 0
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(min_value=0, max_value=10_000))
 def test_any_cut_gives_a_prefix_or_a_typed_refusal(record: Record, contract: Contract, at: int) -> None:
     path = record(episodes=2, frames=4, chunk_bytes=1500)
-    data, whole = path.read_bytes(), states(read_log(path, contract))
+    data, intact = path.read_bytes(), states(read_log(path, contract))
     path.write_bytes(data[: at % (len(data) - 8)])  # the last 8 bytes only mark the end
     try:
         recording = read_log(path, contract)
     except LogError:
         return
     got = states(recording)
-    assert got == whole[: len(got)] and recording.warnings
+    assert got == intact[: len(got)] and recording.warnings
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -62,14 +62,14 @@ def test_any_flipped_byte_gives_right_states_or_a_typed_refusal(
     record: Record, contract: Contract, at: int, flip: int
 ) -> None:
     path = record(episodes=2, frames=4, chunk_bytes=1500)
-    data, whole = bytearray(path.read_bytes()), states(read_log(path, contract))
+    data, intact = bytearray(path.read_bytes()), states(read_log(path, contract))
     data[at % len(data)] ^= flip
     path.write_bytes(data)
     try:
         got = states(read_log(path, contract))
     except EdgevlmError:
         return
-    assert set(got) <= set(whole)
+    assert set(got) <= set(intact)
 
 
 def test_an_episode_ends_where_a_chunk_is_lost(record: Record, contract: Contract) -> None:
@@ -78,12 +78,12 @@ def test_an_episode_ends_where_a_chunk_is_lost(record: Record, contract: Contrac
     chunks = sorted({ref.at for ref in Container(path).refs})
     data = bytearray(path.read_bytes())
     data[chunks[len(chunks) // 2] + 200] ^= 0xFF
-    whole = states(read_log(path, contract))
+    intact = states(read_log(path, contract))
     path.write_bytes(data)
     recording = read_log(path, contract)
     got = states(recording)
-    assert set(got) < set(whole) and "damaged" in recording.warnings[0]
-    lost = {state for _, state in whole} - {state for _, state in got}
+    assert set(got) < set(intact) and "damaged" in recording.warnings[0]
+    lost = {state for _, state in intact} - {state for _, state in got}
     assert len(lost) >= 1
 
 
@@ -121,15 +121,15 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path, contract: Co
 def test_pictures_survive_a_cut(record: Record, contract: Contract) -> None:
     path = record(episodes=2, frames=5, chunk_bytes=1500)
     before = read_log(path, contract)
-    wanted = before.observation(before.episodes[0], 2).frames["left"].value.copy()
+    original = before.observation(before.episodes[0], 2).frames["left"].value.copy()
     path.write_bytes(path.read_bytes()[:-3000])
     after = read_log(path, contract)
-    assert np.array_equal(after.observation(after.episodes[0], 2).frames["left"].value, wanted)
+    assert np.array_equal(after.observation(after.episodes[0], 2).frames["left"].value, original)
 
 
 def test_damage_in_the_repeated_schemas_at_the_end_does_no_harm(record: Record, contract: Contract) -> None:
     path = record()
-    whole, data = states(read_log(path, contract)), bytearray(path.read_bytes())
+    intact, data = states(read_log(path, contract)), bytearray(path.read_bytes())
     data[data.rindex(b"float64[] position")] ^= 0xFF
     path.write_bytes(data)
-    assert states(read_log(path, contract)) == whole
+    assert states(read_log(path, contract)) == intact

@@ -58,7 +58,7 @@ def log(tmp_path: Path, picture: Picture) -> Path:
     return path
 
 
-def test_one_yaml_beside_the_log_maps_everything(log: Path, foreign: Contract, picture: Picture) -> None:
+def test_one_yaml_next_to_the_log_maps_everything(log: Path, foreign: Contract, picture: Picture) -> None:
     topics_beside(log).write_text(YAML)
     recording = read_log(log, foreign)
     observation = recording.observation(recording.episodes[0], 0)
@@ -70,7 +70,7 @@ def test_one_yaml_beside_the_log_maps_everything(log: Path, foreign: Contract, p
     assert observation.state.stamp_ns == START_NS
 
 
-def test_a_map_given_by_hand_wins_over_the_one_beside(log: Path, foreign: Contract, tmp_path: Path) -> None:
+def test_a_map_passed_by_hand_wins_over_the_one_next_to_the_log(log: Path, foreign: Contract, tmp_path: Path) -> None:
     topics_beside(log).write_text("cameras: {}\ninstruction: /none\n")
     other = tmp_path / "other.yaml"
     other.write_text(YAML)
@@ -79,7 +79,7 @@ def test_a_map_given_by_hand_wins_over_the_one_beside(log: Path, foreign: Contra
         read_log(log, foreign)
 
 
-def test_without_a_map_the_topics_found_are_listed(log: Path, foreign: Contract) -> None:
+def test_without_a_map_the_topics_of_the_log_are_listed(log: Path, foreign: Contract) -> None:
     with pytest.raises(LogError, match=r"/zed/left/image_rect \(sensor_msgs/msg/Image\).*run\.topics\.yaml"):
         read_log(log, foreign)
 
@@ -136,10 +136,10 @@ def test_encodings_convert_as_opencv_does(have: Encoding, want: Encoding) -> Non
     if have == want:
         return
     code = getattr(cv2, f"COLOR_{names[have]}2{names[want]}")
-    wanted = cv2.cvtColor(image, code)
+    converted = cv2.cvtColor(image, code)
     got = reorder(image, have, want)
-    assert got.shape == wanted.shape and got.dtype == np.uint8
-    assert np.abs(got.astype(int) - wanted.astype(int)).max() <= (1 if want == "mono8" else 0)
+    assert got.shape == converted.shape and got.dtype == np.uint8
+    assert np.abs(got.astype(int) - converted.astype(int)).max() <= (1 if want == "mono8" else 0)
 
 
 def test_channels_are_swapped_alike_with_and_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,16 +165,16 @@ def test_a_contract_that_is_not_in_si_needs_the_unit_of_the_message(
 
 
 @pytest.mark.parametrize(
-    ("quantity", "unit", "given"),
+    ("quantity", "unit", "stated"),
     [("velocity", "rad", ""), ("position", "rad/s", ""), ("effort", "rad", ""), ("velocity", "rad", "deg")],
 )
 def test_a_joint_s_quantity_and_the_contract_s_unit_must_be_of_one_kind(
-    contract: Contract, quantity: str, unit: str, given: str
+    contract: Contract, quantity: str, unit: str, stated: str
 ) -> None:
     assert contract.state is not None
     fields = tuple(field.model_copy(update={"unit": unit}) for field in contract.state.fields)
     other = contract.model_copy(update={"state": contract.state.model_copy(update={"fields": fields})})
     plain = default_topics(other)
-    sources = {name: one.model_copy(update={"quantity": quantity, "unit": given}) for name, one in plain.state.items()}
+    sources = {name: one.model_copy(update={"quantity": quantity, "unit": stated}) for name, one in plain.state.items()}
     with pytest.raises(LogError, match="by convention"):
         plain.model_copy(update={"state": sources}).check(other)

@@ -90,11 +90,11 @@ def record(
     path: Path, pictures: list[bytes], instructions: dict[int, str | bytes] | None = None, form: str = "jpeg"
 ) -> Path:
     """Camera `left` compressed, ten frames a second; instructions by the frame before which they come."""
-    told = instructions or {0: "go"}
+    text_at = instructions or {0: "go"}
     with LogWriter(path) as log:
         for frame, data in enumerate(pictures):
             stamp_ns = 5 * SECOND_NS + frame * SECOND_NS // 10
-            text = told.get(frame)
+            text = text_at.get(frame)
             if isinstance(text, str):
                 log.string("/instruction", stamp_ns - 2, text)
             elif text is not None:

@@ -143,7 +143,9 @@ def test_joint_states_of_several_publishers_are_put_together(
     assert observation.state.stamp_ns == START_NS
 
 
-def test_a_state_that_is_not_finite_is_left_out_and_said(tmp_path: Path, contract: Contract, picture: Picture) -> None:
+def test_a_state_that_is_not_finite_is_left_out_and_reported(
+    tmp_path: Path, contract: Contract, picture: Picture
+) -> None:
     path = tmp_path / "nan.mcap"
     with LogWriter(path) as log:
         log.string("/instruction", START_NS, "go")
@@ -157,7 +159,9 @@ def test_a_state_that_is_not_finite_is_left_out_and_said(tmp_path: Path, contrac
     assert any("'a': left out 1 NaN" in warning for warning in recording.warnings)
 
 
-def test_stamps_that_no_driver_set_are_replaced_and_said(tmp_path: Path, contract: Contract, picture: Picture) -> None:
+def test_stamps_that_no_driver_set_are_replaced_and_reported(
+    tmp_path: Path, contract: Contract, picture: Picture
+) -> None:
     path = tmp_path / "zero.mcap"
     with LogWriter(path, log_clock=iter(range(START_NS, START_NS + 100)).__next__) as log:
         log.string("/instruction", 0, "go")
@@ -169,7 +173,7 @@ def test_stamps_that_no_driver_set_are_replaced_and_said(tmp_path: Path, contrac
     assert sum("every header stamp is 0" in warning for warning in recording.warnings) == 2
 
 
-def test_missing_topics_are_refused_with_those_found(tmp_path: Path, contract: Contract, picture: Picture) -> None:
+def test_missing_topics_are_refused_with_those_of_the_log(tmp_path: Path, contract: Contract, picture: Picture) -> None:
     path = tmp_path / "foreign.mcap"
     with LogWriter(path) as log:
         log.image("/zed/image", START_NS, picture(0), encoding="rgb8")

@@ -19,7 +19,7 @@ Record = Callable[..., Path]
 SECOND_NS = 1_000_000_000
 
 
-def told(stream: Stream) -> list[str | None]:
+def instructions(stream: Stream) -> list[str | None]:
     return [event.text for event in stream if isinstance(event, InstructionEvent)]
 
 
@@ -48,7 +48,7 @@ def test_events_come_in_the_order_of_log_times_again_and_again(record: Record, c
     assert len(list(stream)) == len(events) and stream.warnings == ()
 
 
-def test_the_state_is_whole_and_stamped_with_its_oldest_field(tmp_path: Path, contract: Contract) -> None:
+def test_the_state_is_complete_and_stamped_with_its_oldest_field(tmp_path: Path, contract: Contract) -> None:
     path = tmp_path / "log.mcap"
     with LogWriter(path) as log:
         log.string("/instruction", 0, "go")
@@ -64,7 +64,7 @@ def test_the_state_is_whole_and_stamped_with_its_oldest_field(tmp_path: Path, co
     ]
 
 
-def test_states_that_are_not_finite_are_left_out_and_told(tmp_path: Path, contract: Contract) -> None:
+def test_states_that_are_not_finite_are_left_out_and_reported(tmp_path: Path, contract: Contract) -> None:
     path = write(tmp_path / "log.mcap")
     other = tmp_path / "nan.mcap"
     with LogWriter(other) as log:
@@ -96,7 +96,7 @@ def test_stamps_of_a_simulated_clock_are_the_time_and_stamps_of_zero_are_the_log
 
 def test_after_a_damaged_part_the_instruction_is_not_known_until_the_next(record: Record, contract: Contract) -> None:
     path = record(episodes=4, frames=4, chunk_bytes=1500)
-    whole = told(open_stream(path, contract))
+    complete = instructions(open_stream(path, contract))
     container = Container(path)
     starts = sorted({ref.at for ref in container.refs})
     second = [ref.log_ns for ref in container.select("/instruction")][1]
@@ -105,10 +105,10 @@ def test_after_a_damaged_part_the_instruction_is_not_known_until_the_next(record
     data[hit + 120] ^= 255  # inside the compressed chunk
     path.write_bytes(bytes(data))
     stream = open_stream(path, contract)
-    left = told(stream)
+    left = instructions(stream)
     assert None in left and "damaged" in stream.warnings[0]
-    assert left[: left.index(None)] == whole[: left.index(None)]
-    assert [text for text in left if text is not None] != whole
+    assert left[: left.index(None)] == complete[: left.index(None)]
+    assert [text for text in left if text is not None] != complete
 
 
 def test_a_damaged_picture_is_left_out_and_one_of_another_size_refused(tmp_path: Path, contract: Contract) -> None:

@@ -70,7 +70,7 @@ def test_an_exception_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_earlier_recording_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_an_earlier_recording_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "log.mcap"
     path.write_bytes(b"earlier")
     with LogWriter(path) as log:

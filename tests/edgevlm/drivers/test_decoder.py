@@ -49,9 +49,9 @@ class Rig:
         """The same driver with an empty state."""
         return Rig(self.bundle, self.driver, self.engines, self.graph, self.driver.cache(), self.driver.memory())
 
-    def judge(self, symbols: Symbols, whole: int = 0) -> NDArray[np.float32]:
+    def judge(self, symbols: Symbols, bidirectional: int = 0) -> NDArray[np.float32]:
         """Logits after `symbols`, from one run over all of them."""
-        return alone(self.bundle, self.graph, symbols, whole)
+        return alone(self.bundle, self.graph, symbols, bidirectional)
 
 
 def pixels(seed: int) -> NDArray[np.float32]:
@@ -65,23 +65,23 @@ def prompt(symbols: Symbols) -> Prompt:
     return Prompt(tuple(symbols), tiles)
 
 
-def seen(seed: int) -> list[ImageToken]:
+def image_tokens(seed: int) -> list[ImageToken]:
     """The symbols of one picture."""
     return [ImageToken(seed, place) for place in range(talker.FEATURES)]
 
 
-def definition(count: int, window: int | None, whole: int) -> NDArray[np.float32]:
+def definition(count: int, window: int | None, bidirectional: int) -> NDArray[np.float32]:
     """The mask of `count` tokens without a past, token by token, behind a step of slots that nobody may see."""
     mask = np.full((1, 1, count, talker.STEP + count), HIDDEN, np.float32)
     for query in range(count):
         for key in range(count):
             near = window is None or query - key < window
-            if (key <= query and near) or (key < whole and query < whole):
+            if (key <= query and near) or (key < bidirectional and query < bidirectional):
                 mask[0, 0, query, talker.STEP + key] = 0.0
     return mask
 
 
-def alone(bundle: Bundle, graph: Graph, symbols: Symbols, whole: int = 0) -> NDArray[np.float32]:
+def alone(bundle: Bundle, graph: Graph, symbols: Symbols, bidirectional: int = 0) -> NDArray[np.float32]:
     """The stages by hand: no driver, no cache, one run."""
     args = bundle.manifest.driver.args
     stages, unkept = bundle.manifest.stages, Memory({})
@@ -100,7 +100,7 @@ def alone(bundle: Bundle, graph: Graph, symbols: Symbols, whole: int = 0) -> NDA
         "positions": args.first_position + np.arange(count)[None],
         "index": np.array([count - 1]),
     }
-    feeds |= {port: definition(count, window, whole) for port, window in args.masks.items()}
+    feeds |= {port: definition(count, window, bidirectional) for port, window in args.masks.items()}
     feeds |= {port.name: empty for port in stages["decoder"].inputs if port.kind.startswith("past_")}
     logits: NDArray[np.float32] = graph.run_state("decoder", feeds, unkept)["logits"][0]
     return logits
@@ -138,53 +138,53 @@ WAYS: Mapping[str, dict[str, Any]] = {
 }
 tokens = st.integers(0, 255)
 rows = st.lists(
-    st.one_of(tokens.map(lambda token: [token]), st.integers(1000, 1003).map(seen)), min_size=1, max_size=24
+    st.one_of(tokens.map(lambda token: [token]), st.integers(1000, 1003).map(image_tokens)), min_size=1, max_size=24
 ).map(lambda parts: [symbol for part in parts for symbol in part])
 
 
-def whole_of(way: str, count: int) -> int:
+def bidirectional_prefix(way: str, count: int) -> int:
     return count if way == "whole prompt" else 0
 
 
 @pytest.mark.parametrize("way", WAYS)
-@given(row=rows, said=st.lists(tokens, max_size=12))
+@given(row=rows, answer=st.lists(tokens, max_size=12))
 def test_a_prompt_in_chunks_and_then_words_one_by_one_are_one_run(
-    open_rig: Callable[..., Rig], way: str, row: list[int | ImageToken], said: list[int]
+    open_rig: Callable[..., Rig], way: str, row: list[int | ImageToken], answer: list[int]
 ) -> None:
     rig = open_rig(**WAYS[way])
     logits, reused = rig.read(row)
     assert reused == 0
-    whole = whole_of(way, len(row))
-    np.testing.assert_allclose(logits, rig.judge(row, whole), **CLOSE)
-    for done, token in enumerate(said, 1):
+    bidirectional = bidirectional_prefix(way, len(row))
+    np.testing.assert_allclose(logits, rig.judge(row, bidirectional), **CLOSE)
+    for done, token in enumerate(answer, 1):
         logits = rig.driver.step(token, rig.cache, rig.memory)
-        np.testing.assert_allclose(logits, rig.judge([*row, *said[:done]], whole), **CLOSE)
-    assert rig.cache.length == len(row) + len(said)
+        np.testing.assert_allclose(logits, rig.judge([*row, *answer[:done]], bidirectional), **CLOSE)
+    assert rig.cache.length == len(row) + len(answer)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@given(first=rows, kept=st.integers(0, 96), then=rows, said=st.lists(tokens, max_size=6))
+@given(first=rows, prefix=st.integers(0, 96), then=rows, answer=st.lists(tokens, max_size=6))
 def test_a_prompt_after_another_is_as_if_it_were_the_first(
-    open_rig: Callable[..., Rig], way: str, first: list[Any], kept: int, then: list[Any], said: list[int]
+    open_rig: Callable[..., Rig], way: str, first: list[Any], prefix: int, then: list[Any], answer: list[int]
 ) -> None:
     rig = open_rig(**WAYS[way])
     rig.read(first)
-    for token in said:
+    for token in answer:
         rig.driver.step(token, rig.cache, rig.memory)
-    row = [*first, *said][:kept] + then
+    row = [*first, *answer][:prefix] + then
     logits, reused = rig.read(row)
-    np.testing.assert_allclose(logits, rig.judge(row, whole_of(way, len(row))), **CLOSE)
+    np.testing.assert_allclose(logits, rig.judge(row, bidirectional_prefix(way, len(row))), **CLOSE)
     if way == "whole prompt":
         assert reused == (len(row) - 1 if row == first else 0)
     else:
-        assert reused >= min(kept, len(first) + len(said), len(row) - 1)
+        assert reused >= min(prefix, len(first) + len(answer), len(row) - 1)
     assert rig.cache.length == len(row)
 
 
 @pytest.mark.parametrize("way", ["usual", "whole prompt"])
 def test_the_same_prompt_again_runs_its_last_token_alone(open_rig: Callable[..., Rig], way: str) -> None:
     rig = open_rig(**WAYS[way])
-    row = [*seen(1000), *range(40)]
+    row = [*image_tokens(1000), *range(40)]
     logits, _ = rig.read(row)
     rig.driver.step(7, rig.cache, rig.memory)
     runs = dict(rig.engines.runs)
@@ -198,20 +198,20 @@ def test_the_same_prompt_again_runs_its_last_token_alone(open_rig: Callable[...,
 def test_what_it_says_depends_on_every_place_the_window_and_the_picture(open_rig: Callable[..., Rig]) -> None:
     """The controls of the tests above: were one of these ignored, they could not fail."""
     rig = open_rig()
-    row: list[int | ImageToken] = [*seen(1000), *range(20)]
+    row: list[int | ImageToken] = [*image_tokens(1000), *range(20)]
     usual = rig.judge(row)
     spread = float(usual.max() - usual.min())
     changed = {
-        "the first word": [*seen(1000), 99, *range(1, 20)],
-        "another picture": [*seen(1001), *range(20)],
-        "features in another order": [*seen(1000)[::-1], *range(20)],
-        "two words swapped": [*seen(1000), 1, 0, *range(2, 20)],
+        "the first word": [*image_tokens(1000), 99, *range(1, 20)],
+        "another picture": [*image_tokens(1001), *range(20)],
+        "features in another order": [*image_tokens(1000)[::-1], *range(20)],
+        "two words swapped": [*image_tokens(1000), 1, 0, *range(2, 20)],
     }
     others = {name: rig.judge(symbols) for name, symbols in changed.items()}
     others["places shifted"] = open_rig(first_position=2).judge(row)
     others["no window"] = open_rig(masks={"far": None, "near": None}).judge(row)
     others["a wider window"] = open_rig(masks={"far": None, "near": 6}).judge(row)
-    others["whole prompt"] = rig.judge(row, whole=len(row))
+    others["whole prompt"] = rig.judge(row, bidirectional=len(row))
     for name, logits in others.items():
         assert np.abs(logits - usual).max() > 100 * CLOSE["atol"], f"{name}: {np.abs(logits - usual).max()}"
     assert spread > 10
@@ -271,11 +271,11 @@ def test_a_run_that_failed_leaves_what_was_read_before(open_rig: Callable[..., R
     assert rig.cache.length == (36 if way == "usual" else 0)
     logits, reused = rig.read(row)
     assert reused == (36 if way == "usual" else 0)
-    np.testing.assert_allclose(logits, rig.judge(row, whole_of(way, 50)), **CLOSE)
+    np.testing.assert_allclose(logits, rig.judge(row, bidirectional_prefix(way, 50)), **CLOSE)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_an_output_that_is_not_finite_is_refused_and_not_kept(open_rig: Callable[..., Rig], bad: float) -> None:
+def test_an_output_that_is_not_finite_is_refused_and_not_cached(open_rig: Callable[..., Rig], bad: float) -> None:
     rig = open_rig()
     table = np.load(rig.bundle.path("embeddings.npy"))
     table[200] = bad

@@ -52,19 +52,19 @@ def described() -> dict[str, Any]:
     }
 
 
-def velocity(given: Arrays) -> Arrays:
+def velocity(inputs: Arrays) -> Arrays:
     """Depends on everything that a step is told."""
-    reported = given["time"].sum() + given["mask"].sum() + given["cross_key_0"].sum()
-    return {"velocity": (given["sample"] * 0.5 + reported).astype(np.float32)}
+    reported = inputs["time"].sum() + inputs["mask"].sum() + inputs["cross_key_0"].sum()
+    return {"velocity": (inputs["sample"] * 0.5 + reported).astype(np.float32)}
 
 
-def prefix(given: Arrays) -> Arrays:
-    total = sum(float(value.sum()) for value in given.values())
+def prefix(inputs: Arrays) -> Arrays:
+    total = sum(float(value.sum()) for value in inputs.values())
     return {port.name: np.full(port.shape, total / 100, np.float32) for port in KEYS}
 
 
-def vision(given: Arrays) -> Arrays:
-    return {"features": np.full((1, 3, 4), given["pixels"].mean(), np.float32)}
+def vision(inputs: Arrays) -> Arrays:
+    return {"features": np.full((1, 3, 4), inputs["pixels"].mean(), np.float32)}
 
 
 def driver(edit: Edit = lambda data: None, embeddings: NDArray[Any] = EMBEDDINGS) -> DenoiseDriver:

@@ -101,7 +101,7 @@ def sorted_pick(logits: NDArray[np.float32], sampling: Sampling) -> int:
     top_p=st.one_of(st.just(1.0), st.floats(1e-6, 1.0)),
     words=st.sampled_from([1, 63, 64, 65, 700, 5000]),
 )
-def test_picks_what_sorting_the_whole_vocabulary_picks(
+def test_picks_what_sorting_the_full_vocabulary_picks(
     seed: int, spread: float, kinds: int, temperature: float, top_p: float, words: int
 ) -> None:
     random = np.random.default_rng(seed)

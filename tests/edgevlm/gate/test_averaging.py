@@ -35,10 +35,10 @@ def test_the_mean_is_that_of_the_matrices_whatever_the_signs(
     assume(all(angle_between(a, b) < 2.0 for a in matrices for b in matrices))
     signs = np.array([-1.0 if flip else 1.0 for _, _, flip in parts])
     quaternions = np.array([quaternion_of(m) for m in matrices]) * signs[:, None]
-    found = mean_rotation(quaternions, weights)
-    assert np.linalg.norm(found) == pytest.approx(1.0, abs=1e-12)
-    assert found @ quaternions[-1] > 0
-    assert angle_between(matrix("quaternion_xyzw", found.tolist()), chordal_mean(matrices, weights)) < 1e-5
+    average = mean_rotation(quaternions, weights)
+    assert np.linalg.norm(average) == pytest.approx(1.0, abs=1e-12)
+    assert average @ quaternions[-1] > 0
+    assert angle_between(matrix("quaternion_xyzw", average.tolist()), chordal_mean(matrices, weights)) < 1e-5
 
 
 def test_q_and_minus_q_are_one_rotation() -> None:
@@ -58,9 +58,9 @@ def test_angles_are_averaged_the_shorter_way(angles: list[float], mean: float) -
 
 @given(st.floats(-20, 20), st.floats(-20, 20), st.sampled_from([math.tau, 360.0]))
 def test_the_nearest_turn_is_the_same_angle_within_half_a_turn(angle: float, near: float, period: float) -> None:
-    found = nearest_turn(angle, near, period)
-    assert abs(found - near) <= period / 2 * (1 + 1e-12)
-    turns = (found - angle) / period
+    nearest = nearest_turn(angle, near, period)
+    assert abs(nearest - near) <= period / 2 * (1 + 1e-12)
+    turns = (nearest - angle) / period
     assert turns == pytest.approx(round(turns), abs=1e-9)
     if abs(angle - near) <= period / 2:
-        assert found == angle
+        assert nearest == angle

@@ -48,9 +48,9 @@ def chunk(observed_ns: int, rows: int = 8, *, first: float = 0.0, valid_rows: in
     )
 
 
-def feed(executor: Executor, given_chunk: ActionChunk, stamp_ns: int) -> bool:
-    executor.observed(given_chunk.observed_ns, stamp_ns)
-    return executor.offer(given_chunk, stamp_ns)
+def feed(executor: Executor, action_chunk: ActionChunk, stamp_ns: int) -> bool:
+    executor.observed(action_chunk.observed_ns, stamp_ns)
+    return executor.offer(action_chunk, stamp_ns)
 
 
 def reasons(outcomes: list[Command | NoCommand]) -> list[str]:
@@ -110,12 +110,12 @@ def test_time_that_goes_back_is_refused_until_reset(make: Callable[[], Executor]
 @pytest.mark.parametrize("make", CORES.values(), ids=CORES)
 def test_a_command_is_a_copy(make: Callable[[], Executor]) -> None:
     executor = make()
-    given_chunk = chunk(0)
-    feed(executor, given_chunk, 0)
+    action_chunk = chunk(0)
+    feed(executor, action_chunk, 0)
     outcome = executor.command(0)
     assert isinstance(outcome, Command)
     outcome.values[:] = 99
-    assert given_chunk.values.max() < 99
+    assert action_chunk.values.max() < 99
 
 
 def test_rows_go_by_the_nearest_stamp() -> None:
@@ -318,17 +318,17 @@ def test_a_hand_over_never_repeats_or_skips_a_row(ticks: list[Tick], rows: int) 
 @given(ticks=TICKS)
 def test_ensembled_equals_the_weighted_mean_of_its_rows(ticks: list[Tick]) -> None:
     counter = iter(range(1000, 100_000, 100))
-    decay, seen = 0.2, []
+    decay, offered = 0.2, []
     executor = TemporalEnsemble(decay)
     now_ns = 0
     for tick in ticks:
         now_ns += tick.gap_ns
         if tick.ask and executor.offer(new := chunk(now_ns, first=float(next(counter))), now_ns):
-            seen.append(new)
-        rows = [(now_ns - c.observed_ns + STEP_NS // 2) // STEP_NS for c in seen]
+            offered.append(new)
+        rows = [(now_ns - c.observed_ns + STEP_NS // 2) // STEP_NS for c in offered]
         used = [
             float(c.values[row, 0])
-            for c, row in zip(seen, rows, strict=True)
+            for c, row in zip(offered, rows, strict=True)
             if now_ns <= c.valid_until_ns and row < len(c.values)
         ]
         outcome = executor.command(now_ns)

@@ -98,7 +98,7 @@ def test_a_velocity_has_its_dt() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_one_number_that_is_not_finite_drops_the_whole_chunk(bad: float) -> None:
+def test_one_number_that_is_not_finite_drops_every_row_of_the_chunk(bad: float) -> None:
     bench = Bench()
     bench.run(20, 0.02)
     values = np.full((8, 2), 0.02)
@@ -186,11 +186,11 @@ def test_a_hand_never_leaves_its_workspace(start: float, delay: int, levels: lis
     """The axis moves exactly as told; its state is measured up to 80 ms before it is known."""
     bench = Bench()
     bench.sees, bench.at = False, start
-    seen = [(bench.ros_ns, start)]
+    history = [(bench.ros_ns, start)]
     for level in levels:
         for _ in range(6):
-            seen.append((bench.ros_ns, bench.at))
-            stamp_ns, at = seen[max(0, len(seen) - 1 - delay)]
+            history.append((bench.ros_ns, bench.at))
+            stamp_ns, at = history[max(0, len(history) - 1 - delay)]
             bench.gate.feed_state(Stamped(np.array([at], np.float32), stamp_ns), bench.ros_ns)
             bench.tick(level)
             assert -0.5 - 1e-6 <= bench.at <= 0.5 + 1e-6

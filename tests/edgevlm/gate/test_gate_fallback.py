@@ -233,7 +233,7 @@ def test_a_clock_that_stepped_back_a_little_brakes_by_steady_time() -> None:
     assert bench.run(10, 0.03)[-1].mode == "follow"
 
 
-def test_nothing_starts_while_the_clock_is_behind_what_it_has_shown() -> None:
+def test_nothing_starts_while_the_clock_is_behind_its_latest_time() -> None:
     bench = Bench()
     bench.run(2)
     bench.chunk(0.03)

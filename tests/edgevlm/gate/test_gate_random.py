@@ -118,21 +118,21 @@ def live_through(bench: Bench, seed: int, chunks: int) -> None:
 
 @pytest.mark.parametrize("name", EXECUTORS)
 def test_no_command_breaks_a_limit(name: str) -> None:
-    seen: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     judged = 0
     share = {"newest": 0.7}.get(name, 0.1)
     for seed in range(max(1, round(CHUNKS * share / BLOCK))):
         bench = Bench(EXECUTORS[name](), latched=("estop",) if seed % 2 else ("estop", "tracking"))
         live_through(bench, seed, min(BLOCK, CHUNKS))
-        seen += bench.gate.counts
+        totals += bench.gate.counts
         judged += bench.judge.judged
     # The run is worth its name: every kind of command and nearly every cause came up.
     assert judged > 0.5 * CHUNKS * share
-    assert {"command.follow", "command.hold", "command.stop", "chunk.not_finite", "clock.restarts"} <= set(seen)
+    assert {"command.follow", "command.hold", "command.stop", "chunk.not_finite", "clock.restarts"} <= set(totals)
     causes = {"estop", "clock_jump", "state_stale", "state_not_finite", "tracking", "chunk_not_finite"}
     causes.add("publisher_conflict")
-    assert {f"fallback.{cause}" for cause in causes} <= set(seen)
-    assert min(seen[f"limited.{column}"] for column in gate_judge.NAMES) > 100
+    assert {f"fallback.{cause}" for cause in causes} <= set(totals)
+    assert min(totals[f"limited.{column}"] for column in gate_judge.NAMES) > 100
 
 
 @given(

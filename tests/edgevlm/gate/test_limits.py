@@ -22,10 +22,10 @@ from edgevlm.manifest.contract import ActionGroup, Contract, StateField
 Edit = Callable[[dict[str, Any]], None]
 
 
-def limits(edit: Edit = lambda given: None) -> GateLimits:
-    given = gate_judge.limits()
-    edit(given)
-    return GateLimits(**given)
+def limits(edit: Edit = lambda table: None) -> GateLimits:
+    table = gate_judge.limits()
+    edit(table)
+    return GateLimits(**table)
 
 
 def one_group(**more: Any) -> Contract:
@@ -44,25 +44,25 @@ def axis(name: str = "j", **more: Any) -> Edit:
     full = {"action": name, "state": f"measured_{name}", "position": (-0.5, 2.0), "velocity": 1.0}
     full |= {"acceleration": 2.0, "tracking": 0.1}
 
-    def edit(given: dict[str, Any]) -> None:
-        given["axes"] = ({**full, **more},)
+    def edit(table: dict[str, Any]) -> None:
+        table["axes"] = ({**full, **more},)
 
     return edit
 
 
 def test_every_kind_of_column_is_sent_in_its_form() -> None:
-    found = {column.name: column for column in columns(gate_judge.arm(), limits())}
-    assert {name: column.sent for name, column in found.items()} == {
+    by_name = {column.name: column for column in columns(gate_judge.arm(), limits())}
+    assert {name: column.sent for name, column in by_name.items()} == {
         "shoulder": "position",
         "dx": "velocity",
         "elbow_offset": "position",
         "spin": "velocity",
         "grip": "value",
     }
-    assert found["dx"].unit == "m/s"
-    assert found["dx"].divide_s == gate_judge.STEP_S
-    assert found["dx"].upper == pytest.approx(0.3)
-    assert (found["elbow_offset"].relative, found["shoulder"].relative) == (True, False)
+    assert by_name["dx"].unit == "m/s"
+    assert by_name["dx"].divide_s == gate_judge.STEP_S
+    assert by_name["dx"].upper == pytest.approx(0.3)
+    assert (by_name["elbow_offset"].relative, by_name["shoulder"].relative) == (True, False)
 
 
 def test_the_narrower_of_contract_and_limits_holds() -> None:
@@ -73,14 +73,14 @@ def test_the_narrower_of_contract_and_limits_holds() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda given: given.update(axes=given["axes"][1:]), "'shoulder' has no limits"),
-        (lambda given: given["axes"][0].update(action="wrist"), "'shoulder' has no limits"),
-        (lambda given: given["axes"][0].update(state="shoulder"), "measured by 'shoulder'"),
-        (lambda given: given["axes"][0].update(tracking=None), "sent as a position"),
-        (lambda given: given["axes"][0].update(position=None), "sent as a position"),
-        (lambda given: given["axes"][0].update(position=(1.5, 2.0)), "may be nowhere"),
-        (lambda given: given.update(axes=(*given["axes"], {**given["axes"][0], "action": "grip"})), "grip"),
-        (lambda given: given.update(axes=(*given["axes"], {**given["axes"][0], "action": "leg"})), "leg"),
+        (lambda table: table.update(axes=table["axes"][1:]), "'shoulder' has no limits"),
+        (lambda table: table["axes"][0].update(action="wrist"), "'shoulder' has no limits"),
+        (lambda table: table["axes"][0].update(state="shoulder"), "measured by 'shoulder'"),
+        (lambda table: table["axes"][0].update(tracking=None), "sent as a position"),
+        (lambda table: table["axes"][0].update(position=None), "sent as a position"),
+        (lambda table: table["axes"][0].update(position=(1.5, 2.0)), "may be nowhere"),
+        (lambda table: table.update(axes=(*table["axes"], {**table["axes"][0], "action": "grip"})), "grip"),
+        (lambda table: table.update(axes=(*table["axes"], {**table["axes"][0], "action": "leg"})), "leg"),
     ],
 )
 def test_refuses_limits_that_do_not_fit_the_contract(edit: Edit, message: str) -> None:
@@ -91,19 +91,19 @@ def test_refuses_limits_that_do_not_fit_the_contract(edit: Edit, message: str) -
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda given: given["axes"][3].update(position=(0.0, 1.0)), "need the state field"),
-        (lambda given: given["axes"][0].update(position=(1.0, 0.0)), "lowest, highest"),
-        (lambda given: given["axes"][0].update(velocity=0.0), "velocity"),
-        (lambda given: given["axes"][0].update(acceleration=math.nan), "acceleration"),
-        (lambda given: given["axes"][0].update(effort=3.0), "effort"),
-        (lambda given: given["axes"][0].pop("tracking"), "tracking"),
-        (lambda given: given["axes"][0].update(action="dx"), "once"),
-        (lambda given: given.update(fallbacks={"estop": "hold"}), "always stops"),
-        (lambda given: given.update(latched=()), "always latches"),
-        (lambda given: given.update(latched=("tracking",)), "always latches"),
-        (lambda given: given.update(fallbacks={"moon": "hold"}), "fallbacks"),
-        (lambda given: given.update(command_valid_s=0.001), "command_valid_s"),
-        (lambda given: given.update(deadline_s=0.0), "deadline_s"),
+        (lambda table: table["axes"][3].update(position=(0.0, 1.0)), "need the state field"),
+        (lambda table: table["axes"][0].update(position=(1.0, 0.0)), "lowest, highest"),
+        (lambda table: table["axes"][0].update(velocity=0.0), "velocity"),
+        (lambda table: table["axes"][0].update(acceleration=math.nan), "acceleration"),
+        (lambda table: table["axes"][0].update(effort=3.0), "effort"),
+        (lambda table: table["axes"][0].pop("tracking"), "tracking"),
+        (lambda table: table["axes"][0].update(action="dx"), "once"),
+        (lambda table: table.update(fallbacks={"estop": "hold"}), "always stops"),
+        (lambda table: table.update(latched=()), "always latches"),
+        (lambda table: table.update(latched=("tracking",)), "always latches"),
+        (lambda table: table.update(fallbacks={"moon": "hold"}), "fallbacks"),
+        (lambda table: table.update(command_valid_s=0.001), "command_valid_s"),
+        (lambda table: table.update(deadline_s=0.0), "deadline_s"),
     ],
 )
 def test_refuses_limits_that_make_no_sense(edit: Edit, message: str) -> None:
@@ -112,8 +112,8 @@ def test_refuses_limits_that_make_no_sense(edit: Edit, message: str) -> None:
 
 
 def test_a_fallback_that_is_not_named_is_as_documented() -> None:
-    found = limits(lambda given: given.update(fallbacks={"tracking": "stop"})).fallbacks
-    assert found == {**FALLBACKS, "tracking": "stop"}
+    resolved = limits(lambda table: table.update(fallbacks={"tracking": "stop"})).fallbacks
+    assert resolved == {**FALLBACKS, "tracking": "stop"}
 
 
 @pytest.mark.parametrize(
@@ -152,11 +152,11 @@ POSE: dict[str, Any] = {"kind": "ee_pose", "names": ("x", "qx", "qy", "qz", "qw"
 
 
 def turning(**more: Any) -> Edit:
-    def edit(given: dict[str, Any]) -> None:
-        axis("x")(given)
+    def edit(table: dict[str, Any]) -> None:
+        axis("x")(table)
         names = POSE["names"][1:]
         full = {"actions": names, "state": tuple(f"measured_{name}" for name in names)}
-        given["orientations"] = ({**full, "velocity": 1.0, "acceleration": 4.0, "tracking": 0.3, **more},)
+        table["orientations"] = ({**full, "velocity": 1.0, "acceleration": 4.0, "tracking": 0.3, **more},)
 
     return edit
 
@@ -164,8 +164,8 @@ def turning(**more: Any) -> Edit:
 def test_an_orientation_is_limited_as_one() -> None:
     contract = one_group(**POSE)
     assert [column.sent for column in columns(contract, limits(turning()))] == ["position"] + ["orientation"] * 4
-    (found,) = orientations(contract, limits(turning()))
-    assert (found.columns, found.state, found.form) == ((1, 2, 3, 4), (1, 2, 3, 4), "quaternion_xyzw")
+    (orientation,) = orientations(contract, limits(turning()))
+    assert (orientation.columns, orientation.state, orientation.form) == ((1, 2, 3, 4), (1, 2, 3, 4), "quaternion_xyzw")
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_an_orientation_is_limited_as_one() -> None:
     ],
 )
 def test_refuses_orientations_that_do_not_fit(edit: Edit, message: str) -> None:
-    contract, given = one_group(**POSE), limits(edit)
+    contract, rules = one_group(**POSE), limits(edit)
     with pytest.raises(ContractError, match=message):
-        columns(contract, given)
-        orientations(contract, given)
+        columns(contract, rules)
+        orientations(contract, rules)
 
 
 COLUMN = Column(
@@ -258,13 +258,13 @@ def test_what_is_within_the_limits_passes_bit_for_bit() -> None:
 
 
 def test_a_row_is_a_ramp_over_its_own_interval() -> None:
-    at, seen = REST, []
+    at, positions = REST, []
     for k in range(5):
         at = step_position(COLUMN, at, 0.004, even(0.02), 0.1 - 0.02 * k)
-        seen.append(at.position)
+        positions.append(at.position)
         assert not at.behind
-    assert seen == pytest.approx([0.0008, 0.0016, 0.0024, 0.0032, 0.004])
-    assert seen[-1] == 0.004
+    assert positions == pytest.approx([0.0008, 0.0016, 0.0024, 0.0032, 0.004])
+    assert positions[-1] == 0.004
 
 
 def test_outside_its_workspace_a_velocity_axis_may_only_come_back() -> None:

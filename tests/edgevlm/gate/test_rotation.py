@@ -70,7 +70,7 @@ def test_numbers_carry_the_sign_of_the_rotation_before(
         assert wire @ np.array(near) >= -1e-12
 
 
-def test_a_whole_turn_is_a_rotation_vector_too() -> None:
+def test_a_full_turn_is_a_rotation_vector_too() -> None:
     """The other sign of no rotation at all: about whichever axis, or about the one before."""
     for near in ((0.0, 0.0, 0.0, -1.0), (0.0, 0.6, 0.0, -0.8)):
         sent = numbers("rotation_vector", SAME, near)
@@ -95,7 +95,7 @@ def test_an_orientation_keeps_every_limit(steps: list[tuple[Any, float, float]])
 
 
 @given(VECTOR)
-def test_a_far_orientation_is_reached_and_kept(target: tuple[float, float, float]) -> None:
+def test_a_far_orientation_is_reached_and_held(target: tuple[float, float, float]) -> None:
     at, goal = Facing(SAME, STILL, False), exponential(target)
     for _ in range(400):
         at = step_orientation(LIMITS, at, goal, even(0.02), 0.0)

@@ -105,7 +105,7 @@ def test_jpeg_keeps_the_channel_order() -> None:
     assert max(pixel[1], pixel[2]) < 10
 
 
-def test_a_frame_with_a_few_bytes_of_padding_after_its_end_is_whole() -> None:
+def test_a_frame_with_a_few_bytes_of_padding_after_its_end_is_complete() -> None:
     assert decode(compressed(picture(), "JPEG") + bytes(16), "rgb8").shape == (24, 32, 3)
 
 

@@ -35,11 +35,11 @@ def known(text: str) -> bool:
 
 @given(moves)
 def test_a_goal_rules_alone_the_latest_of_the_others_wins_and_after_a_goal_there_is_silence(
-    given_moves: list[tuple[str, object]],
+    requests: list[tuple[str, object]],
 ) -> None:
     instructions = Instructions(check)
     source, text, goals = "none", None, 0  # what must be in force
-    for kind, value in given_moves:
+    for kind, value in requests:
         if kind == "end":
             assert isinstance(value, int)
             ended = source == "goal" and value == goals
@@ -64,9 +64,9 @@ def test_a_goal_rules_alone_the_latest_of_the_others_wins_and_after_a_goal_there
                 source, text = (kind, str(value)) if str(value).strip() else ("none", None)
         assert (instructions.source, instructions.text) == (source, text)
         assert instructions.goal == (goals if source == "goal" else None)
-    spoken = sum(kind in ("topic", "service", "goal") for kind, _ in given_moves)
-    told = sum(n for key, n in instructions.counts.items() if not key.endswith("preempted"))
-    assert told == spoken, "each is counted once"
+    spoken = sum(kind in ("topic", "service", "goal") for kind, _ in requests)
+    counted = sum(n for key, n in instructions.counts.items() if not key.endswith("preempted"))
+    assert counted == spoken, "each is counted once"
 
 
 def test_the_reasons_tell_a_goal_from_unknown_words() -> None:

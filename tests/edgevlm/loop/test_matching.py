@@ -51,8 +51,8 @@ class Bench:
         return self.matcher.match(T0 + round(now_ms * MS), round(now_ms * MS))
 
     def stamps(self, now_ms: float) -> dict[str, float] | None:
-        found = self.match(now_ms)
-        return None if found is None else {name: (f.stamp_ns - T0) / MS for name, f in found.frames.items()}
+        match = self.match(now_ms)
+        return None if match is None else {name: (f.stamp_ns - T0) / MS for name, f in match.frames.items()}
 
 
 def test_one_camera_is_matched_at_once() -> None:
@@ -109,10 +109,10 @@ def test_the_state_is_the_newest_at_or_before_the_lead_frame() -> None:
     for ms in (60, 80, 100, 120):
         bench.state(ms, 130)
     bench.frame("a", 110, 130)
-    found = bench.match(130)
-    assert found is not None
-    assert found.state is not None
-    assert found.state.value.tolist() == [100.0]
+    match = bench.match(130)
+    assert match is not None
+    assert match.state is not None
+    assert match.state.value.tolist() == [100.0]
 
 
 def test_waits_for_a_state_and_counts_when_none_comes() -> None:
@@ -132,10 +132,10 @@ def test_in_lock_step_the_state_of_the_frame_itself_is_waited_for() -> None:
     bench.frame("a", 50)
     assert bench.match(60) is None
     bench.state(50, 60)
-    found = bench.match(60)
-    assert found is not None
-    assert found.state is not None
-    assert found.state.stamp_ns == T0 + 50 * MS
+    match = bench.match(60)
+    assert match is not None
+    assert match.state is not None
+    assert match.state.stamp_ns == T0 + 50 * MS
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_a_camera_without_its_lead_keeps_no_frame_for_long() -> None:
         assert bench.match(ms) is None
     assert bench.matcher.counts["b.unmatched"] == 83  # those older than 0.5 s
     bench.frame("a", 2970)
-    found = bench.match(2970)
-    assert found is not None
-    assert len(found.passed) == 16
+    match = bench.match(2970)
+    assert match is not None
+    assert len(match.passed) == 16
 
 
 def test_a_clock_that_restarts_begins_anew() -> None:
@@ -202,10 +202,10 @@ def test_the_newest_lead_frame_wins_and_the_others_are_handed_on() -> None:
     for ms in (0, 33, 66):
         bench.frame("a", ms, 70)
         bench.frame("b", ms + 2, 70)
-    found = bench.match(70)
-    assert found is not None
-    assert found.frames["a"].stamp_ns == T0 + 66 * MS
-    passed = [(name, (f.stamp_ns - T0) // MS) for name, f in found.passed]
+    match = bench.match(70)
+    assert match is not None
+    assert match.frames["a"].stamp_ns == T0 + 66 * MS
+    passed = [(name, (f.stamp_ns - T0) // MS) for name, f in match.passed]
     assert passed == [("a", 0), ("b", 2), ("a", 33), ("b", 35)]
     assert bench.matcher.counts["skipped"] == 2
 
@@ -231,16 +231,16 @@ def test_a_mailbox_of_matches_loses_no_frame() -> None:
         bench.frame("a", ms)
         if ms % 60 == 0:
             bench.frame("b", ms)
-        if found := bench.match(ms):
-            mailbox.put(found)
+        if match := bench.match(ms):
+            mailbox.put(match)
     taken = mailbox.take(0)
     assert taken is not None
-    seen = [(name, f.stamp_ns) for name, f in (*taken.passed, *taken.frames.items())]
-    assert sorted(seen) == sorted(
+    delivered = [(name, f.stamp_ns) for name, f in (*taken.passed, *taken.frames.items())]
+    assert sorted(delivered) == sorted(
         [("a", T0 + ms * MS) for ms in range(0, 300, 30)] + [("b", T0 + ms * MS) for ms in range(0, 300, 60)]
     )
     for camera in ("a", "b"):
-        of_one = [stamp for name, stamp in seen if name == camera]
+        of_one = [stamp for name, stamp in delivered if name == camera]
         assert of_one == sorted(of_one)
 
 
@@ -272,7 +272,7 @@ def test_every_observation_is_what_a_recording_would_give(data: st.DataObject) -
             if keep:
                 arrivals.append((100 + k * period + jitter + delay, source, 100 + k * period + jitter))
     bench = Bench("a", "b", needs_state=True, wait_s=1.0)  # long enough to know everything
-    found: list[Matched] = []
+    results: list[Matched] = []
     admitted: dict[str, list[float]] = {source: [] for source in rates}
     for now, source, stamp in sorted(arrivals):
         taken = bench.state(stamp, now) if source == "state" else bench.frame(source, stamp, now)
@@ -280,15 +280,15 @@ def test_every_observation_is_what_a_recording_would_give(data: st.DataObject) -
         if taken:
             admitted[source].append(stamp)
         if matched := bench.match(now):
-            found.append(matched)
-    leads = [matched.frames["a"].stamp_ns for matched in found]
+            results.append(matched)
+    leads = [matched.frames["a"].stamp_ns for matched in results]
     assert leads == sorted(set(leads))
-    for matched in found:
+    for matched in results:
         lead, other = ((matched.frames[name].stamp_ns - T0) / MS for name in ("a", "b"))
         assert abs(other - lead) == min(abs(stamp - lead) for stamp in admitted["b"])
         assert abs(other - lead) <= 50
         assert matched.state is not None
         assert float(matched.state.value[0]) == (matched.state.stamp_ns - T0) / MS <= lead
     counts = bench.matcher.counts
-    assert counts["matched"] == len(found)
+    assert counts["matched"] == len(results)
     assert counts["matched"] + counts["skipped"] + counts["a.unmatched"] <= len(admitted["a"])

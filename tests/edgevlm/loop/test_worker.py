@@ -39,23 +39,25 @@ class Model:
     time: Time
     step_ms: float = 10.0
     errors: list[Exception | None] = field(default_factory=list)
-    seen: list[tuple[str, int]] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    frames: list[tuple[str, int]] = field(default_factory=list)
+    instructions: list[str] = field(default_factory=list)
     last_times_ns: Mapping[str, int] = field(default_factory=dict)
 
     def push(self, camera: str, frame: Frame) -> None:
-        self.seen.append((camera, frame.stamp_ns))
+        self.frames.append((camera, frame.stamp_ns))
 
     def act(self, observation: Observation) -> ActionChunk:
-        self.seen += [(name, frame.stamp_ns) for name, frame in observation.frames.items()]
-        self.told.append(observation.instruction)
+        self.frames += [(name, frame.stamp_ns) for name, frame in observation.frames.items()]
+        self.instructions.append(observation.instruction)
         self.time.now_ns += round(self.step_ms * MS)
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
             raise error
         self.last_times_ns = {"step": round(self.step_ms * MS)}
         observed_ns = max(frame.stamp_ns for frame in observation.frames.values())
-        return ActionChunk(np.zeros((2, 1), np.float32), ("x",), ("m",), 0.1, observed_ns, observed_ns, len(self.told))
+        return ActionChunk(
+            np.zeros((2, 1), np.float32), ("x",), ("m",), 0.1, observed_ns, observed_ns, len(self.instructions)
+        )
 
 
 def matched(index: int) -> Matched:
@@ -104,8 +106,8 @@ def test_acts_on_the_newest_and_shows_the_model_what_it_missed() -> None:
     for index in (1, 2):
         bench.inbox.put(matched(index))
     bench.turn(3)
-    assert [stamp - START_NS for _, stamp in bench.model.seen] == [PERIOD_NS, 2 * PERIOD_NS, 3 * PERIOD_NS]
-    assert len(bench.model.told) == 1
+    assert [stamp - START_NS for _, stamp in bench.model.frames] == [PERIOD_NS, 2 * PERIOD_NS, 3 * PERIOD_NS]
+    assert len(bench.model.instructions) == 1
 
 
 @pytest.mark.parametrize("error", [NonFiniteError("nan"), ValueError("a defect"), ZeroDivisionError(), MemoryError()])
@@ -160,7 +162,7 @@ def test_warm_up_and_failures_are_in_no_statistics() -> None:
     assert [outcome.times.warm_up for outcome in outcomes if isinstance(outcome, Acted)] == [True] * 2 + [False] * 5
 
 
-def test_shows_life_while_idle_and_announces_what_the_model_is_given() -> None:
+def test_shows_life_while_idle_and_announces_the_inputs_of_the_model() -> None:
     bench = Bench()
     assert bench.worker.turn() is None
     bench.turn(4)
@@ -171,11 +173,11 @@ def test_without_an_instruction_the_model_only_watches() -> None:
     bench = Bench()
     bench.instruction = None
     assert bench.turn(1) is None
-    assert bench.model.told == []
+    assert bench.model.instructions == []
     bench.instruction = COMMANDS[1]
     bench.turn(2)
-    assert [stamp - START_NS for _, stamp in bench.model.seen] == [PERIOD_NS, 2 * PERIOD_NS]
-    assert bench.model.told == [COMMANDS[1]]
+    assert [stamp - START_NS for _, stamp in bench.model.frames] == [PERIOD_NS, 2 * PERIOD_NS]
+    assert bench.model.instructions == [COMMANDS[1]]
     assert bench.worker.counts["idle"] == 1
 
 

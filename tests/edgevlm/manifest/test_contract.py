@@ -136,9 +136,9 @@ def test_refuses_a_grey_frame_with_a_channel_axis() -> None:
 
 
 def test_takes_any_numbers_as_state_and_copies_them() -> None:
-    given = np.array([1.0, 2.0], np.float32)
-    state = check_state(STATE, given)
-    given[0] = 9.0
+    values = np.array([1.0, 2.0], np.float32)
+    state = check_state(STATE, values)
+    values[0] = 9.0
     assert state.tolist() == [1.0, 2.0]
     assert check_state(STATE, [1, 2]).dtype == np.float32
     assert check_state(STATE, (np.float64(1), 2)).tolist() == [1.0, 2.0]
@@ -198,12 +198,12 @@ def test_select_refuses_missing_double_and_unpaired_names(names: list[str], valu
         STATE.select(names, values)
 
 
-def test_takes_whole_nanoseconds_as_a_stamp() -> None:
+def test_takes_an_integer_of_nanoseconds_as_a_stamp() -> None:
     assert check_stamp("state", np.int64(5)) == 5
     assert type(check_stamp("state", np.uint64(5))) is int
 
 
 @pytest.mark.parametrize("stamp", [1.5, 1e18, np.float64(3.0), True, None, "5", float("nan")])
-def test_refuses_a_stamp_that_is_no_whole_number(stamp: Any) -> None:
+def test_refuses_a_stamp_that_is_no_integer(stamp: Any) -> None:
     with pytest.raises(StampError, match=r"camera 'front': expected a stamp in whole nanoseconds, got"):
         check_stamp("camera 'front'", stamp)

@@ -141,7 +141,7 @@ JSON = st.recursive(
 
 @settings(max_examples=150)
 @given(data=st.data(), value=JSON, remove=st.booleans())
-def test_any_change_is_accepted_whole_or_refused_with_a_typed_error(
+def test_any_change_is_accepted_in_full_or_refused_with_a_typed_error(
     valid: dict[str, Any], data: st.DataObject, value: Any, remove: bool
 ) -> None:
     places = [p for p, _ in (*leaves(valid), *containers(valid)) if p]
@@ -320,7 +320,7 @@ def test_sizes_that_no_model_has_are_refused_before_anything_is_allocated(
 
 @pytest.mark.parametrize("character", ["\x1b", "\x07", "\x9b", "\u202e", "\x00", "\u2066"])
 @pytest.mark.parametrize("place", ["family", "camera", "stage"])
-def test_control_characters_are_refused_wherever_they_would_be_shown(
+def test_control_characters_are_refused_wherever_they_would_be_printed(
     valid: dict[str, Any], character: str, place: str
 ) -> None:
     data = copy.deepcopy(valid)

@@ -53,7 +53,7 @@ def test_a_picture_of_the_size_stays_as_it_is() -> None:
     np.testing.assert_allclose(prepared(image, 24), image / np.float32(255), atol=1e-7)
 
 
-def test_what_is_beside_the_picture_is_black() -> None:
+def test_the_padding_around_the_picture_is_black() -> None:
     created = prepared(np.full((20, 60, 3), 255, np.uint8), 30)
     assert (created[:9] > 0.99).all() and (created[12:] == 0).all()
 
@@ -75,7 +75,7 @@ def test_channels_do_not_mix_and_axes_are_not_swapped() -> None:
     assert (created[..., 2] == 0).all()
 
 
-def test_a_panorama_is_never_made_a_square() -> None:
+def test_a_panorama_never_becomes_a_square() -> None:
     image = np.zeros((4, 16_000, 3), np.uint8)
     image[..., 0] = 255
     tracemalloc.start()

@@ -54,7 +54,7 @@ def planes(image_hwc: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("native", BOTH)
-def test_tiles_come_row_by_row_and_the_whole_picture_last(native: bool) -> None:
+def test_tiles_come_row_by_row_and_the_thumbnail_last(native: bool) -> None:
     image = picture(32, 48)  # no resize: 2 rows of 3
     prepare = PicturePreprocessor([Tiles(size=16, filter="lanczos"), BYTES], native)
     got = prepare(image)
@@ -66,7 +66,7 @@ def test_tiles_come_row_by_row_and_the_whole_picture_last(native: bool) -> None:
 
 
 @pytest.mark.parametrize("native", BOTH)
-def test_the_whole_picture_is_made_of_the_second_resize(native: bool) -> None:
+def test_the_thumbnail_comes_from_the_second_resize(native: bool) -> None:
     image = picture(20, 48)
     got = PicturePreprocessor(TILES, native)(image)
     second = resize_u8(image, 48, 32, "lanczos")
@@ -110,7 +110,7 @@ def sides(height: int, width: int, *steps: Sized | Relative) -> list[tuple[int, 
 
 
 @pytest.mark.parametrize(
-    ("size", "wanted"),
+    ("size", "expected"),
     [
         ((480, 640), (1536, 2048)),
         ((640, 480), (2048, 1536)),
@@ -120,8 +120,8 @@ def sides(height: int, width: int, *steps: Sized | Relative) -> list[tuple[int, 
         ((7, 7), (2048, 2048)),
     ],
 )
-def test_the_longer_side_is_as_asked_and_the_shorter_even(size: tuple[int, int], wanted: tuple[int, int]) -> None:
-    assert sides(*size, ResizeLongest(size=2048, limit=4096)) == [wanted]
+def test_the_longer_side_is_as_asked_and_the_shorter_even(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert sides(*size, ResizeLongest(size=2048, limit=4096)) == [expected]
 
 
 def test_no_side_goes_above_the_limit() -> None:
@@ -130,27 +130,27 @@ def test_no_side_goes_above_the_limit() -> None:
 
 
 @given(height=st.integers(1, 5000), width=st.integers(1, 5000), size=st.integers(1, 600))
-def test_sides_become_whole_multiples_and_never_smaller(height: int, width: int, size: int) -> None:
+def test_sides_become_integer_multiples_and_never_smaller(height: int, width: int, size: int) -> None:
     [(tall, wide)] = sides(height, width, ResizeToMultiple(size=size))
     assert tall % size == wide % size == 0
     assert max(tall, wide) >= max(height, width) and min(tall, wide) >= size
 
 
-@pytest.mark.parametrize(("size", "wanted"), [((34, 12), (48, 16)), ((12, 34), (16, 48)), ((34, 13), (48, 32))])
-def test_the_shorter_side_loses_its_fraction_before_it_grows(size: tuple[int, int], wanted: tuple[int, int]) -> None:
-    assert sides(*size, ResizeToMultiple(size=16)) == [wanted]  # 12 * 48 / 34 is 16.9, 13 * 48 / 34 is 18.4
+@pytest.mark.parametrize(("size", "expected"), [((34, 12), (48, 16)), ((12, 34), (16, 48)), ((34, 13), (48, 32))])
+def test_the_shorter_side_loses_its_fraction_before_it_grows(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert sides(*size, ResizeToMultiple(size=16)) == [expected]  # 12 * 48 / 34 is 16.9, 13 * 48 / 34 is 18.4
 
 
 @pytest.mark.parametrize("native", BOTH)
 @pytest.mark.parametrize("size", [(5, 9), (9, 4), (6, 6)])
 def test_the_shorter_side_is_filled_with_the_colour_on_both_sides(size: tuple[int, int], native: bool) -> None:
     image = picture(*size)
-    wanted = np.empty((max(size), max(size), 3), np.uint8)
-    wanted[:] = (10, 20, 30)
+    padded = np.empty((max(size), max(size), 3), np.uint8)
+    padded[:] = (10, 20, 30)
     top, left = ((max(size) - side) // 2 for side in size)
-    wanted[top : top + size[0], left : left + size[1]] = image
+    padded[top : top + size[0], left : left + size[1]] = image
     got = PicturePreprocessor([PadToSquare(fill=(10, 20, 30)), BYTES], native)(image)
-    np.testing.assert_array_equal(got[0], planes(wanted))
+    np.testing.assert_array_equal(got[0], planes(padded))
 
 
 @pytest.mark.parametrize("native", BOTH)
@@ -180,7 +180,7 @@ def test_tiles_stand_before_normalize_and_after_resizes_alone(ops: Sequence[Imag
         PicturePreprocessor(ops)
 
 
-def test_a_picture_that_is_no_whole_number_of_tiles_is_refused() -> None:
+def test_a_picture_that_is_no_integer_number_of_tiles_is_refused() -> None:
     prepare = PicturePreprocessor([Resize(height=32, width=40), Tiles(size=16), BYTES])
     for ask in (lambda: prepare.grid(9, 9), lambda: prepare(picture(9, 9))):
         with pytest.raises(BundleError, match=r"multiples of the tile's 16 before `tiles`, got 40x32"):
@@ -226,7 +226,7 @@ def test_threads_may_share_one_among_many_sizes(native: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "settings",
     [
         {"op": "tiles", "size": 0},
         {"op": "resize_longest", "size": 8},
@@ -236,6 +236,6 @@ def test_threads_may_share_one_among_many_sizes(native: bool) -> None:
         {"op": "tiles", "size": 8, "overlap": 2},
     ],
 )
-def test_an_operation_with_a_wrong_value_is_refused(said: dict[str, object]) -> None:
+def test_an_operation_with_a_wrong_value_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        TypeAdapter(ImageOp).validate_python(said)
+        TypeAdapter(ImageOp).validate_python(settings)

@@ -40,13 +40,13 @@ CONTRACT = tiny.mono_contract()
 def example(path: Path) -> Contract:
     """Copy the example's recording, told in words that the small test bundle knows; that bundle's contract for it."""
     container = Container(EXAMPLE)
-    told = 0
+    instruction_count = 0
     with LogWriter(path) as log:
         for ref in container.refs:
             channel = container.channels[ref.channel]
             if channel.topic == "/instruction":
-                log.string(channel.topic, ref.log_ns, tiny.COMMANDS[told % len(tiny.COMMANDS)])
-                told += 1
+                log.string(channel.topic, ref.log_ns, tiny.COMMANDS[instruction_count % len(tiny.COMMANDS)])
+                instruction_count += 1
             else:
                 log.raw(channel.topic, channel.type_name, container.read(ref), ref.log_ns)
     camera = CONTRACT.cameras[0].model_copy(update={"width": 320, "height": 240})
@@ -59,7 +59,7 @@ class Model:
     def __init__(self, contract: Contract = CONTRACT, *, off: float = 0.0) -> None:
         self.contract, self.off = contract, off
         self.pushed: list[int] = []
-        self.seen: list[Observation] = []
+        self.observations: list[Observation] = []
         self.before: Callable[[], None] = lambda: None
         self.last_times_ns: Mapping[str, int] = {"step": 5}
 
@@ -68,11 +68,11 @@ class Model:
 
     def act(self, observation: Observation) -> ActionChunk:
         self.before()
-        self.seen.append(observation)
+        self.observations.append(observation)
         action = self.contract.action
         observed_ns = max(frame.stamp_ns for frame in observation.frames.values())
-        values = np.full((action.steps, len(action.names)), len(self.seen) / 100, np.float32)
-        values[2, 1] += self.off * len(self.seen)
+        values = np.full((action.steps, len(action.names)), len(self.observations) / 100, np.float32)
+        values[2, 1] += self.off * len(self.observations)
         return ActionChunk(values, action.names, action.units, action.step_s, observed_ns, observed_ns + 1, 1)
 
 
@@ -93,7 +93,7 @@ def run(model: Model, events: list[Event], pace: AsFastAsPossible | RealTime | N
 
 
 def stamps(model: Model) -> list[int]:
-    return [observation.frames["front"].stamp_ns // MS for observation in model.seen]
+    return [observation.frames["front"].stamp_ns // MS for observation in model.observations]
 
 
 def chunks(turns: list[Turn]) -> list[ActionChunk]:
@@ -127,7 +127,7 @@ def test_a_recording_gives_the_chunks_that_its_observations_give(tmp_path: Path)
     }
 
 
-def test_frames_before_the_first_instruction_are_seen_but_not_acted_on() -> None:
+def test_frames_before_the_first_instruction_are_observed_but_not_acted_on() -> None:
     model = Model()
     turns = run(
         model, [state(0), frame(0), state(100), frame(100), InstructionEvent(150 * MS, "go"), state(200), frame(200)]
@@ -142,7 +142,8 @@ def test_an_empty_instruction_or_a_loss_makes_it_idle_until_the_next() -> None:
     for number, text in enumerate(("go", " ", "go on", None, "on")):
         events += [InstructionEvent(number * 100 * MS, text), state(number * 100), frame(number * 100)]
     run(model, events)
-    assert [(observation.instruction, stamp) for observation, stamp in zip(model.seen, stamps(model), strict=True)] == [
+    steps = zip(model.observations, stamps(model), strict=True)
+    assert [(observation.instruction, stamp) for observation, stamp in steps] == [
         ("go", 0),
         ("go on", 200),
         ("on", 400),
@@ -152,7 +153,7 @@ def test_an_empty_instruction_or_a_loss_makes_it_idle_until_the_next() -> None:
 def test_a_frame_waits_for_the_state_of_its_time_and_takes_the_newest_before_it() -> None:
     model = Model()
     turns = run(model, [InstructionEvent(0, "go"), state(80), frame(95, 90), state(120), state(140)])
-    assert [observation.state.stamp_ns for observation in model.seen if observation.state] == [80 * MS]
+    assert [observation.state.stamp_ns for observation in model.observations if observation.state] == [80 * MS]
     (turn,) = turns
     assert turn.outcome.times.started_ros_ns == turn.outcome.times.ended_ros_ns == 120 * MS  # when it was certain
 
@@ -173,7 +174,7 @@ def test_without_waiting_it_takes_the_newest_state_that_had_come_as_a_node_does(
                 events
             )
         )
-        taken[wait] = [observation.state.stamp_ns // MS for observation in model.seen if observation.state]
+        taken[wait] = [observation.state.stamp_ns // MS for observation in model.observations if observation.state]
     assert taken == {True: [100], False: [80]}
 
 
@@ -183,7 +184,7 @@ def test_the_last_frame_is_acted_on_when_nothing_comes_after_it() -> None:
     assert stamps(model) == [100]
 
 
-def test_a_step_that_fails_is_told_and_the_next_one_acts() -> None:
+def test_a_step_that_fails_is_reported_and_the_next_one_acts() -> None:
     model = Model()
 
     def fail() -> None:
@@ -250,8 +251,8 @@ def test_models_side_by_side_see_the_same_and_do_not_disturb_each_other() -> Non
     assert stamps(a) == stamps(b) == [0, 100, 200, 300, 400]
 
     comparison = Comparison(CONTRACT, worst=2)
-    found = [apart for turn in turns if (apart := comparison.add(turn)) is not None]
-    assert [apart.stamp_ns // MS for apart in found] == [0, 100, 200, 300, 400]
+    differences = [apart for turn in turns if (apart := comparison.add(turn)) is not None]
+    assert [apart.stamp_ns // MS for apart in differences] == [0, 100, 200, 300, 400]
     columns = comparison.columns()
     assert columns["dy"]["max"] == pytest.approx(0.05) and columns["dy"]["mean"] == pytest.approx(0.03)
     assert columns["dx"] == {"unit": "m", "mean": 0.0, "p99": 0.0, "max": 0.0}
@@ -278,8 +279,8 @@ def test_a_simulated_clock_that_starts_again_begins_anew() -> None:
     for number in range(6):
         stamp_ms = 50_000 + 100 * number if number < 3 else 100 * (number - 3)
         log_ms = 10_000_000 + 100 * number
-        whole = Stamped(np.zeros(3, np.float32), stamp_ms * MS)
-        events += [FrameEvent(log_ms * MS, "front", Stamped(picture(), stamp_ms * MS)), StateEvent(log_ms * MS, whole)]
+        state = Stamped(np.zeros(3, np.float32), stamp_ms * MS)
+        events += [FrameEvent(log_ms * MS, "front", Stamped(picture(), stamp_ms * MS)), StateEvent(log_ms * MS, state)]
     replay = Replay(CONTRACT, {"a": model}, AsFastAsPossible(), stamps_are_time=True)
     list(replay.run(events))
     assert stamps(model) == [50_000, 50_100, 50_200, 0, 100, 200]
@@ -310,5 +311,5 @@ def test_frames_of_another_camera_that_were_not_the_nearest_reach_the_window_too
                 log.image(f"/{camera}/image_raw", at_ns + late_ms * MS, image, encoding=spec.encoding)
     model = Model(contract)
     list(Replay(contract, {"a": model}, AsFastAsPossible()).run(open_stream(path, contract)))
-    assert [o.frames["wrist"].stamp_ns // MS for o in model.seen] == [1001, 1101, 1201, 1301]
+    assert [o.frames["wrist"].stamp_ns // MS for o in model.observations] == [1001, 1101, 1201, 1301]
     assert [stamp // MS for stamp in model.pushed] == [1050, 1150, 1250]  # what `read_log` never hands out

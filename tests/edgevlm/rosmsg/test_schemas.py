@@ -57,7 +57,7 @@ def test_an_unknown_type_is_refused_by_name(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_raw_messages_stand_beside_encoded_ones_byte_for_byte(tmp_path: Path) -> None:
+def test_raw_messages_equal_encoded_ones_byte_for_byte(tmp_path: Path) -> None:
     first, second = tmp_path / "first.mcap", tmp_path / "second.mcap"
     with LogWriter(first) as log:
         log.string("/say", 5, "go")

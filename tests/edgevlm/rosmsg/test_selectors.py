@@ -40,9 +40,9 @@ def read(root: Any, path: str) -> Reading | Absent:
 
 
 def number(root: Any, path: str) -> float:
-    found = read(root, path)
-    assert isinstance(found, Reading), found
-    return found.value
+    reading = read(root, path)
+    assert isinstance(reading, Reading), reading
+    return reading.value
 
 
 @given(names=NAMES, data=st.data())
@@ -62,11 +62,11 @@ def test_a_joint_of_the_map_and_its_selector_read_the_same() -> None:
 
 
 def test_an_element_brings_its_own_header() -> None:
-    found = read(
+    reading = read(
         message(transforms=[transform("tool0", 1.0, "world", 9)]),
         "transforms[child_frame_id=tool0].transform.translation.x",
     )
-    assert isinstance(found, Reading) and found.header.frame_id == "world" and found.header.stamp.sec == 9
+    assert isinstance(reading, Reading) and reading.header.frame_id == "world" and reading.header.stamp.sec == 9
     assert read(message(data=[1.0]), "data[0]") == Reading(1.0, None)
 
 

@@ -22,7 +22,7 @@ def run(policy: Any, simulator: Any, **plan: Any) -> Evaluation:
     return evaluate(policy, simulator, EvaluationPlan(**{"episodes": 6, "seed": 100, **plan}))
 
 
-def test_the_robot_does_what_it_is_told(policy: Any, simulator: Any) -> None:
+def test_the_robot_follows_its_instruction(policy: Any, simulator: Any) -> None:
     figures = run(policy, simulator).to_json()
     assert (figures["episodes"], figures["successes"], figures["success_rate"]) == (6, 6, 1.0)
     assert simulator.resets == [(100 + i, ("left", "right", "middle")[i % 3], "plain") for i in range(6)]
@@ -138,8 +138,8 @@ def test_a_shuffled_window_shows_the_true_frames_in_another_order(policy: Any, s
     figures = run(policy, simulator, control="shuffled-window").to_json()
     plain, altered = policy.sessions
     assert len(plain.windows) == len(altered.windows)
-    for true, shown in zip(plain.windows, altered.windows, strict=True):
-        assert shown == (true[1], true[0], true[2])
+    for true, delayed in zip(plain.windows, altered.windows, strict=True):
+        assert delayed == (true[1], true[0], true[2])
     assert figures["action_change"]["dx"]["mean_abs_change"] > 0.0
 
 

@@ -59,7 +59,7 @@ def test_a_question_again_is_read_from_its_last_token_on(
     item = opened()
     prepared: list[Any] = []
     prepare = PicturePreprocessor.__call__
-    monkeypatch.setattr(PicturePreprocessor, "__call__", lambda *given: prepared.append(0) or prepare(*given))
+    monkeypatch.setattr(PicturePreprocessor, "__call__", lambda *arguments: prepared.append(0) or prepare(*arguments))
     first = item.chat.ask(talker.picture(1), "what?", max_new_tokens=LONG)
     runs = dict(item.engines.runs)
     again = item.chat.ask(talker.picture(1), "what?", max_new_tokens=LONG)
@@ -162,7 +162,7 @@ def test_a_model_without_turns_answers_and_refuses_a_dialogue(opened: Callable[.
     words = {**talker.PLAIN, "needs_picture": True}
     chat = opened(words=words, prefix="bidirectional", first_position=1).chat
     answer = chat.ask(talker.picture(1), "caption", max_new_tokens=LONG)
-    assert list(answer.token_ids) == by_hand(chat, talker.picture(1), "caption", LONG, whole=True)
+    assert list(answer.token_ids) == by_hand(chat, talker.picture(1), "caption", LONG, bidirectional=True)
     assert chat.ask(talker.picture(1), "caption", max_new_tokens=LONG).reused_tokens == answer.prompt_tokens - 1
     assert chat.ask(talker.picture(1), "captions", max_new_tokens=2).reused_tokens == 0
     with pytest.raises(TaskError, match="one question at a time"):
@@ -171,19 +171,19 @@ def test_a_model_without_turns_answers_and_refuses_a_dialogue(opened: Callable[.
         chat.ask(None, "caption")
 
 
-def test_a_cancelled_answer_is_what_was_said_until_then(opened: Callable[..., Opened]) -> None:
+def test_a_cancelled_answer_is_the_text_until_then(opened: Callable[..., Opened]) -> None:
     item = opened()
     full = item.chat.ask(talker.picture(1), "what is it?", max_new_tokens=LONG)
     cancel = threading.Event()
     tokens = item.chat.stream(talker.picture(1), "what is it?", max_new_tokens=LONG, cancel=cancel)
-    said = [next(tokens) for _ in range(3)]
+    tokens_read = [next(tokens) for _ in range(3)]
     cancel.set()
     with pytest.raises(StopIteration) as done:
         while True:
-            said.append(next(tokens))  # what had waited for the rest of a character, and no more
+            tokens_read.append(next(tokens))  # what had waited for the rest of a character, and no more
     answer = done.value.value
     assert (answer.ended, answer.token_ids) == ("cancelled", full.token_ids[:3])
-    assert "".join(token.text for token in said) == answer.text
+    assert "".join(token.text for token in tokens_read) == answer.text
 
 
 def test_a_cancelled_picture_is_not_looked_at(opened: Callable[..., Opened]) -> None:
@@ -236,7 +236,7 @@ def test_questions_while_an_answer_is_coming_share_one_spare_reader(opened: Call
     coming.close()
 
 
-def test_times_and_runs_are_told(opened: Callable[..., Opened]) -> None:
+def test_times_and_runs_are_reported(opened: Callable[..., Opened]) -> None:
     chat = opened().chat
     answer = chat.ask(talker.picture(1), "a?", max_new_tokens=4)
     assert set(answer.times_ns) == {"preprocess", "vision", "decoder", "step"}

@@ -30,7 +30,7 @@ def fails(stage: str) -> None:
     raise EngineError("the engine is out of memory")
 
 
-def test_a_dialogue_is_the_whole_prompt_read_at_once(opened: Callable[..., Opened]) -> None:
+def test_a_dialogue_equals_its_prompt_read_at_once(opened: Callable[..., Opened]) -> None:
     chat = opened().chat
     session = chat.session("be short")
     answers = [session.ask(talker.picture(1), "a?", max_new_tokens=3), session.ask(None, "b?", max_new_tokens=3)]

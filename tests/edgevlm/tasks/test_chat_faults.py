@@ -83,7 +83,7 @@ def test_options_of_numpy_and_texts_from_anywhere_are_taken(opened: Callable[...
     assert chat.ask(None, "a?", **how, stop=(stop for stop in "bc")).token_ids == plain.token_ids
 
 
-def test_a_question_in_the_pictures_place_is_told_where_it_goes(opened: Callable[..., Opened]) -> None:
+def test_a_question_in_the_pictures_place_is_refused_with_where_it_goes(opened: Callable[..., Opened]) -> None:
     chat = opened().chat
     for ask in (chat.ask, chat.stream, chat.session().ask):
         with pytest.raises(InstructionError, match=r"a question goes in as text=\.\.\."):

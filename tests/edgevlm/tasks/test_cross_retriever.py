@@ -64,8 +64,8 @@ def test_pairs_do_not_depend_on_their_neighbours(tmp_path: Path) -> None:
 
 def test_embeddings_are_the_models_own_and_of_length_one(tmp_path: Path) -> None:
     retriever, counted = open_cross(tmp_path)
-    observed, said = retriever.embed_image(picture(0)), retriever.embed_text(WORDS[0])
-    assert np.linalg.norm(observed) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(said)
+    observed, text_vector = retriever.embed_image(picture(0)), retriever.embed_text(WORDS[0])
+    assert np.linalg.norm(observed) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(text_vector)
     retriever.embed_text(WORDS[0])
     assert counted.runs == {"vision": 1, "text": 1}
 
@@ -78,7 +78,7 @@ def test_a_model_that_only_reads_pairs_has_no_embedding_of_a_text(tmp_path: Path
     assert retriever.match([picture(0)], WORDS).logits.shape == (1, 3) and "text" not in counted.runs
 
 
-def test_a_bad_text_is_found_before_anything_is_run(tmp_path: Path) -> None:
+def test_a_bad_text_is_refused_before_anything_is_run(tmp_path: Path) -> None:
     retriever, counted = open_cross(tmp_path)
     with pytest.raises(InstructionError, match="use fewer words"):
         retriever.match([picture(0)], [WORDS[0], "the cup " * 9])
@@ -86,7 +86,7 @@ def test_a_bad_text_is_found_before_anything_is_run(tmp_path: Path) -> None:
 
 
 def test_a_picture_may_have_no_embedding(tmp_path: Path) -> None:
-    root = paired.cross(tmp_path / "bundle", seen_alone=False)
+    root = paired.cross(tmp_path / "bundle", separate_vision=False)
     with edgevlm.load_retriever(root) as retriever:
         with pytest.raises(TaskError, match="embeddings of pictures"):
             retriever.embed_image(picture(0))

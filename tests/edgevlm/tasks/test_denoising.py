@@ -24,13 +24,13 @@ def test_a_chunk_depends_on_frame_words_and_state_and_is_the_same_after_a_reset(
     observed = tiny.observation(policy.contract, 0)
     other = tiny.observation(policy.contract, 1)
     state = Stamped(np.float32([0.3, -0.3, 0.3]), observed.frames["front"].stamp_ns)
-    given: list[Observation] = [
+    steps: list[Observation] = [
         *(observed, observed),
         replace(observed, frames={"front": Stamped(other.frames["front"].value, observed.frames["front"].stamp_ns)}),
         replace(observed, instruction=tiny.COMMANDS[2]),
         replace(observed, state=state),
     ]
-    chunks = [policy.session().act(one).values for one in given]
+    chunks = [policy.session().act(one).values for one in steps]
     assert np.array_equal(chunks[0], chunks[1])
     for changed in chunks[2:]:
         assert np.abs(changed - chunks[0]).max() > 1e-3

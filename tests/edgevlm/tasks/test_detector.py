@@ -58,7 +58,7 @@ def test_load_gives_what_the_manifest_says(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.boxes, two.boxes)
 
 
-def test_what_is_found_comes_best_first_with_the_label_that_fits_best(opened: tuple[Detector, tiny.Counted]) -> None:
+def test_detections_come_best_first_with_the_label_that_fits_best(opened: tuple[Detector, tiny.Counted]) -> None:
     raw = opened[0].regions(picture(1), LABELS)
     assert raw.logits.shape == (16, 3) and raw.boxes.shape == (16, 4) and raw.labels == LABELS
     result = opened[0].detect(picture(1), LABELS, threshold=0.0)
@@ -89,7 +89,7 @@ def test_a_label_scores_by_itself(opened: tuple[Detector, tiny.Counted]) -> None
     np.testing.assert_allclose(full[:, 1:2], alone, rtol=1e-6)
 
 
-def test_boxes_are_in_pixels_of_the_picture_given(tmp_path: Path) -> None:
+def test_boxes_are_in_pixels_of_the_input_picture(tmp_path: Path) -> None:
     grown, _ = open_one(tmp_path)
     image = picture(1, 8, 8)
     small, large = (grown.regions(one, LABELS).boxes for one in (image, np.kron(image, np.ones((3, 5, 1), np.uint8))))
@@ -122,13 +122,13 @@ def test_a_buffer_that_is_written_again_is_another_picture(opened: tuple[Detecto
     assert not np.allclose(before, after, atol=1e-2)
 
 
-def test_only_a_few_pictures_are_kept(opened: tuple[Detector, tiny.Counted]) -> None:
+def test_only_a_few_pictures_are_cached(opened: tuple[Detector, tiny.Counted]) -> None:
     for seed in (*range(8), *range(8)):
         opened[0].detect(picture(seed), LABELS[:1])
     assert opened[1].runs == {"text": 1, "vision": 16}
 
 
-def test_what_is_given_back_may_be_written_on(opened: tuple[Detector, tiny.Counted]) -> None:
+def test_what_is_returned_may_be_written_on(opened: tuple[Detector, tiny.Counted]) -> None:
     first = opened[0].regions(picture(1), LABELS)
     want = [first.boxes.copy(), first.logits.copy(), np.array(first.objectness)]
     assert first.objectness is not None

@@ -63,7 +63,7 @@ def stamps_in_window(batch: Batch, history: History, now_ns: int) -> set[tuple[s
     return result
 
 
-def test_masked_slots_are_told_to_the_model(bundles: dict[str, Path], open_policy: Open) -> None:
+def test_masked_slots_reach_the_model(bundles: dict[str, Path], open_policy: Open) -> None:
     session, batch = open_policy("masked")[0].session(), Batch(bundles["masked"])
     step = observation(batch.contract, 0)
     images = {camera: frame.value for camera, frame in step.frames.items()}

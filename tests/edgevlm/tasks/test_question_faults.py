@@ -47,7 +47,7 @@ def alone(root: Path, image: Any, text: str, count: int = FEW) -> tuple[int, ...
 # --- what is read again ---
 
 
-def test_what_was_read_beside_one_question_is_not_used_beside_another(opened: Callable[..., Opened]) -> None:
+def test_what_was_read_with_one_question_is_not_used_with_another(opened: Callable[..., Opened]) -> None:
     chat = opened("encoder", begin=BEGIN).chat
     chat.ask(talker.picture(1), "what?", max_new_tokens=FEW)
     other = chat.ask(talker.picture(1), "where is it?", max_new_tokens=FEW)
@@ -74,7 +74,7 @@ def test_two_cameras_in_turn_are_encoded_once_each_and_memory_is_bounded(
     assert item.engines.runs["vision"] == (6 if budget == 0 else 5)
 
 
-def test_no_more_is_kept_than_the_manifest_allows_for(opened: Callable[..., Opened], reader: str) -> None:
+def test_no_more_is_cached_than_the_manifest_allows_for(opened: Callable[..., Opened], reader: str) -> None:
     driver = opened(reader).chat.generator.driver
     assert isinstance(driver, Seq2SeqDriver)
     retained = driver.memory()._capacity
@@ -182,8 +182,8 @@ def test_threads_get_their_own_answers(opened: Callable[..., Opened], reader: st
             if turn % 2:
                 got = chat.ask(image, one[1], max_new_tokens=FEW).token_ids
             else:
-                said = [token.token_id for token in chat.stream(image, one[1], max_new_tokens=FEW)]
-                got = tuple(token for token in said if token is not None)
+                streamed = [token.token_id for token in chat.stream(image, one[1], max_new_tokens=FEW)]
+                got = tuple(token for token in streamed if token is not None)
             if got != want[one]:
                 wrong.append((one, got))
 

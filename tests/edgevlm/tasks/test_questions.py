@@ -53,14 +53,14 @@ def anew(chat: Chat, image: Any, text: str, count: int) -> tuple[int, ...]:
     driver, ids = chat.generator.driver, chat.prepare(image, text).ids
     (pixels,) = chat.prepare(image, text).pixels
     begin = (talker.BOS,) if chat.needs_text else ids
-    said: list[int] = []
-    while len(said) < count:
-        prompt = Prompt((*begin, *said), {"picture": Value("picture", pixels)}, ids if chat.needs_text else ())
+    tokens: list[int] = []
+    while len(tokens) < count:
+        prompt = Prompt((*begin, *tokens), {"picture": Value("picture", pixels)}, ids if chat.needs_text else ())
         logits, _ = driver.read(prompt, driver.cache(), driver.memory())
         if int(np.argmax(logits)) == talker.END:
             break
-        said.append(int(np.argmax(logits)))
-    return tuple(said)
+        tokens.append(int(np.argmax(logits)))
+    return tuple(tokens)
 
 
 def test_an_answer_is_what_reading_all_anew_for_every_word_says(opened: Callable[..., Opened], reader: str) -> None:
@@ -95,7 +95,7 @@ def test_the_picture_is_encoded_once_for_all_questions(opened: Callable[..., Ope
         assert other.reused_tokens == 3  # the sign that every answer begins with, then "wh"
 
 
-def test_nothing_that_was_read_beside_one_picture_is_used_beside_another(
+def test_nothing_that_was_read_with_one_picture_is_used_with_another(
     opened: Callable[..., Opened], reader: str
 ) -> None:
     chat = opened(reader).chat
@@ -141,7 +141,7 @@ def test_a_question_that_does_not_fit_is_refused(opened: Callable[..., Opened], 
         chat.session()
 
 
-def test_a_picture_whose_features_overflow_is_refused_and_nothing_is_kept_of_it(
+def test_a_picture_whose_features_overflow_is_refused_and_nothing_is_cached_of_it(
     opened: Callable[..., Opened], reader: str
 ) -> None:
     item = opened(reader)
@@ -169,12 +169,12 @@ def test_load_gives_a_chat_and_the_command_line_asks_it(tmp_path: Path, reader: 
     text = "what?" if reader == "encoder" else ""
     with edgevlm.load(root) as chat:
         assert isinstance(chat, Chat)
-        said = chat.ask(talker.picture(1), text, max_new_tokens=FEW)
+        answer = chat.ask(talker.picture(1), text, max_new_tokens=FEW)
     assert cv2.imwrite(str(picture), talker.picture(1)[..., ::-1])
     asked = ("--text", text) if text else ()
     run("run", root, "--image", picture, *asked, "--max-new-tokens", str(FEW), "--json", figures)
     reported = json.loads(figures.read_text())
-    assert tuple(reported["token_ids"]) == said.token_ids and reported["question"] == text
+    assert tuple(reported["token_ids"]) == answer.token_ids and reported["question"] == text
     displayed = run("inspect", root)
     assert "begins with" in displayed and ("may be empty" in displayed) == (not text)
     assert "same picture" in run("profile", root, "--steps", "1", "--warmup", "0")

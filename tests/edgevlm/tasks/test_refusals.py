@@ -63,7 +63,7 @@ def with_frame_stamp(step: Observation, stamp_ns: Any) -> Observation:
     return Observation({"front": Stamped(step.frames["front"].value, stamp_ns)}, step.state, step.instruction)
 
 
-def told(step: Observation, instruction: Any) -> Observation:
+def instructed(step: Observation, instruction: Any) -> Observation:
     return Observation(step.frames, step.state, instruction)
 
 
@@ -102,11 +102,11 @@ BAD: list[tuple[str, type[EdgevlmError], str, Spoil]] = [
     ("infinity", NonFiniteError, r"not finite: \['x', 'grip'\]", lambda o: with_state(o, [np.inf, 0.0, -np.inf])),
     ("beyond float32", NonFiniteError, r"not finite: \['x'\]", lambda o: with_state(o, [1e39, 0.0, 0.0])),
     ("beyond when normalised", NonFiniteError, "numbers near", lambda o: with_state(o, [3e38, 0.0, 0.0])),
-    ("empty words", InstructionError, "instruction", lambda o: told(o, " ")),
-    ("unknown words", InstructionError, "teapot", lambda o: told(o, "push the teapot")),
-    ("too many words", InstructionError, "at most 6 tokens", lambda o: told(o, "push the red cup left now now")),
-    ("no words", InstructionError, "got None", lambda o: told(o, None)),
-    ("a list of words", InstructionError, "got \\['push'\\]", lambda o: told(o, ["push"])),
+    ("empty words", InstructionError, "instruction", lambda o: instructed(o, " ")),
+    ("unknown words", InstructionError, "teapot", lambda o: instructed(o, "push the teapot")),
+    ("too many words", InstructionError, "at most 6 tokens", lambda o: instructed(o, "push the red cup left now now")),
+    ("no words", InstructionError, "got None", lambda o: instructed(o, None)),
+    ("a list of words", InstructionError, "got \\['push'\\]", lambda o: instructed(o, ["push"])),
     ("a stamp in seconds", StampError, "whole nanoseconds, got 1.5", lambda o: with_frame_stamp(o, 1.5)),
     ("no stamp", StampError, "state: expected a stamp in whole nanoseconds", lambda o: with_state(o, [0.0] * 3, "now")),
     (

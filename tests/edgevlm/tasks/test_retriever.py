@@ -75,9 +75,9 @@ def test_logits_are_scale_times_cosine_plus_bias(tmp_path: Path) -> None:
     logits = retriever.match(images, texts).logits
     for i, image in enumerate(images):
         for t, text in enumerate(texts):
-            observed, said = retriever.embed_image(image), retriever.embed_text(text)
-            assert np.linalg.norm(observed) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(said)
-            assert logits[i, t] == pytest.approx(10.0 * float(observed @ said) - 2.0, abs=1e-5)
+            observed, text_vector = retriever.embed_image(image), retriever.embed_text(text)
+            assert np.linalg.norm(observed) == pytest.approx(1.0, abs=1e-6) == np.linalg.norm(text_vector)
+            assert logits[i, t] == pytest.approx(10.0 * float(observed @ text_vector) - 2.0, abs=1e-5)
 
 
 def test_a_text_and_a_picture_are_encoded_once(opened: tuple[Retriever, tiny.Counted]) -> None:
@@ -115,7 +115,7 @@ def test_a_new_text_is_tokenized_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert texts == [WORDS[0]]
 
 
-def test_only_a_few_pictures_are_kept(opened: tuple[Retriever, tiny.Counted]) -> None:
+def test_only_a_few_pictures_are_cached(opened: tuple[Retriever, tiny.Counted]) -> None:
     for seed in (*range(8), *range(8)):
         opened[0].embed_image(picture(seed))
     assert opened[1].runs == {"vision": 16}

@@ -180,8 +180,8 @@ def _huge(path: Path) -> None:
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"\0" * 64)
 
 
-def _header(said: str, data: bytes = b"\0" * 64) -> Callable[[Path], object]:
-    header = said.ljust(117).encode() + b"\n"
+def _header(fields: str, data: bytes = b"\0" * 64) -> Callable[[Path], object]:
+    header = fields.ljust(117).encode() + b"\n"
     return lambda path: path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data)
 
 

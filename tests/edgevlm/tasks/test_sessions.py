@@ -136,10 +136,10 @@ def test_a_caller_may_overwrite_its_image_and_state_afterwards(open_policy: Open
             reused.push("front", mine.frames["front"])
             untouched.push("front", step.frames["front"])
         elif way == "failed act" and index % 2:
-            for session, given_step in ((reused, mine), (untouched, step)):
+            for session, one in ((reused, mine), (untouched, step)):
                 counted.before_run = fail_at("head")
                 with pytest.raises(EngineError):
-                    session.act(given_step)
+                    session.act(one)
                 counted.before_run = lambda stage: None
         else:
             assert same(reused.act(mine), untouched.act(step))
@@ -160,9 +160,9 @@ def test_a_caller_may_overwrite_its_images_after_an_act_that_came_to_nothing(tmp
             if index == 3:  # the engine fails at the first camera: the second one's image was not looked at yet
                 counted.before_run = fail_at("vision")
             if index < 2 or index == 3:
-                for session, given_step in ((reused, mine), (untouched, step)):
+                for session, one in ((reused, mine), (untouched, step)):
                     with pytest.raises((WindowNotReadyError, EngineError)):
-                        session.act(given_step)
+                        session.act(one)
             else:
                 assert same(reused.act(mine), untouched.act(step))
             counted.before_run = lambda stage: None

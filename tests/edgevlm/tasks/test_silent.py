@@ -48,7 +48,7 @@ def test_it_acts_as_its_stages_do_run_by_hand(bundles: dict[str, Path], open_pol
 def test_any_text_is_accepted_and_changes_nothing(open_policy: Open, text: str) -> None:
     policy, _ = open_policy("silent")
     policy.check_instruction(text)
-    one, other = (policy.session().act(tiny.observation(policy.contract, 0, said)) for said in (text, "push"))
+    one, other = (policy.session().act(tiny.observation(policy.contract, 0, words)) for words in (text, "push"))
     assert np.array_equal(one.values, other.values)
 
 
@@ -74,12 +74,12 @@ def test_pictures_state_and_their_order_in_time_matter(open_policy: Open) -> Non
 
 def test_the_robot_starts_only_when_somebody_says_so(open_policy: Open) -> None:
     policy, _ = open_policy("silent")
-    said = Instructions(policy.check_instruction)
-    assert said.text is None
-    assert said.say("topic", "go") == "" and said.text == "go"
-    assert said.say("topic", "") == "" and said.text is None, "empty text stops it, as with any policy"
-    number = said.begin("")  # a goal needs no words
-    assert said.text == "" and said.goal == number
+    instructions = Instructions(policy.check_instruction)
+    assert instructions.text is None
+    assert instructions.say("topic", "go") == "" and instructions.text == "go"
+    assert instructions.say("topic", "") == "" and instructions.text is None, "empty text stops it, as with any policy"
+    number = instructions.begin("")  # a goal needs no words
+    assert instructions.text == "" and instructions.goal == number
 
 
 def test_warm_up_runs_every_stage(open_policy: Open) -> None:

@@ -50,7 +50,7 @@ def test_a_dialogue_is_written_by_the_template_with_pictures_in_their_places() -
     assert ids == FAST.encode(text(ids), add_special_tokens=False).ids
 
 
-def test_tiles_are_told_row_by_row_and_the_whole_comes_last() -> None:
+def test_tiles_are_announced_row_by_row_and_the_thumbnail_comes_last() -> None:
     ids = writer(picture=TILED).ids([Turn("user", "x", 1)], [(2, 3)])
     row = "".join(f"<tile>{{0}}.{column}" + "<image>" * 4 for column in (1, 2, 3))
     tiles = row.format(1) + "\n" + row.format(2) + "\n"
@@ -95,10 +95,10 @@ def test_very_long_words_are_refused_before_they_are_read() -> None:
         writer().check("a" * ((1 << 20) + 1))
 
 
-@pytest.mark.parametrize("said", ["<image>", "<ima<image>ge> x", "yes<image><image>", "<<image>image>"])
-def test_an_answer_never_becomes_a_picture_in_the_next_prompt(said: str) -> None:
+@pytest.mark.parametrize("answer", ["<image>", "<ima<image>ge> x", "yes<image><image>", "<<image>image>"])
+def test_an_answer_never_becomes_a_picture_in_the_next_prompt(answer: str) -> None:
     created = writer()
-    turns = [Turn("user", "a", 1), Turn("assistant", created.clean_answer(said)), Turn("user", "b")]
+    turns = [Turn("user", "a", 1), Turn("assistant", created.clean_answer(answer)), Turn("user", "b")]
     assert created.ids(turns, [(0, 0)]).count(talker.IMAGE) == 4
 
 

@@ -181,14 +181,14 @@ def test_a_template_that_is_stopped_once_still_renders_the_next_dialogue() -> No
 
 
 @pytest.mark.parametrize("source", ["{% for %}", "{{ x | no_such_filter }}", "{{", "{% nothing %}"])
-def test_what_is_no_template_is_found_when_it_is_opened(source: str) -> None:
+def test_what_is_no_template_is_refused_when_it_is_opened(source: str) -> None:
     with pytest.raises(BundleError):
         SandboxedTemplate(source, {})
 
 
 def test_what_a_user_says_is_never_read_as_a_template() -> None:
-    said = [{"role": "user", "content": [{"type": "text", "text": "{{ 1 + 1 }}{% raw %}"}]}]
-    assert render("{{ messages[0].content[0].text }}", said) == "{{ 1 + 1 }}{% raw %}"
+    dialogue = [{"role": "user", "content": [{"type": "text", "text": "{{ 1 + 1 }}{% raw %}"}]}]
+    assert render("{{ messages[0].content[0].text }}", dialogue) == "{{ 1 + 1 }}{% raw %}"
 
 
 def test_a_long_dialogue_stays_within_the_budget() -> None:

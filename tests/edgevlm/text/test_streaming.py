@@ -64,7 +64,7 @@ def test_any_tokens_give_what_the_tokenizer_makes_of_all_of_them(ids: list[int])
 @given(
     before=st.text("abé€", max_size=12), stop=st.text("abé€", min_size=1, max_size=4), after=st.text("abé€", max_size=6)
 )
-def test_nothing_of_a_stop_is_shown_and_nothing_before_it_is_lost(before: str, stop: str, after: str) -> None:
+def test_nothing_of_a_stop_is_emitted_and_nothing_before_it_is_lost(before: str, stop: str, after: str) -> None:
     full = before + stop + after
     pieces, speech = say(ids_of(full), stop)
     assert speech.stopped
@@ -73,7 +73,7 @@ def test_nothing_of_a_stop_is_shown_and_nothing_before_it_is_lost(before: str, s
 
 
 @given(text=st.text("ab", max_size=12), stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
-def test_what_only_began_like_a_stop_is_shown_in_the_end(text: str, stops: list[str]) -> None:
+def test_what_only_began_like_a_stop_is_emitted_in_the_end(text: str, stops: list[str]) -> None:
     pieces, speech = say(ids_of(text), *stops)
     places = [text.index(stop) for stop in stops if stop in text]
     assert speech.stopped == bool(places)
@@ -196,7 +196,7 @@ def tokens(size: int, most: int = 100) -> st.SearchStrategy[list[int]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), stops=st.lists(st.sampled_from(STOPS), max_size=2))
-def test_a_window_tells_what_the_whole_answer_tells(kind: str, data: st.DataObject, stops: list[str]) -> None:
+def test_a_window_decodes_as_the_full_answer_does(kind: str, data: st.DataObject, stops: list[str]) -> None:
     fast = KINDS[kind]
     size = fast.get_vocab_size()  # one more than there are: an id that nobody knows
     begun, ids = data.draw(tokens(size, 30) | st.just([])), data.draw(tokens(size))

@@ -145,7 +145,7 @@ def test_what_is_no_literal_text_around_the_parts_is_refused(name: str) -> None:
     assert not cache_directory().exists()
 
 
-def test_the_first_dialogue_that_differs_is_shown_with_both_texts() -> None:
+def test_the_first_dialogue_that_differs_is_printed_with_both_texts() -> None:
     with pytest.raises(BundleError) as caught:
         ChatTemplate(HOSTILE["a word of its own"], VARIABLES)
     text = str(caught.value)

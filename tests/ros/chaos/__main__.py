@@ -34,18 +34,18 @@ def main() -> None:
     work = args.work or Path(tempfile.mkdtemp(prefix="chaos-"))
     domain = free_domain() if args.domain is None else args.domain
     rows = [BY_NAME[name] for name in args.rows]
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for mode in ("on", "off"):
         if args.only in (None, mode):
-            told[mode] = run_patiently(rows, args.bundle.resolve(), domain, work, enabled=mode == "on")
-    tables = {mode: found["rows"] for mode, found in told.items()}
+            report[mode] = run_patiently(rows, args.bundle.resolve(), domain, work, enabled=mode == "on")
+    tables = {mode: rows_["rows"] for mode, rows_ in report.items()}
     sys.stdout.write(markdown(tables) + "\n\n")
-    failed = [f"gate {mode}: {row['row']}" for mode, found in tables.items() for row in found if not row["passed"]]
-    failed += [f"gate on, between rows: {stray}" for stray in told.get("on", {}).get("strays", ())]
+    failed = [f"gate {mode}: {row['row']}" for mode, rows_ in tables.items() for row in rows_ if not row["passed"]]
+    failed += [f"gate on, between rows: {stray}" for stray in report.get("on", {}).get("strays", ())]
     sys.stdout.write("\n".join(["not as it must be:", *failed] if failed else ["every row is as it must be"]) + "\n")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({**told, "machine": machine(), "failed": failed}, indent=2) + "\n")
+        args.json.write_text(json.dumps({**report, "machine": machine(), "failed": failed}, indent=2) + "\n")
     sys.exit(1 if failed else 0)
 
 

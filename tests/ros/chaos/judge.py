@@ -123,7 +123,7 @@ class _Epoch:
 
 def judge(lines: Iterable[Line], rules: Rules) -> list[Violation]:
     """Every violation, in the order of arrival."""
-    found: list[Violation] = []
+    violations: list[Violation] = []
     last: Line | None = None
     ordered = sorted(lines, key=lambda line: line["r"])
     sessions = _alternating(line for line in ordered if line["k"] == "chunk")
@@ -131,17 +131,17 @@ def judge(lines: Iterable[Line], rules: Rules) -> list[Violation]:
         commands = [line for line in epoch.of("command") if line["topic"] == rules.topic]
         case = _Case(epoch, rules, sessions)
         for command in commands:
-            found += _shape(command, last, rules)
-            found += case.justified(command, last)
+            violations += _shape(command, last, rules)
+            violations += case.justified(command, last)
             last = command
         for placed in rules.placed:
-            found += _places(epoch, placed, rules)
-        found += _grippers(epoch, rules)
-        found += _punctual(epoch, rules)
-        found += _signed(epoch, rules)
-        found += _uncommanded(epoch, rules)
-    found += _standing(ordered, rules)
-    return sorted(found, key=lambda violation: violation.at_ns)
+            violations += _places(epoch, placed, rules)
+        violations += _grippers(epoch, rules)
+        violations += _punctual(epoch, rules)
+        violations += _signed(epoch, rules)
+        violations += _uncommanded(epoch, rules)
+    violations += _standing(ordered, rules)
+    return sorted(violations, key=lambda violation: violation.at_ns)
 
 
 def count(violations: Iterable[Violation]) -> dict[str, int]:
@@ -162,15 +162,15 @@ def _epochs(ordered: Sequence[Line]) -> list[_Epoch]:
 
 def _alternating(chunks: Iterable[Line]) -> list[int]:
     """Arrivals of chunks whose sender was silent for another sender since, and is back within a second."""
-    found: list[int] = []
+    alternations: list[int] = []
     heard: dict[int, int] = {}
     current = None
     for chunk in chunks:
         sender, at_ns = chunk["session"], chunk["r"]
         if current is not None and sender != current and at_ns - heard.get(sender, -S) < S:
-            found.append(at_ns)
+            alternations.append(at_ns)
         heard[sender], current = at_ns, sender
-    return found
+    return alternations
 
 
 def _shape(command: Line, last: Line | None, rules: Rules) -> list[Violation]:
@@ -179,16 +179,16 @@ def _shape(command: Line, last: Line | None, rules: Rules) -> list[Violation]:
     if not all(map(math.isfinite, values)):
         return [Violation("not_finite", at_ns, f"{command['topic']} {values}")]
     before, dt = _before(command, last, rules)
-    found = []
+    violations = []
     for column, velocity, acceleration in rules.axes:
         value = values[column]
         if abs(value) > velocity * (1 + 1e-6) + 1e-9:
-            found.append(Violation("velocity", at_ns, f"column {column}: {value:.4f}, at most {velocity}"))
+            violations.append(Violation("velocity", at_ns, f"column {column}: {value:.4f}, at most {velocity}"))
         change = abs(value - before[column])
         if dt and change > acceleration * dt * (1 + 1e-3) + 1e-6:
-            told = f"column {column}: {before[column]:.4f} to {value:.4f} in {dt:.4f} s, at most {acceleration}"
-            found.append(Violation("acceleration", at_ns, told))
-    return found
+            text = f"column {column}: {before[column]:.4f} to {value:.4f} in {dt:.4f} s, at most {acceleration}"
+            violations.append(Violation("acceleration", at_ns, text))
+    return violations
 
 
 def _before(command: Line, last: Line | None, rules: Rules) -> tuple[Sequence[float], float]:
@@ -255,11 +255,11 @@ class _Case:
         return slower and command["r"] - self._braking_since_ns <= self._rules.brake_s * S
 
     def _lacking(self, command: Line) -> list[tuple[str, str]]:
-        found = [self._chunk(command), self._pace(command), self._beat(command), self._camera(command)]
-        found.append(self._stopped(command))
-        found += [self._state(topic, command) for topic in self._states]
-        found.append(self._rivalry(command))
-        return [fault for fault in found if fault]
+        faults = [self._chunk(command), self._pace(command), self._beat(command), self._camera(command)]
+        faults.append(self._stopped(command))
+        faults += [self._state(topic, command) for topic in self._states]
+        faults.append(self._rivalry(command))
+        return [fault for fault in faults if fault]
 
     def _until(self, part: list[Line], at_ns: float) -> list[Line]:
         """The last lines of a kind that had arrived by then, newest last."""
@@ -333,7 +333,7 @@ class _Case:
 
     def _outward(self, command: Line, last: Line | None) -> list[Violation]:
         """Towards the outside of the workspace, where the robot is measured at its edge or beyond; braking is right."""
-        rules, found = self._rules, []
+        rules, violations = self._rules, []
         for column, topic, index, low, high in rules.ranges:
             known = [s for s in self._until(self._states[topic], command["r"]) if _finite(s)]
             if not known:
@@ -341,9 +341,9 @@ class _Case:
             here, rate = known[-1]["values"][index], command["values"][column]
             beyond = here - high if rate > 0 else low - here
             if rate and beyond > rules.margin and not self._slows(column, command, last):
-                told = f"column {column}: {rate:.4f} at {here:.4f}, outside {low} to {high}"
-                found.append(Violation("position", command["r"], told))
-        return found
+                text = f"column {column}: {rate:.4f} at {here:.4f}, outside {low} to {high}"
+                violations.append(Violation("position", command["r"], text))
+        return violations
 
     def _slows(self, column: int, command: Line, last: Line | None) -> bool:
         """Whether this column is braked about as hard as it may be."""
@@ -357,7 +357,7 @@ class _Case:
 
 def _places(epoch: _Epoch, placed: Placed, rules: Rules) -> list[Violation]:
     """Each position is within reach of the one in force, or of the measured one where none is; and near that one."""
-    found: list[Violation] = []
+    violations: list[Violation] = []
     last: Line | None = None
     states = [line for line in epoch.of("state") if line["topic"] == placed.state and _finite(line)]
     arrivals = [line["r"] for line in states]
@@ -366,32 +366,33 @@ def _places(epoch: _Epoch, placed: Placed, rules: Rules) -> list[Violation]:
             continue
         here, at_ns = command["values"][placed.column], command["r"]
         if not math.isfinite(here):
-            found.append(Violation("not_finite", at_ns, f"{placed.topic} {here}"))
+            violations.append(Violation("not_finite", at_ns, f"{placed.topic} {here}"))
             continue
         end = bisect_right(arrivals, at_ns)
         recent = [line["values"][placed.index] for line in states[max(0, end - 32) : end + 1]]
         known = [line for line in states[max(0, end - 32) : end + 1] if line["r"] >= at_ns - rules.slack_s * S]
         nearest = min((abs(here - line["values"][placed.index]) for line in known), default=0.0)
         if nearest > placed.tracking + rules.margin / 10:
-            found.append(Violation("tracking", at_ns, f"{placed.topic}: {here:.4f}, {nearest:.4f} from the robot"))
+            violations.append(Violation("tracking", at_ns, f"{placed.topic}: {here:.4f}, {nearest:.4f} from the robot"))
         gap_ns = math.inf if last is None else _gap_ns(command, last, rules)
         if last is not None and gap_ns <= rules.valid_s * S:
             starts, dt = [last["values"][placed.column]], gap_ns / S
         else:
             starts, dt = recent, rules.period_s
         if starts and min(abs(here - start) for start in starts) > placed.velocity * dt * (1 + 1e-6) + 1e-6:
-            found.append(Violation("jump", at_ns, f"{placed.topic}: {starts[-1]:.4f} to {here:.4f} in {dt:.4f} s"))
+            violations.append(Violation("jump", at_ns, f"{placed.topic}: {starts[-1]:.4f} to {here:.4f} in {dt:.4f} s"))
         low, high = min([placed.low, *starts]), max([placed.high, *starts])
         if not low - 1e-6 <= here <= high + 1e-6:
-            found.append(Violation("position", at_ns, f"{placed.topic}: {here:.4f}, outside {low:.4f} to {high:.4f}"))
+            text = f"{placed.topic}: {here:.4f}, outside {low:.4f} to {high:.4f}"
+            violations.append(Violation("position", at_ns, text))
         last = command
-    return found
+    return violations
 
 
 def _standing(ordered: Sequence[Line], rules: Rules) -> list[Violation]:
     """A clock that stopped: by then the last velocities must be nothing, because no validity ends by that clock."""
     patience_ns = (rules.deadline_s + rules.slack_s + rules.brake_s) * S
-    found: list[Violation] = []
+    violations: list[Violation] = []
     clock: Line | None = None
     moving: Line | None = None
     for line in ordered:
@@ -401,15 +402,15 @@ def _standing(ordered: Sequence[Line], rules: Rules) -> list[Violation]:
             moving = line if any(line["values"]) else None
         late = clock is not None and line["r"] - clock["r"] > patience_ns
         if clock is not None and late and moving is not None:
-            told = f"{rules.topic} {moving['values']} in force, /clock stands for {(line['r'] - clock['r']) / S:.3f} s"
-            found.append(Violation("clock", line["r"], told))
+            text = f"{rules.topic} {moving['values']} in force, /clock stands for {(line['r'] - clock['r']) / S:.3f} s"
+            violations.append(Violation("clock", line["r"], text))
             moving = None  # once for each command
-    return found
+    return violations
 
 
 def _uncommanded(epoch: _Epoch, rules: Rules) -> list[Violation]:
     """The robot moves on although the last command is over. A leap is no motion: an episode began elsewhere."""
-    found: list[Violation] = []
+    violations: list[Violation] = []
     sent = [line["r"] for line in epoch.of("command") if line["topic"] == rules.topic]
     states = [line for line in epoch.of("state") if line["topic"] == rules.hand and _finite(line)]
     for window in zip(*(states[start:] for start in range(_MOVING_STATES)), strict=False):
@@ -419,9 +420,9 @@ def _uncommanded(epoch: _Epoch, rules: Rules) -> list[Violation]:
         least = min(_speed(a, b) for a, b in pairwise(window))
         if least > rules.rest_speed:
             silent_s = (window[-1]["r"] - sent[commanded - 1]) / S
-            told = f"{least:.3f} m/s, {silent_s:.3f} s after the last command"
-            found.append(Violation("uncommanded", window[-1]["r"], told))
-    return found
+            text = f"{least:.3f} m/s, {silent_s:.3f} s after the last command"
+            violations.append(Violation("uncommanded", window[-1]["r"], text))
+    return violations
 
 
 def _speed(before: Line, after: Line) -> float:
@@ -431,7 +432,7 @@ def _speed(before: Line, after: Line) -> float:
 
 def _crowds(graph: Iterable[Line]) -> list[tuple[int, int, str]]:
     """From when to when a topic had more than one publisher, and which topics."""
-    found: list[tuple[int, int, str]] = []
+    crowds: list[tuple[int, int, str]] = []
     since_ns: int | None = None
     for line in graph:
         topics = [topic for topic, number in line["publishers"].items() if number > 1]
@@ -439,10 +440,10 @@ def _crowds(graph: Iterable[Line]) -> list[tuple[int, int, str]]:
             since_ns = None
         elif since_ns is None:
             since_ns = line["r"]
-            found.append((since_ns, line["r"], ", ".join(topics)))
+            crowds.append((since_ns, line["r"], ", ".join(topics)))
         else:
-            found[-1] = (since_ns, line["r"], found[-1][2])
-    return found
+            crowds[-1] = (since_ns, line["r"], crowds[-1][2])
+    return crowds
 
 
 def _finite(line: Line) -> bool:
@@ -450,16 +451,16 @@ def _finite(line: Line) -> bool:
 
 
 def _grippers(epoch: _Epoch, rules: Rules) -> list[Violation]:
-    found = []
+    violations = []
     low, high = rules.gripper
     for command in epoch.of("command"):
         if command["topic"] != "command/gripper":
             continue
         if not _finite(command):
-            found.append(Violation("not_finite", command["r"], f"gripper {command['values']}"))
+            violations.append(Violation("not_finite", command["r"], f"gripper {command['values']}"))
         elif not all(low - 1e-6 <= value <= high + 1e-6 for value in command["values"]):
-            found.append(Violation("gripper", command["r"], f"{command['values']}, expected {low} to {high}"))
-    return found
+            violations.append(Violation("gripper", command["r"], f"{command['values']}, expected {low} to {high}"))
+    return violations
 
 
 def _punctual(epoch: _Epoch, rules: Rules) -> list[Violation]:
@@ -469,24 +470,24 @@ def _punctual(epoch: _Epoch, rules: Rules) -> list[Violation]:
     """
     if epoch.of("clock"):
         return []
-    found = []
+    violations = []
     for command in epoch.of("command"):
         late_s = (command["s"] - command["stamp"]) / S
         if not -rules.future_s <= late_s <= rules.valid_s:
-            found.append(Violation("late", command["r"], f"{command['topic']}: {late_s:.3f} s after its stamp"))
-    return found
+            violations.append(Violation("late", command["r"], f"{command['topic']}: {late_s:.3f} s after its stamp"))
+    return violations
 
 
 def unsigned(lines: Sequence[Line]) -> list[Line]:
     """Commands that no status of a gate tells of: somebody else sent them."""
-    told: dict[int, list[Sequence[float]]] = {}
+    statuses: dict[int, list[Sequence[float]]] = {}
     for status in lines:
         if status["k"] == "status":
-            told.setdefault(status["stamp"], []).append(status["values"])
-    return [line for line in lines if line["k"] == "command" and not _told(line, told.get(line["stamp"], []))]
+            statuses.setdefault(status["stamp"], []).append(status["values"])
+    return [line for line in lines if line["k"] == "command" and not _announced(line, statuses.get(line["stamp"], []))]
 
 
-def _told(command: Line, statuses: Sequence[Sequence[float]]) -> bool:
+def _announced(command: Line, statuses: Sequence[Sequence[float]]) -> bool:
     moves = [value for value in command["values"] if value]
     return any(all(any(_same(value, known) for known in values) for value in moves) for values in statuses)
 

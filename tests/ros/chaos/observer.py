@@ -99,18 +99,18 @@ class Observer(Node):
         for status in message.status:
             level = status.level[0] if isinstance(status.level, bytes) else status.level
             values = {value.key: value.value for value in status.values}
-            told = {"name": status.name, "level": level, "message": status.message, "values": values}
-            self._write("diagnostics", told, info)
+            content = {"name": status.name, "level": level, "message": status.message, "values": values}
+            self._write("diagnostics", content, info)
 
     def _look(self) -> None:
         counts = {topic: self.count_publishers(name) for topic, name in self._watched.items()}
         self._write("graph", {"publishers": counts}, None)
         self._file.flush()
 
-    def _write(self, kind: str, told: dict[str, Any], info: Any) -> None:
+    def _write(self, kind: str, content: dict[str, Any], info: Any) -> None:
         received_ns = info["received_timestamp"] if info else 0
         sent_ns = info["source_timestamp"] if info else 0
-        line = {"k": kind, "t": time.monotonic_ns(), "r": received_ns or time.time_ns(), "s": sent_ns, **told}
+        line = {"k": kind, "t": time.monotonic_ns(), "r": received_ns or time.time_ns(), "s": sent_ns, **content}
         self._file.write(dumps(line) + "\n")
 
     def close(self) -> None:
@@ -168,20 +168,20 @@ def _beat(message: Heartbeat) -> dict[str, Any]:
 
 
 def _stats(message: InferenceStats) -> dict[str, Any]:
-    told = {name: getattr(message, name) for name in ("sequence", "error", "step_ms", "latency_ms", "warm_up")}
-    return {"stamp": ns(message.header.stamp), "frames_received": message.frames_received, **told}
+    content = {name: getattr(message, name) for name in ("sequence", "error", "step_ms", "latency_ms", "warm_up")}
+    return {"stamp": ns(message.header.stamp), "frames_received": message.frames_received, **content}
 
 
 def main() -> None:
     """Observe until SIGINT or SIGTERM."""
-    made: list[Observer] = []
+    observers: list[Observer] = []
 
     def make() -> Observer:
-        made.append(Observer(Path(sys.argv[1])))
-        return made[0]
+        observers.append(Observer(Path(sys.argv[1])))
+        return observers[0]
 
     spin(make)
-    made[0].close()
+    observers[0].close()
 
 
 if __name__ == "__main__":

@@ -63,23 +63,23 @@ def verdict(
 ) -> dict[str, Any]:
     """What the table says of a row."""
     mine = [line for line in lines if marks.before <= line["r"] <= marks.over]
-    told: dict[str, Any] = {"row": row.name, "cause": row.cause, "gate": "on" if enabled else "off", "note": row.note}
-    told["violations"] = count(broken)
-    told["first_violation"] = f"{broken[0].kind}: {broken[0].detail}" if broken else ""
-    told["diagnostics"] = _told(row, marks, mine)
+    result: dict[str, Any] = {"row": row.name, "cause": row.cause, "gate": "on" if enabled else "off", "note": row.note}
+    result["violations"] = count(broken)
+    result["first_violation"] = f"{broken[0].kind}: {broken[0].detail}" if broken else ""
+    result["diagnostics"] = _diagnostics(row, marks, mine)
     if enabled:
-        told |= _reaction(row, marks, mine)
-        told["passed"] = not broken and (row.name == "control" or told["detected_s"] is not None)
-        told["passed"] = told["passed"] and (row.name == "control" or told["recovery_s"] is not None)
-        told["passed"] = told["passed"] and told["followed"] >= row.followed and not told["unsaid"]
+        result |= _reaction(row, marks, mine)
+        result["passed"] = not broken and (row.name == "control" or result["detected_s"] is not None)
+        result["passed"] = result["passed"] and (row.name == "control" or result["recovery_s"] is not None)
+        result["passed"] = result["passed"] and result["followed"] >= row.followed and not result["unsaid"]
     else:
-        told["unsafe"] = list(row.unsafe)
+        result["unsafe"] = list(row.unsafe)
         unsafe = sum(violation.kind in row.unsafe for violation in broken)
         stopped = not any(violation.kind == "estop" for violation in broken)
-        told["passed"] = unsafe >= row.least if row.unsafe else stopped and (row.name != "control" or not broken)
+        result["passed"] = unsafe >= row.least if row.unsafe else stopped and (row.name != "control" or not broken)
     if row.foreign:
-        told["foreign_commands"] = sum(marks.begin <= line["r"] <= marks.over for line in unsigned(mine))
-    return told
+        result["foreign_commands"] = sum(marks.begin <= line["r"] <= marks.over for line in unsigned(mine))
+    return result
 
 
 def _reaction(row: Row, marks: Marks, mine: Sequence[Line]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _reaction(row: Row, marks: Marks, mine: Sequence[Line]) -> dict[str, Any]:
         "recovery_s": round((back[0]["r"] - marks.end) / S, 3) if back else None,
         "silence_s": round(silent, 3),
         "followed": round(sum(after) / max(1, len(after)), 3),
-        "unsaid": [list(key) for key in row.says if not _said(key, marks, mine)],
+        "unsaid": [list(key) for key in row.says if not _diagnostic(key, marks, mine)],
     }
 
 
@@ -143,7 +143,7 @@ def _last_command_ends(marks: Marks, mine: Sequence[Line]) -> int | None:
     return int(max(gaps, key=lambda gap: gap[0])[1]["stamp"] + VALID_S * S) if gaps else None
 
 
-def _said(key: Key, marks: Marks, mine: Sequence[Line]) -> str:
+def _diagnostic(key: Key, marks: Marks, mine: Sequence[Line]) -> str:
     """What the diagnostics say that match a key of `Row.says`; the first time after the fault."""
     node, section, pattern = key
     rows = [line for line in mine if line["k"] == "diagnostics" and line["name"].endswith(f"{node}: {section}")]
@@ -151,10 +151,10 @@ def _said(key: Key, marks: Marks, mine: Sequence[Line]) -> str:
     return next((match[0] for match in matches if match), "")
 
 
-def _told(row: Row, marks: Marks, mine: Sequence[Line]) -> str:
+def _diagnostics(row: Row, marks: Marks, mine: Sequence[Line]) -> str:
     """How the diagnostics changed."""
     if row.says:
-        return "; ".join(f"{key[0]}: {key[1]}: {_said(key, marks, mine) or '?'}" for key in row.says)
+        return "; ".join(f"{key[0]}: {key[1]}: {_diagnostic(key, marks, mine) or '?'}" for key in row.says)
     key, values = row.key, _values(row.key, mine)
     before = [value for at_ns, value in values if at_ns < marks.begin]
     after = [value for at_ns, value in values if at_ns >= marks.begin]
@@ -170,7 +170,7 @@ def _told(row: Row, marks: Marks, mine: Sequence[Line]) -> str:
 
 def run(rows: Sequence[Row], bundle: Path, domain: int, work: Path, *, enabled: bool) -> dict[str, Any]:
     """Play rows, each kind of time in a graph of its own; what the table is made of."""
-    told: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     strays: list[Violation] = []
     for simulated in (False, True):
         chosen = [row for row in rows if row.simulated == simulated]
@@ -182,11 +182,11 @@ def run(rows: Sequence[Row], bundle: Path, domain: int, work: Path, *, enabled: 
             marks = [play(rig, row, seed) for seed, row in enumerate(chosen)]
         lines = read_record(rig.record)
         rules = replace(RULES, simulated=simulated)
-        found = _judged(lines, chosen, marks, rules)
+        violations = _judged(lines, chosen, marks, rules)
         for row, mark in zip(chosen, marks, strict=True):
-            told.append(verdict(row, mark, lines, _broken(row, mark, lines, found, rules), enabled))
-        strays += [v for v in found if enabled and not any(m.begin <= v.at_ns <= m.over for m in marks)]
-    return {"rows": told, "strays": [f"{v.kind}: {v.detail}" for v in strays[:10]], "kinds": list(KINDS)}
+            result.append(verdict(row, mark, lines, _broken(row, mark, lines, violations, rules), enabled))
+        strays += [v for v in violations if enabled and not any(m.begin <= v.at_ns <= m.over for m in marks)]
+    return {"rows": result, "strays": [f"{v.kind}: {v.detail}" for v in strays[:10]], "kinds": list(KINDS)}
 
 
 def run_patiently(
@@ -197,15 +197,15 @@ def run_patiently(
     A machine that is too busy for 0.1 s lets chunks run out: a fault, too, and none that the row makes. No other row
     is played twice.
     """
-    told = run(rows, bundle, domain, work, enabled=enabled)
+    result = run(rows, bundle, domain, work, enabled=enabled)
     control = [row for row in rows if row.name == "control"]
-    for at, row in enumerate(told["rows"]):
+    for at, row in enumerate(result["rows"]):
         row["attempts"] = 1
         while control and row["row"] == "control" and not row["passed"] and row["attempts"] < attempts:
             tried = row["attempts"] + 1
             again = run(control, bundle, domain, work / f"again-{tried}", enabled=enabled)
-            told["rows"][at] = row = {**again["rows"][0], "attempts": tried}
-    return told
+            result["rows"][at] = row = {**again["rows"][0], "attempts": tried}
+    return result
 
 
 def _judged(lines: Sequence[Line], rows: Sequence[Row], marks: Sequence[Marks], rules: Rules) -> list[Violation]:
@@ -215,22 +215,24 @@ def _judged(lines: Sequence[Line], rows: Sequence[Row], marks: Sequence[Marks], 
     return judge([line for line in lines if id(line) not in foreign], rules)
 
 
-def _broken(row: Row, marks: Marks, lines: Sequence[Line], found: Sequence[Violation], rules: Rules) -> list[Violation]:
+def _broken(
+    row: Row, marks: Marks, lines: Sequence[Line], violations: Sequence[Violation], rules: Rules
+) -> list[Violation]:
     """The violations of a row; while its fault lasts by its own rules."""
-    own = judge(lines, replace(rules, **row.rules)) if row.rules else found
+    own = judge(lines, replace(rules, **row.rules)) if row.rules else violations
     during = [violation for violation in own if marks.begin <= violation.at_ns <= marks.end]
-    return during + [violation for violation in found if marks.end < violation.at_ns <= marks.over]
+    return during + [violation for violation in violations if marks.end < violation.at_ns <= marks.over]
 
 
 def markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The rows of both runs, side by side."""
     off = {row["row"]: row for row in tables.get("off", ())}
     head = ("cause", "detected within", "gate output", "recovery", "diagnostics key", "gate off: violations")
-    made = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in tables.get("on", ()):
         without = off.get(row["row"], {}).get("violations")
         faults = ", ".join(f"{kind} {n}" for kind, n in without.items()) or "none" if without is not None else "-"
         seconds = ["-" if row[key] is None else f"{row[key]:.2f} s" for key in ("detected_s", "recovery_s")]
         cells = (row["cause"], seconds[0], "; ".join(row["outputs"]), seconds[1], row["diagnostics"], faults)
-        made.append("| " + " | ".join(cells) + " |")
-    return "\n".join(made)
+        table.append("| " + " | ".join(cells) + " |")
+    return "\n".join(table)

@@ -190,7 +190,7 @@ def _slow_policy(rig: Rig) -> None:
     rig.wait(lambda: rig.session != session and rig.chunks_come() and rig.status_s > begin_s, 30)
 
 
-def _whole_chunks(rig: Rig) -> None:
+def _executed_chunks(rig: Rig) -> None:
     """The policy stays as slow as it is; the gate gets the other of the two values that both sides name."""
     rig.kill("gate")
     killed_s = time.monotonic()
@@ -400,7 +400,7 @@ ROWS: tuple[Row, ...] = (
         "policy_slow",
         "each step of the model takes longer than deadline_ms; then the gate is restarted with whole_chunk",
         nothing,
-        _whole_chunks,
+        _executed_chunks,
         3.0,
         ("slow_policy",),
         (_GATE, "fallbacks", "chunk_missing"),

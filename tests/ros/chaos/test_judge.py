@@ -60,8 +60,8 @@ def twists(lines: Stream) -> Stream:
 def _change(kind: str, topic: str, values: Sequence[float]) -> Callable[[Stream, int], Stream]:
     def plant(lines: Stream, at_ns: int) -> Stream:
         chosen = next(ln for ln in lines if ln["k"] == kind and ln.get("topic") == topic and ln["r"] >= at_ns)
-        told = [ln for ln in lines if ln["k"] == "status" and ln["stamp"] == chosen["stamp"]]
-        for line in told:
+        announced = [ln for ln in lines if ln["k"] == "status" and ln["stamp"] == chosen["stamp"]]
+        for line in announced:
             line["values"] = [*values, *line["values"]]
         chosen["values"] = list(values)
         return lines
@@ -214,9 +214,9 @@ def test_finds_what_is_planted(kind: str, at_s: float) -> None:
     assert kind in {violation.kind for violation in judge(lines, RULES)}
 
 
-def test_a_jump_from_outside_the_range_to_its_edge_is_seen() -> None:
-    found = judge(_starts_outside(clean(3.0), START_NS + S), RULES)
-    assert {violation.kind for violation in found if "joint_position" in violation.detail} == {"jump"}
+def test_a_jump_from_outside_the_range_to_its_edge_is_a_violation() -> None:
+    violations = judge(_starts_outside(clean(3.0), START_NS + S), RULES)
+    assert {violation.kind for violation in violations if "joint_position" in violation.detail} == {"jump"}
 
 
 def test_chunks_that_come_too_late_are_no_reason_to_move_however_long_they_are() -> None:
@@ -225,12 +225,12 @@ def test_chunks_that_come_too_late_are_no_reason_to_move_however_long_they_are()
     assert judge(lines, replace(RULES, deadline_s=0.5)) == []
 
 
-def test_a_robot_that_moves_on_after_its_last_command_is_seen_and_one_that_leaps_or_rests_is_not() -> None:
+def test_a_robot_that_moves_on_after_its_last_command_is_a_violation_and_one_that_leaps_or_rests_is_none() -> None:
     lines = _moves_on(clean(2.0), START_NS + S)
-    found = [violation for violation in judge(lines, RULES) if violation.at_ns > START_NS + S]
-    assert {violation.kind for violation in found} == {"uncommanded"}
+    violations = [violation for violation in judge(lines, RULES) if violation.at_ns > START_NS + S]
+    assert {violation.kind for violation in violations} == {"uncommanded"}
     least_s = RULES.valid_s + RULES.slack_s
-    assert found[0].at_ns > START_NS + round((1 + least_s) * S)
+    assert violations[0].at_ns > START_NS + round((1 + least_s) * S)
     for line in lines:
         if line["k"] == "state" and line["r"] > START_NS + round((1 + least_s) * S):
             line["values"] = [0.0 if line["r"] < START_NS + round(1.5 * S) else 0.4, 0.5, 0.2]
@@ -264,8 +264,8 @@ def test_a_step_of_the_sender_s_clock_makes_no_robot_faster() -> None:
 
 
 def test_a_clock_that_stops_while_the_robot_rests_is_no_violation() -> None:
-    found = judge(_clock_stops(clean(3.0, speed=0.0), START_NS + S), RULES)
-    assert "clock" not in {violation.kind for violation in found}
+    violations = judge(_clock_stops(clean(3.0, speed=0.0), START_NS + S), RULES)
+    assert "clock" not in {violation.kind for violation in violations}
 
 
 def test_a_robot_measured_outside_may_brake_and_not_go_on() -> None:
@@ -287,8 +287,8 @@ def test_a_robot_measured_outside_may_brake_and_not_go_on() -> None:
 
 
 def test_shifted_stamps_of_frames_are_no_fresh_frames() -> None:
-    found = judge(_shifted_frames(clean(4.0), START_NS + S), RULES)
-    assert {violation.kind for violation in found} == {"camera_age"}
+    violations = judge(_shifted_frames(clean(4.0), START_NS + S), RULES)
+    assert {violation.kind for violation in violations} == {"camera_age"}
 
 
 def test_braking_needs_no_reason_and_going_on_does() -> None:
@@ -351,7 +351,7 @@ def test_a_gate_that_begins_may_be_heard_before_its_statuses_and_a_stranger_may_
     assert "rival" in {violation.kind for violation in judge(heard, RULES)}
 
 
-def test_commands_that_the_gate_does_not_tell_of_are_told_apart() -> None:
+def test_commands_that_the_gate_does_not_announce_are_foreign() -> None:
     lines = clean(1.0)
     strange = {"k": "command", "r": START_NS, "topic": "command/twist", "stamp": START_NS + 1, "values": [0.1, 0, 0]}
     assert unsigned([*lines, strange]) == [strange]

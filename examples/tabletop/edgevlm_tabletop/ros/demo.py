@@ -105,20 +105,20 @@ def figures(episodes: Sequence[Episode], metrics: dict[str, Any]) -> dict[str, A
     }
 
 
-def table(found: dict[str, Any]) -> Table:
+def table(result: dict[str, Any]) -> Table:
     """Success by command, and the figures."""
-    shown = Table(title=f"{found['success_rate']:.1%} of {found['episodes']} episodes over ROS 2")
+    rendered = Table(title=f"{result['success_rate']:.1%} of {result['episodes']} episodes over ROS 2")
     for column in ("command", "done", "of"):
-        shown.add_column(column, justify="left" if column == "command" else "right")
+        rendered.add_column(column, justify="left" if column == "command" else "right")
     for name in NAMES:
-        tried = [outcome["success"] for outcome in found["outcomes"] if outcome["command"] == name]
+        tried = [outcome["success"] for outcome in result["outcomes"] if outcome["command"] == name]
         if tried:
-            shown.add_row(name, str(sum(tried)), str(len(tried)))
-    shown.add_section()
+            rendered.add_row(name, str(sum(tried)), str(len(tried)))
+    rendered.add_section()
     for key in ("latency_ms", "command_age_ms", "overhead_ms"):
-        shown.add_row(f"{key} p50 / p99", f"{found[key]['p50']:.1f}", f"{found[key]['p99']:.1f}")
-    shown.add_row("frames received / sent", str(found["frames_received"]), str(found["frames_sent"]))
-    return shown
+        rendered.add_row(f"{key} p50 / p99", f"{result[key]['p50']:.1f}", f"{result[key]['p99']:.1f}")
+    rendered.add_row("frames received / sent", str(result["frames_received"]), str(result["frames_sent"]))
+    return rendered
 
 
 def main() -> int:
@@ -139,15 +139,15 @@ def main() -> int:
     try:
         changes = faster(arguments.speed)
         setup = Setup(arguments.bundle, arguments.config, arguments.logs, own_domain(), changes, arguments.ready)
-        found = figures(*drive(setup, plan, console))
+        result = figures(*drive(setup, plan, console))
     except (EdgevlmError, RuntimeError) as error:
         Console(stderr=True, highlight=False).print(f"ros-demo: {error}\nlogs: {arguments.logs}", markup=False)
         return 1
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
-    console.print(table(found))
+    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    console.print(table(result))
     console.print(f"figures: {arguments.json}")
-    return 0 if found["success_rate"] >= LEAST_SUCCESS else 1
+    return 0 if result["success_rate"] >= LEAST_SUCCESS else 1
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console(highlight=False)
     bundles = {"fp32": arguments.fp32, "int8": arguments.int8}
-    found: dict[str, Any] = {"seed": arguments.seed, "machine": machine(), "lock_step": {}}
+    result: dict[str, Any] = {"seed": arguments.seed, "machine": machine(), "lock_step": {}}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     try:
         domain = own_domain()
@@ -117,28 +117,28 @@ def main() -> int:
         for name, bundle in bundles.items():
             if bundle:
                 setup = Setup(bundle, CONFIG / "lock_step.yaml", arguments.logs / name, domain)
-                found["lock_step"][name] = lock_step(setup, plan, console)
+                result["lock_step"][name] = lock_step(setup, plan, console)
         if arguments.real_time:
             plan = EvaluationPlan(episodes=arguments.real_time, seed=arguments.seed)
             setup = Setup(arguments.int8, CONFIG / "real_time.yaml", arguments.logs / "real-time", domain)
-            found["real_time"] = real_time(setup, plan, console)
+            result["real_time"] = real_time(setup, plan, console)
     except (EdgevlmError, RuntimeError) as error:
         Console(stderr=True, highlight=False).print(f"ros-gate: {error}\nlogs: {arguments.logs}", markup=False)
         return 1
-    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
-    return verdict(found, console)
+    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    return verdict(result, console)
 
 
-def verdict(found: dict[str, Any], console: Console) -> int:
+def verdict(result: dict[str, Any], console: Console) -> int:
     """Say how it went; 0 when all is equal, and real time is as good as it must be."""
     code = 0
-    for name, run in found["lock_step"].items():
+    for name, run in result["lock_step"].items():
         console.print(f"lock-step, {name}: {run['episodes'] - len(run['different'])} of {run['episodes']} the same")
         for pair in run["different"]:
             console.print(f"  {pair}", markup=False)
             code = 1
-    if "real_time" in found:
-        over, here = found["real_time"]["over_ros"], found["real_time"]["in_process"]
+    if "real_time" in result:
+        over, here = result["real_time"]["over_ros"], result["real_time"]["in_process"]
         console.print(
             f"real time: {over['success_rate']:.1%} over ROS, {here['success_rate']:.1%} in one process with "
             f"{here['latency_ms']:.0f} ms of latency"

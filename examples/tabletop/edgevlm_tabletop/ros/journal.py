@@ -40,24 +40,24 @@ class WitnessedSimulator(TabletopSimulator):
 
     def __init__(self) -> None:
         super().__init__()
-        self._told = hashlib.sha256()
+        self._commands = hashlib.sha256()
         self.applied = 0
 
     def reset(self, *, seed: int, command: str, variant: str = "plain") -> None:
         """See `TabletopSimulator`."""
         super().reset(seed=seed, command=command, variant=variant)
-        self._told = hashlib.sha256()
+        self._commands = hashlib.sha256()
         self.applied = 0
 
     def apply(self, values: NDArray[np.float32]) -> None:
         """See `TabletopSimulator`; a step of rest counts as the action that it is."""
         super().apply(values)
         # What is executed: the simulator clips actions to its limits, and on the wire the gate has done so before.
-        self._told.update(np.clip(values.astype(np.float64), -_LIMITS, _LIMITS).astype(np.float32).tobytes())
+        self._commands.update(np.clip(values.astype(np.float64), -_LIMITS, _LIMITS).astype(np.float32).tobytes())
         self.applied += 1
 
     def digest(self) -> str:
         """The hash of the actions so far and the physical state now."""
-        whole = self._told.copy()
-        whole.update(np.ascontiguousarray(self.snapshot(), np.float64).tobytes())
-        return whole.hexdigest()
+        digest = self._commands.copy()
+        digest.update(np.ascontiguousarray(self.snapshot(), np.float64).tobytes())
+        return digest.hexdigest()

@@ -246,17 +246,17 @@ class SimNode(Node):
             return self._commands.due(now_ns)
 
     def wait_action(self, stamp_ns: int, timeout_s: float) -> NDArray[np.float32] | None:
-        found: list[NDArray[np.float32]] = []
+        actions: list[NDArray[np.float32]] = []
 
         def ready() -> bool:
             action = self._commands.at(stamp_ns)
             if action is not None:
-                found.append(action)
-            return bool(found or self._closing or self._reset)
+                actions.append(action)
+            return bool(actions or self._closing or self._reset)
 
         with self._changed:
             self._changed.wait_for(ready, timeout_s)
-        return found[0] if found else None
+        return actions[0] if actions else None
 
     @property
     def dropped(self) -> dict[str, int]:
