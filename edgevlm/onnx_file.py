@@ -70,18 +70,35 @@ class OnnxFacts(NamedTuple):
     computes_alone: bool
 
 
+class OnnxNode(NamedTuple):
+    """One node: what it computes of which tensors."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 class Malformed(Exception):
     """The bytes are no such message; the text says why."""
 
 
 class _Graph:
-    """What is collected over all parts of the file."""
+    """What is collected over all parts of the file.
 
-    def __init__(self) -> None:
+    Args:
+        domains: whose operators it may have; None allows all.
+    """
+
+    def __init__(self, domains: frozenset[str] | None = DOMAINS) -> None:
+        self.domains = domains
         self.external: set[str] = set()
         self.operators: set[tuple[str, str]] = set()
         self.constants: dict[str, int] = {}  # name -> how many numbers
-        self.nodes: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []  # operator, inputs, outputs
+        self.nodes: list[OnnxNode] = []
+
+    def check_domain(self, domain: str) -> None:
+        if self.domains is not None and domain not in self.domains:
+            raise Malformed(f"operators of the domain {domain!r:.80}")
 
 
 def read_onnx(path: Path) -> OnnxFacts:
@@ -91,20 +108,36 @@ def read_onnx(path: Path) -> OnnxFacts:
         BundleError: it is no ONNX file, or has what no stage may have: control flow, graphs inside nodes, functions,
             training, sparse weights, operators of a domain that is not ONNX's own.
     """
+    graph = _read_file(path, _Graph())
+    return OnnxFacts(frozenset(graph.external), frozenset(graph.operators), _computes_alone(graph))
+
+
+def read_nodes(path: Path) -> tuple[list[OnnxNode], frozenset[str]]:
+    """All nodes, of whatever domain, and the names of the constants of a graph that an engine wrote.
+
+    Raises:
+        BundleError: as `read_onnx`, but for the domains.
+    """
+    graph = _read_file(path, _Graph(domains=None))
+    return graph.nodes, frozenset(graph.constants)
+
+
+def _read_file(path: Path, graph: _Graph) -> _Graph:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         with open(descriptor, "rb") as stream, Mapped(descriptor, 0, access=mmap.ACCESS_READ) as data:
             del stream
-            return _read_model(data)
+            _read_model(data, graph)
+            return graph
     except Malformed as error:
         raise BundleError(f"{path}: expected an ONNX graph of plain operators, got {error}; do not use it") from error
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise BundleError(f"{path}: cannot be read ({error}); export the bundle again") from error
 
 
-def _read_model(data: Mapped) -> OnnxFacts:
+def _read_model(data: Mapped, graph: _Graph) -> None:
     """Raises Malformed."""
-    graph, graphs = _Graph(), 0
+    graphs = 0
     for number, value in fields(data, (0, len(data))):
         if number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
             raise Malformed("training information" if number == _MODEL_TRAINING else "functions")
@@ -113,13 +146,12 @@ def _read_model(data: Mapped) -> OnnxFacts:
         if number == _MODEL_OPSETS:
             for inner, part in fields(data, value):
                 if inner == _OPSET_DOMAIN:
-                    _check_domain(text(data, part))
+                    graph.check_domain(text(data, part))
         elif number == _MODEL_GRAPH:
             graphs += 1
             _read_graph(data, value, graph)
     if graphs != 1:
         raise Malformed(f"{graphs} graphs")
-    return OnnxFacts(frozenset(graph.external), frozenset(graph.operators), _computes_alone(graph))
 
 
 def _read_graph(data: Mapped, span: Span, graph: _Graph) -> None:
@@ -152,11 +184,11 @@ def _read_node(data: Mapped, span: Span, graph: _Graph) -> None:
             outputs.append(text(data, value))
         elif number == _NODE_ATTRIBUTE and isinstance(value, tuple):
             _read_attribute(data, value, graph)
-    _check_domain(domain)
+    graph.check_domain(domain)
     if operator in CONTROL_FLOW:
         raise Malformed(f"the control flow operator {operator}")
     graph.operators.add((domain, operator))
-    graph.nodes.append((operator, tuple(inputs), tuple(outputs)))
+    graph.nodes.append(OnnxNode(operator, tuple(inputs), tuple(outputs)))
 
 
 def _read_attribute(data: Mapped, span: Span, graph: _Graph) -> None:
@@ -229,11 +261,6 @@ def _product(sizes: Sequence[int]) -> int:
     for size in sizes:
         product = min(product * size, _MOST_SIZE)
     return product
-
-
-def _check_domain(domain: str) -> None:
-    if domain not in DOMAINS:
-        raise Malformed(f"operators of the domain {domain!r:.80}")
 
 
 def text(data: Mapped, value: int | Span) -> str:

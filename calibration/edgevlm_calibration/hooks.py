@@ -13,11 +13,11 @@ from onnx import helper
 
 from edgevlm.bundle import Bundle
 from edgevlm.engines import Arrays, Engine, Hook, HookedEngine, HostTensors, Tensors, to_numpy
-from edgevlm.errors import CalibrationError, EngineError, require
+from edgevlm.errors import CalibrationError, EngineError
 from edgevlm.graph import all_finite
 from edgevlm.options import RuntimeOptions
 from edgevlm_calibration.observers import HistogramObserver
-from edgevlm_calibration.onnx_models import open_session
+from edgevlm_calibration.onnx_models import open_model
 from edgevlm_calibration.quantizable_nodes import quantizable_nodes, tensors
 
 Ranges = dict[str, dict[str, HistogramObserver]]  # stage -> tensor -> its values
@@ -43,7 +43,6 @@ class Observer(Hook):
         return HookedEngine(_Sessions(sessions, bundle), self)
 
     def _open(self, stage: str, options: RuntimeOptions) -> Any:
-        ort = require("onnxruntime", extra="cpu")
         spec = self._bundle.manifest.stages[stage]
         model = onnx.load(self._bundle.path(spec.forms["cpu"]))
         self.ranges[stage] = {name: HistogramObserver() for name in tensors(quantizable_nodes(model))}
@@ -51,10 +50,7 @@ class Observer(Hook):
         for name in self.ranges[stage]:
             if name not in ports:
                 model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        chosen = ort.SessionOptions()
-        chosen.log_severity_level = 3
-        chosen.intra_op_num_threads = options.intra_threads
-        return open_session(model, chosen)
+        return open_model(model, options)
 
     def after(self, stage: str, inputs: Arrays, outputs: Arrays) -> Arrays:
         """The outputs that the manifest has."""

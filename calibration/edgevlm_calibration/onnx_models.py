@@ -11,8 +11,9 @@ from typing import Any
 
 import onnx
 
-from edgevlm.engines.ort import saturates
-from edgevlm.errors import require
+from edgevlm.engines.ort_session import open_session
+from edgevlm.onnx_file import OnnxFacts
+from edgevlm.options import RuntimeOptions
 
 LIMIT_BYTES = 1_500_000_000  # of weights within one message
 SMALLEST_BYTES = 1024  # smaller weights stay in the message: shape inference wants to read them
@@ -57,17 +58,16 @@ def check_model(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(str(path))
 
 
-def open_session(model: onnx.ModelProto, options: Any, limit_bytes: int = LIMIT_BYTES) -> Any:
-    """The model in ONNX Runtime, on the CPU."""
-    ort = require("onnxruntime", extra="cpu")
-    if saturates():  # as the runtime does, else int8 is judged by the faults of this processor
-        options.add_session_config_entry("session.x64quantprecision", "1")
+def open_model(model: onnx.ModelProto, options: RuntimeOptions, limit_bytes: int = LIMIT_BYTES) -> Any:
+    """The model in ONNX Runtime, as the runtime opens it: else int8 is judged by other kernels than it is served by."""
+    operators = frozenset((node.domain, node.op_type) for node in model.graph.node)
+    facts = OnnxFacts(external=frozenset(), operators=operators, computes_alone=False)
     if weight_bytes(model) <= limit_bytes:
-        return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        return open_session(model.SerializeToString(), options, facts)
     with tempfile.TemporaryDirectory() as folder:  # read while the session is made
         path = Path(folder) / "model.onnx"
         save_model(model, path, limit_bytes)
-        return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        return open_session(path, options, facts)
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

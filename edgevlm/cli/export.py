@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgevlm.cli.output import JsonOption, StampsBy, StampsOption, next_step, people, progress, upper, write_json
+from edgevlm.cli.output import (
+    JsonOption,
+    StampsBy,
+    StampsOption,
+    kernel_line,
+    next_step,
+    people,
+    progress,
+    upper,
+    write_json,
+)
 
 
 class Precision(str, Enum):
@@ -88,15 +97,17 @@ def command(
             context=context,
             progress=report,
         )
-    _print_done(console, done.fidelity, done.warnings)
+    _print_done(console, done)
     console.print(f"{output}  sha256 {done.bundle_sha256[:16]}")
     write_json(json_target, done.to_json())
     next_step("edgevlm", "inspect", output)
 
 
-def _print_done(console: Console, fidelity: dict[str, Any], warnings: Sequence[str]) -> None:
-    print_fidelity(console, fidelity)
-    for warning in warnings:
+def _print_done(console: Console, done: Any) -> None:
+    print_fidelity(console, done.fidelity)
+    if done.integer_kernels:
+        console.print(kernel_line(done.integer_kernels))
+    for warning in done.warnings:
         console.print(f"note: {warning}", style="yellow")
 
 

@@ -17,6 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from edgevlm.atomic import write_file
+from edgevlm.engines import Kernels
 from edgevlm.errors import OutputError, printable, require
 from edgevlm.options import RuntimeOptions
 
@@ -179,6 +180,12 @@ def latency_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
     for name, row in rows.items():
         table.add_row(name, *(f"{row[key]:.3f}" for key in ("p50", "p95", "p99", "max")), str(row["n"]))
     return table
+
+
+def kernel_line(kernels: Mapping[str, Kernels]) -> str:
+    """How much of each int8 stage the engine computes in integers."""
+    shares = (f"{stage} {each.integer} of {sum(each)}" for stage, each in kernels.items())
+    return f"quantized products that run in integers here: {', '.join(shares)}"
 
 
 def runtime_options(threads: int) -> RuntimeOptions:

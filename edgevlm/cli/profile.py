@@ -11,6 +11,7 @@ import typer
 from edgevlm.cli.output import (
     JsonOption,
     ThreadsOption,
+    kernel_line,
     latency_table,
     next_step,
     people,
@@ -19,6 +20,7 @@ from edgevlm.cli.output import (
     write_json,
 )
 from edgevlm.cli.tasks import ROWS, Plan
+from edgevlm.engines import Kernels, quantized_kernels
 from edgevlm.load import load
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, peak_rss_mb
@@ -58,6 +60,8 @@ def command(
         f"cold start {figures['cold_start_ms']:.0f} ms (open {figures['open_ms']:.0f} ms), "
         f"peak memory {figures['peak_rss_mb']:.0f} MB{encodes}"
     )
+    if figures["integer_kernels"]:
+        console.print(kernel_line({stage: Kernels(**each) for stage, each in figures["integer_kernels"].items()}))
     write_json(json_target, figures)
     next_step("edgevlm", "inspect", bundle)
 
@@ -82,12 +86,14 @@ def measure(
     plan = Plan(row.steps if steps is None else steps, warmup, instruction, report)
     recorder, first_ns, more = row.measure(model, plan)
     rows = recorder.summary()
+    kernels = quantized_kernels(model.bundle, options)
     return {
         "bundle_sha256": model.bundle.sha256,
         "precision": manifest.precision,
         "step_ms": rows.pop("step"),
         "overhead_ms": rows.pop("overhead"),
         "stages": rows,
+        "integer_kernels": {stage: each._asdict() for stage, each in kernels.items()},
         "warmup_steps": warmup,
         "open_ms": open_ns / 1e6,
         "cold_start_ms": (open_ns + first_ns) / 1e6,

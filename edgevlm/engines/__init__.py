@@ -7,24 +7,25 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from edgevlm.bundle import Bundle
-from edgevlm.engines.base import DeviceTensor, Engine, EngineFactory, Tensors
+from edgevlm.engines.base import DeviceTensor, Engine, EngineFactory, KernelCounter, Kernels, Tensors
 from edgevlm.engines.hooks import Hook, HookedEngine
 from edgevlm.engines.host import Arrays, Host, HostTensors, to_numpy
-from edgevlm.engines.ort import OrtEngine
+from edgevlm.engines.ort import OrtEngine, kernels
 from edgevlm.errors import DependencyError, install
 from edgevlm.options import RuntimeOptions
 
 
 class Row(NamedTuple):
-    """One engine: how it opens, the module that it needs and the extra that brings it."""
+    """One engine: how it opens, how it runs quantized stages, the module that it needs and the extra that brings it."""
 
     open: EngineFactory
+    kernels: KernelCounter
     module: str
     extra: str
 
 
 # "auto" takes the first whose module is installed.
-ENGINES: Mapping[str, Row] = {"ort": Row(OrtEngine.open, "onnxruntime", "cpu")}
+ENGINES: Mapping[str, Row] = {"ort": Row(OrtEngine.open, kernels, "onnxruntime", "cpu")}
 
 
 def pick_engine(options: RuntimeOptions) -> str:
@@ -49,6 +50,13 @@ def open_engine(bundle: Bundle, stages: Collection[str], options: RuntimeOptions
     return ENGINES[pick_engine(options)].open(bundle, stages, options)
 
 
+def quantized_kernels(bundle: Bundle, options: RuntimeOptions) -> dict[str, Kernels]:
+    """How each int8 stage of `bundle` runs in the engine that `options` mean. Raises DependencyError, EngineError."""
+    row = ENGINES[pick_engine(options)]
+    stages = bundle.manifest.stages.items()
+    return {name: row.kernels(bundle, name, options) for name, stage in stages if stage.precision == "int8"}
+
+
 def hooked(hook: Hook, engines: EngineFactory = open_engine) -> EngineFactory:
     """As `engines`, under `hook`: a model opens with it by `engines=hooked(hook)`."""
 
@@ -68,11 +76,13 @@ __all__ = [
     "HookedEngine",
     "Host",
     "HostTensors",
+    "Kernels",
     "OrtEngine",
     "Row",
     "Tensors",
     "hooked",
     "open_engine",
     "pick_engine",
+    "quantized_kernels",
     "to_numpy",
 ]

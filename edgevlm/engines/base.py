@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,5 +52,19 @@ class Engine(Protocol):
         ...
 
 
+class Kernels(NamedTuple):
+    """A stage's products with quantized weights, as an engine runs them here.
+
+    Attributes:
+        integer: computed in integers.
+        dequantized: computed in floats, of weights that each run dequantizes: slower than a float stage.
+    """
+
+    integer: int
+    dequantized: int
+
+
+# How an engine runs the quantized products of one stage of a bundle. Raises EngineError.
+KernelCounter = Callable[[Bundle, str, RuntimeOptions], Kernels]
 # The `open` of an engine: these stages of a bundle, all or none of them; where one is refused nothing stays open.
 EngineFactory = Callable[[Bundle, Collection[str], RuntimeOptions], Engine]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from edgevlm.bundle import Bundle
-from edgevlm.engines.base import Tensors
+from edgevlm.engines.base import Kernels, Tensors
 from edgevlm.engines.host import Arrays, HostTensors, to_numpy
+from edgevlm.engines.ort_session import FATAL, count_kernels, open_session
 from edgevlm.engines.run_limit import RUN_LIMITS
 from edgevlm.errors import BundleError, EngineError, require
 from edgevlm.manifest.schema import Port
-from edgevlm.onnx_file import read_onnx
+from edgevlm.onnx_file import OnnxFacts, read_onnx
 from edgevlm.options import RuntimeOptions
 
-_FATAL = 4  # what fails is raised; the engine's own lines would show names of the file to the terminal as they are
+Result = TypeVar("Result")
 TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
@@ -73,23 +73,10 @@ class _Session:
     def __init__(self, bundle: Bundle, stage: str, options: RuntimeOptions) -> None:
         ort = require("onnxruntime", extra="cpu")
         spec = bundle.manifest.stages[stage]
-        path = bundle.path(spec.forms[_form(bundle, stage, options)])
-        # The engine's exceptions share no public base class below RuntimeError/Exception: name them once, here.
         self._failures = _failures()
         self._where = f"stage {stage!r} of {bundle.root}"
         self._run_options, self._limit_s = ort.RunOptions, options.run_limit_s
-        try:
-            # Such constants are then computed in a run, which ends; a load would not.
-            disabled = ["ConstantFolding"] if read_onnx(path).computes_alone else None
-            self._session = ort.InferenceSession(
-                str(path), _session_options(ort, options), ["CPUExecutionProvider"], disabled_optimizers=disabled
-            )
-        except self._failures as error:
-            raise EngineError(
-                f"{self._where}: ONNX Runtime refuses {path.name}: {_line(error)}; export the bundle again"
-            ) from error
-        except BundleError as error:  # it changed since the bundle was opened
-            raise EngineError(f"{self._where}: {error}") from error
+        self._session = _of_file(open_session, bundle, stage, options)
         self._outputs = {port.name: port for port in spec.outputs}
         self._names = list(self._outputs)
         self._check_ports("inputs", spec.inputs, self._session.get_inputs())
@@ -115,7 +102,7 @@ class _Session:
             raise EngineError(f"{self._where}: expected an open engine, it was closed; load the bundle again")
         self._check_into(into)
         running = self._run_options()
-        running.log_severity_level = _FATAL
+        running.log_severity_level = FATAL
         try:
             with RUN_LIMITS.limit(self._limit_s, partial(setattr, running, "terminate", True)):
                 results = (
@@ -173,7 +160,29 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _of_file(
+    make: Callable[[Path, RuntimeOptions, OnnxFacts], Result], bundle: Bundle, stage: str, options: RuntimeOptions
+) -> Result:
+    """What ONNX Runtime makes of a stage's file. Raises EngineError."""
+    where = f"stage {stage!r} of {bundle.root}"
+    path = bundle.path(bundle.manifest.stages[stage].forms[_form(bundle, stage, options)])
+    try:
+        return make(path, options, read_onnx(path))
+    except _failures() as error:
+        raise EngineError(
+            f"{where}: ONNX Runtime refuses {path.name}: {_line(error)}; export the bundle again"
+        ) from error
+    except BundleError as error:  # it changed since the bundle was opened
+        raise EngineError(f"{where}: {error}") from error
+
+
+def kernels(bundle: Bundle, stage: str, options: RuntimeOptions) -> Kernels:
+    """How ONNX Runtime runs the quantized products of a stage. Raises EngineError."""
+    return _of_file(count_kernels, bundle, stage, options)
+
+
 def _failures() -> tuple[type[Exception], ...]:
+    """The engine's exceptions share no public base class below RuntimeError/Exception: they are named once, here."""
     state = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="cpu")
     own = [item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)]
     return (*own, RuntimeError, ValueError)
@@ -187,44 +196,3 @@ def _form(bundle: Bundle, stage: str, options: RuntimeOptions) -> Any:
             f"stage {stage!r} of {bundle.root}: expected the form {form!r}, the bundle has {sorted(forms)}"
         )
     return form
-
-
-def saturates() -> bool:
-    """Whether this is an x86-64 without VNNI, whose 16-bit sums of uint8 x int8 products can overflow.
-
-    ONNX Runtime then has exact kernels, which are slower; with VNNI they are not needed.
-    """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return True
-    return not {"avx512_vnni", "avx_vnni"} & set(flags)
-
-
-def _session_options(ort: Any, options: RuntimeOptions) -> Any:
-    chosen = ort.SessionOptions()
-    chosen.log_severity_level = _FATAL
-    chosen.intra_op_num_threads = options.intra_threads
-    chosen.inter_op_num_threads = 1
-    chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    if not options.optimize:
-        chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
-    # Threads of a stage that has finished must not spin beside the next stage.
-    chosen.add_session_config_entry("session.force_spinning_stop", "1")
-    if saturates():
-        chosen.add_session_config_entry("session.x64quantprecision", "1")
-    if options.affinity:
-        workers = len(options.affinity) - 1  # the calling thread is the first one
-        if options.intra_threads != len(options.affinity):
-            raise EngineError(
-                f"options: expected one CPU in affinity for each of {options.intra_threads} intra_threads, "
-                f"got {options.affinity}; give both the same number"
-            )
-        if workers:
-            # ONNX Runtime counts processors from 1.
-            groups = ";".join(str(cpu + 1) for cpu in options.affinity[1:])
-            chosen.add_session_config_entry("session.intra_op_thread_affinities", groups)
-    return chosen

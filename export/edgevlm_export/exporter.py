@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
+from edgevlm.engines import Kernels, quantized_kernels
 from edgevlm.errors import CalibrationError, FidelityError
 from edgevlm.manifest.schema import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
+from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine
 from edgevlm.rosmsg.state import Stamps
 from edgevlm_calibration.onnx_models import DATA, LIMIT_BYTES, save_model
@@ -80,8 +82,7 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
             models = recipe.pre_quantize(models, job.fp32_reference, progress)
         table = job.table(models) if precision == "int8" else None
         bundle, fidelity = job.proven(precision, models, table)
-        _write_records(bundle, fidelity, table, checkpoint)
-    return _report(recipe, bundle, table, fidelity)
+        return _recorded(_report(recipe, bundle, table, fidelity), bundle, table, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -219,16 +220,21 @@ def _empty(directory: Path) -> None:
             item.unlink()
 
 
-def _write_records(bundle: Bundle, fidelity: Mapping[str, object], table: Table | None, checkpoint: Checkpoint) -> None:
-    write_record(bundle.root, "fidelity", fidelity)
+def _recorded(report: ExportReport, bundle: Bundle, table: Table | None, checkpoint: Checkpoint) -> ExportReport:
+    """The report, of which the records beside the bundle now tell."""
+    write_record(bundle.root, "fidelity", report.fidelity)
     if table is not None:
         write_record(bundle.root, "calibration", table.to_json())
     tools = {name: importlib.metadata.version(name) for name in PACKAGES}
     made = {"machine": machine(), "tools": tools, "opset": OPSET, "hub": checkpoint.origin}
+    if kernels := report.to_json()["integer_kernels"]:
+        made["integer_kernels"] = kernels
     write_record(bundle.root, "export", made)
+    return report
 
 
 def _report(recipe: Recipe, bundle: Bundle, table: Table | None, fidelity: dict[str, object]) -> ExportReport:
+    kernels = quantized_kernels(bundle, RuntimeOptions())
     return ExportReport(
         bundle_sha256=bundle.sha256,
         family=bundle.manifest.family,
@@ -236,5 +242,15 @@ def _report(recipe: Recipe, bundle: Bundle, table: Table | None, fidelity: dict[
         stages=stage_reports(bundle.manifest),
         samples=table.samples if table else 0,
         fidelity=fidelity,
-        warnings=recipe.warnings,
+        integer_kernels=kernels,
+        warnings=(*recipe.warnings, *_slow(kernels)),
     )
+
+
+def _slow(kernels: Mapping[str, Kernels]) -> Iterator[str]:
+    for stage, each in kernels.items():
+        if each.dequantized:
+            yield (
+                f"stage {stage!r}: {each.dequantized} of {sum(each)} quantized products are computed in floats by this "
+                "engine, slower than a float stage; time it with `edgevlm profile`, or use another engine version"
+            )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgevlm.engines import Kernels
 from edgevlm.manifest.schema import Manifest
 
 
@@ -27,6 +28,7 @@ class ExportReport:
     Attributes:
         fidelity: the figures that also lie in records/fidelity.json.
         samples: steps calibrated on; 0 without calibration.
+        integer_kernels: how the engine here runs the quantized products of each int8 stage.
     """
 
     bundle_sha256: str
@@ -35,11 +37,13 @@ class ExportReport:
     stages: tuple[StageReport, ...]
     samples: int
     fidelity: dict[str, Any]
+    integer_kernels: Mapping[str, Kernels]
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        kernels = {stage: each._asdict() for stage, each in self.integer_kernels.items()}
+        return {**asdict(self), "integer_kernels": kernels}
 
 
 def stage_reports(manifest: Manifest) -> tuple[StageReport, ...]:

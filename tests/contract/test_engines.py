@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from support import talker, tiny
 
 from edgevlm.bundle import Bundle, open_bundle
-from edgevlm.engines import ENGINES, Host, HostTensors, open_engine
+from edgevlm.engines import ENGINES, Host, HostTensors, open_engine, quantized_kernels
 from edgevlm.errors import EngineError
 from edgevlm.manifest.drivers.kv_decoder import KEYS, PAST, QUERY
 from edgevlm.options import RuntimeOptions
@@ -43,6 +43,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     parts = tiny.mono_parts(4, "head", tiny.mono_contract())
     parts["stages"]["busy"] = busy
+    parts["stages"]["quantized"] = tiny.quantized_stage("quantized", 6)
+    parts["stages"]["quantized_dynamic"] = tiny.quantized_stage("quantized_dynamic", "tokens")
     return tiny.write_bundle(place.parent / "with-busy", parts)
 
 
@@ -73,6 +75,22 @@ def pool_inputs(seed: int = 0) -> dict[str, NDArray[np.float32]]:
 def pooled(inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     """What the pool stage computes, in NumPy: see tests/support/make_stages.py."""
     return np.asarray(sum(inputs[f"front_{slot}"] * np.float32((slot + 1) / 4) for slot in range(4)))
+
+
+# --- quantized stages ---
+
+
+def test_every_quantized_product_runs_in_integers_whether_shapes_are_static_or_not(engine: str, root: Path) -> None:
+    kernels = quantized_kernels(open_bundle(root), RuntimeOptions(engine=engine, intra_threads=1))
+    assert kernels == {"quantized": (2, 0), "quantized_dynamic": (2, 0)}
+
+
+def test_a_quantized_stage_computes_what_its_graph_says(open_host: Open) -> None:
+    host, plain = open_host(), open_host(optimize=False)
+    tokens = np.random.default_rng(3).normal(0.0, 1.0, (1, 6, 16)).astype(np.float32)
+    for stage in ("quantized", "quantized_dynamic"):
+        mixed, want = (each.run(stage, {"tokens": tokens})["mixed"] for each in (host, plain))
+        np.testing.assert_allclose(mixed, want, atol=2e-3)
 
 
 # --- numbers ---

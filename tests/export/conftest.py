@@ -16,6 +16,7 @@ from support.film import contract, write_checkpoint
 from support.film_log import write_log
 from support.shared import Shared
 
+from edgevlm.engines import Kernels
 from edgevlm.text.confined import run_confined
 from edgevlm_export import exporter
 from edgevlm_export.exporter import export
@@ -84,7 +85,9 @@ class Exports:
         folder = self._shared.folder(f"{name}-{more.get('precision', 'fp32')}", make)
         report = json.loads((folder / "report.json").read_text())
         stages = tuple(StageReport(**stage) for stage in report["stages"])
-        return folder / "bundle", ExportReport(**report | {"stages": stages, "warnings": tuple(report["warnings"])})
+        kernels = {stage: Kernels(**each) for stage, each in report["integer_kernels"].items()}
+        values = {"stages": stages, "warnings": tuple(report["warnings"]), "integer_kernels": kernels}
+        return folder / "bundle", ExportReport(**report | values)
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from support import chats
 
 import edgevlm
 from edgevlm.bundle import file_sha256, open_bundle
 from edgevlm.errors import TamperedError
-from edgevlm_calibration.onnx_models import DATA, check_model, open_session, save_model, weight_bytes
+from edgevlm.options import RuntimeOptions
+from edgevlm_calibration.onnx_models import DATA, check_model, open_model, save_model, weight_bytes
 from edgevlm_export.report import ExportReport
 
 FEW = 20_000  # bytes, less than any stage here has
@@ -74,7 +74,5 @@ def test_a_model_is_the_same_from_memory_and_from_two_files(apart: Path, tmp_pat
         b"vision.onnx.data", b"again.onnx.data"
     ) or len((tmp_path / "again.onnx").read_bytes()) < FEW * 20
     pixels = np.random.default_rng(1).normal(size=(1, 3, chats.SIDE, chats.SIDE)).astype(np.float32)
-    got = [
-        open_session(model, ort.SessionOptions(), limit).run(None, {"pixels": pixels})[0] for limit in (1 << 40, FEW)
-    ]
+    got = [open_model(model, RuntimeOptions(), limit).run(None, {"pixels": pixels})[0] for limit in (1 << 40, FEW)]
     np.testing.assert_array_equal(got[0], got[1])

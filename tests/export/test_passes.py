@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevlm.errors import CalibrationError, QuantizationError
+from edgevlm.options import RuntimeOptions
+from edgevlm_calibration.onnx_models import open_model
 from edgevlm_calibration.quantizable_nodes import quantizable_nodes, tensors
 from edgevlm_export.quantization.passes.forbidden import check_tensorrt
 from edgevlm_export.quantization.passes.fp16 import fp16
+from edgevlm_export.quantization.passes.split_gemm import split_gemm
 from edgevlm_export.quantization.passes.u8_activations import u8_activations
 from edgevlm_export.quantization.qdq import quantize, quantize_weight
 from edgevlm_export.tracing.trace import strip
@@ -145,6 +148,34 @@ def test_products_of_two_activations_stay_in_floats() -> None:
 def test_nothing_left_to_quantize_is_refused() -> None:
     with pytest.raises(QuantizationError, match="--precision fp32"):
         quantize("net", _linear(), _thresholds(_linear()), exclude=("w",))
+
+
+@pytest.mark.parametrize(("turned", "twice"), [(0, False), (1, False), (1, True)])
+def test_a_gemm_with_a_bias_becomes_a_product_that_computes_the_same(turned: int, twice: bool) -> None:
+    random = np.random.default_rng(7)
+    weight = random.standard_normal((5, 6) if turned else (6, 5)).astype(np.float32)
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "linear", transB=turned)]
+    if twice:
+        nodes.append(helper.make_node("Gemm", ["x", "w", "b"], ["z"], "other", transB=turned))
+        nodes.append(helper.make_node("Add", ["y", "z"], ["sum"]))
+    constants = {"w": weight, "b": random.standard_normal(5).astype(np.float32)}
+    model = _model(nodes, constants, [1, 6], [1, 5])
+    split = onnx.ModelProto()
+    split.CopyFrom(model)
+    split_gemm(split, {"linear"})
+    assert [node.op_type for node in split.graph.node][:2] == ["MatMul", "Add"]
+    x = random.standard_normal((1, 6)).astype(np.float32)
+    want, got = (open_model(each, RuntimeOptions()).run(None, {"x": x})[0] for each in (model, split))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    quantized = u8_activations(quantize("net", model, {"x": 3.0}).model)
+    assert not [node.op_type for node in quantized.graph.node if node.op_type == "Gemm"]
+
+
+@pytest.mark.parametrize("attributes", [{"alpha": 2.0}, {"beta": 0.5}])
+def test_a_gemm_that_scales_stays(attributes: dict[str, float]) -> None:
+    model = _model([helper.make_node("Gemm", ["x", "w", "b"], ["y"], "linear", **attributes)], {}, [1, 6], [1, 5])
+    split_gemm(model, {"linear"})
+    assert [node.op_type for node in model.graph.node] == ["Gemm"]
 
 
 def test_an_excluded_weight_stays_in_floats() -> None:

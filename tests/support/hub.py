@@ -28,36 +28,68 @@ from edgevlm.data.pictures import TEXTS
 transformers.utils.logging.disable_progress_bar()
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 IMAGE = 48
+Edit = Callable[[Any], None] | None
 TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
-def clip(root: Path, *, seed: int = 0, edit: Callable[[Any], None] | None = None, **save: Any) -> Path:
+def clip(root: Path, *, seed: int = 0, edit: Edit = None, **save: Any) -> Path:
     """A CLIP checkpoint directory; `edit` may change the model before it is saved."""
     tokenizer = clip_tokenizer()
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "projection_dim": 48, **TOWER}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
     vision = {"image_size": IMAGE, "patch_size": 8, "projection_dim": 48, **TOWER}
     torch.manual_seed(seed)
-    model = CLIPModel(CLIPConfig(text_config={**text, **ids}, vision_config=vision, projection_dim=48)).eval()
+    return _save_clip(root, tokenizer, text, vision, edit, save)
+
+
+def clip_b32(root: Path) -> Path:
+    """The size of CLIP ViT-B/32, weights at random; its tokenizer is a small one."""
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer(model_max_length=77)
+    tower: dict[str, Any] = {"num_hidden_layers": 12, "projection_dim": 512}
+    text = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "vocab_size": 49408, **tower}
+    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "image_size": 224, **tower}
+    return _save_clip(root, tokenizer, text, {**vision, "patch_size": 32}, None, {})
+
+
+def _save_clip(
+    root: Path, tokenizer: Any, text: dict[str, Any], vision: dict[str, Any], edit: Edit, save: dict[str, Any]
+) -> Path:
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
+    width = vision["projection_dim"]
+    model = CLIPModel(CLIPConfig(text_config={**text, **ids}, vision_config=vision, projection_dim=width)).eval()
     _sharpen(model)
     if edit:
         edit(model)
     model.save_pretrained(root, **save)
     tokenizer.save_pretrained(root)
-    size = {"shortest_edge": IMAGE}
-    CLIPImageProcessorPil(size=size, crop_size={"height": IMAGE, "width": IMAGE}).save_pretrained(root)
+    side = vision["image_size"]
+    size = {"shortest_edge": side}
+    CLIPImageProcessorPil(size=size, crop_size={"height": side, "width": side}).save_pretrained(root)
     return root
 
 
-def siglip(
-    root: Path, *, seed: int = 0, masked: bool = False, edit: Callable[[Any], None] | None = None, **save: Any
-) -> Path:
+def siglip(root: Path, *, seed: int = 0, masked: bool = False, edit: Edit = None, **save: Any) -> Path:
     """A SigLIP checkpoint directory; `masked` has its tokenizer ask for an attention mask."""
     tokenizer = _siglip_tokenizer(root, masked)
     text = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": 40, "projection_size": 64, **TOWER}
-    text |= {"bos_token_id": None, "eos_token_id": 1}
     vision = {"image_size": IMAGE, "patch_size": 8, **TOWER}
     torch.manual_seed(seed)
+    return _save_siglip(root, tokenizer, text, vision, edit, save)
+
+
+def siglip_b16(root: Path) -> Path:
+    """The size of SigLIP-B/16 at 224 pixels, weights at random; its tokenizer is a small one."""
+    torch.manual_seed(0)
+    tokenizer = _siglip_tokenizer(root, masked=False, model_max_length=64)
+    tower = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    text = {"vocab_size": 32000, "max_position_embeddings": 64, "projection_size": 768, **tower}
+    return _save_siglip(root, tokenizer, text, {"image_size": 224, "patch_size": 16, **tower}, None, {})
+
+
+def _save_siglip(
+    root: Path, tokenizer: Any, text: dict[str, Any], vision: dict[str, Any], edit: Edit, save: dict[str, Any]
+) -> Path:
+    text |= {"bos_token_id": None, "eos_token_id": 1}
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
     with torch.no_grad():
         model.logit_scale.fill_(2.0)
@@ -67,7 +99,8 @@ def siglip(
         edit(model)
     model.save_pretrained(root, **save)
     tokenizer.save_pretrained(root)
-    SiglipImageProcessorPil(size={"height": IMAGE, "width": IMAGE}).save_pretrained(root)
+    side = vision["image_size"]
+    SiglipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(root)
     return root
 
 
@@ -100,7 +133,7 @@ def clip_tokenizer(**more: Any) -> Any:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, **{"model_max_length": 32, **more})
 
 
-def _siglip_tokenizer(root: Path, masked: bool) -> Any:
+def _siglip_tokenizer(root: Path, masked: bool, **more: Any) -> Any:
     """A unigram model over the built-in texts."""
     import sentencepiece
 
@@ -123,7 +156,7 @@ def _siglip_tokenizer(root: Path, masked: bool) -> Any:
     path = root / "spiece.model"
     path.write_bytes(written.getvalue())
     names = ["input_ids", "attention_mask"] if masked else ["input_ids"]
-    return SiglipTokenizer(str(path), model_max_length=40, model_input_names=names)
+    return SiglipTokenizer(str(path), **{"model_max_length": 40, **more}, model_input_names=names)
 
 
 def outliers(model: Any) -> None:

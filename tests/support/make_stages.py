@@ -20,6 +20,7 @@ MAPS, TEXT, WORDS, TOKENS = 4, 4, 16, 6  # feature maps, size of a text vector, 
 MONO_MAP, DUO_MAPS = (4, 4), {"left": (4, 4), "wrist": (3, 5)}
 INTEGERS = ("ids", "positions", "index")  # inputs of whole numbers
 CHAT_WIDTH, CHAT_HEADS, CHAT_LAYERS, CHAT_WORDS = 8, 2, 2, 272
+QUANTIZED = 16  # width of the quantized layers
 _random = np.random.default_rng(20)
 
 
@@ -286,6 +287,34 @@ def asked_encoder() -> None:
     _model("asked_encoder", nodes, inputs, {"read": (1, "asked", CHAT_WIDTH)}, weights)
 
 
+def quantized(name: str, tokens: int | str) -> None:
+    """tokens (1, tokens, QUANTIZED) -> mixed: two layers with biases as a transformer has them, int8 as exports are."""
+    nodes: list[NodeProto] = []
+    weights: dict[str, NDArray[Any]] = {"zero": np.uint8(128), "scale": np.float32(0.03)}
+    entering = "tokens"
+    for layer in ("up", "down"):
+        weights |= {
+            f"{layer}_w": _random.integers(-127, 128, (QUANTIZED, QUANTIZED)).astype(np.int8),
+            f"{layer}_scale": _random.uniform(0.001, 0.002, QUANTIZED).astype(np.float32),
+            f"{layer}_zero": np.zeros(QUANTIZED, np.int8),
+            f"{layer}_b": _weights(QUANTIZED),
+        }
+        parameters = ["scale", "zero"]
+        nodes += [
+            helper.make_node("QuantizeLinear", [entering, *parameters], [f"{layer}_codes"]),
+            helper.make_node("DequantizeLinear", [f"{layer}_codes", *parameters], [f"{layer}_in"]),
+            helper.make_node(
+                "DequantizeLinear", [f"{layer}_w", f"{layer}_scale", f"{layer}_zero"], [f"{layer}_weight"], axis=1
+            ),
+            helper.make_node("MatMul", [f"{layer}_in", f"{layer}_weight"], [f"{layer}_product"]),
+            helper.make_node("Add", [f"{layer}_product", f"{layer}_b"], [f"{layer}_sum"]),
+        ]
+        entering = f"{layer}_sum"
+    nodes.append(helper.make_node("Tanh", [entering], ["mixed"]))
+    shape = (1, tokens, QUANTIZED)
+    _model(name, nodes, {"tokens": shape}, {"mixed": shape}, weights)
+
+
 def main() -> None:
     """Every stage, in an order that is part of the seed."""
     STAGES.mkdir(exist_ok=True)
@@ -310,6 +339,8 @@ def main() -> None:
     chat_decoder("shown_decoder", "features")
     asked_encoder()
     chat_decoder("asked_decoder", "read", "asked")
+    quantized("quantized", 6)
+    quantized("quantized_dynamic", "tokens")
 
 
 if __name__ == "__main__":

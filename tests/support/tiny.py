@@ -59,6 +59,13 @@ def stage(file: str, inputs: Sequence[Port], outputs: Sequence[Port], **more: An
     return StageSpec(inputs=tuple(inputs), outputs=tuple(outputs), forms=forms, opset=17, precision="fp32", **more)
 
 
+def quantized_stage(file: str, tokens: int | str) -> StageSpec:
+    """A stage of two int8 products: `quantized`, or `quantized_dynamic`."""
+    ports = [port("tokens", "features", 1, tokens, 16)], [port("mixed", "features", 1, tokens, 16)]
+    dynamic = {"tokens": (1, 4, 8)} if isinstance(tokens, str) else {}
+    return stage(file, *ports, dynamic=dynamic).model_copy(update={"precision": "int8", "quantized_nodes": 2})
+
+
 def actions() -> ActionSpec:
     """Five rows of two hand columns and a gripper."""
     hand = ActionGroup(

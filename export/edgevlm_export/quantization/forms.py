@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgevlm.errors import QuantizationError, require
+from edgevlm.errors import QuantizationError
 from edgevlm.manifest.schema import Form, Precision
+from edgevlm.options import RuntimeOptions
 from edgevlm.text import Tokenizer
-from edgevlm_calibration.onnx_models import open_session
+from edgevlm_calibration.onnx_models import open_model
 from edgevlm_calibration.table import Split, Table
 from edgevlm_export.fidelity.metrics import cosine
 from edgevlm_export.quantization.passes.forbidden import check_tensorrt
@@ -117,9 +118,6 @@ def outputs_of(
     model: onnx.ModelProto, inputs: Sequence[Mapping[str, NDArray[Any]]], names: Sequence[str]
 ) -> Iterator[list[NDArray[Any]]]:
     """The outputs of these names for each of `inputs` in turn."""
-    ort = require("onnxruntime", extra="export")
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    session = open_session(model, options)
+    session = open_model(model, RuntimeOptions(intra_threads=1))
     for one in inputs:
         yield session.run(list(names), dict(one))

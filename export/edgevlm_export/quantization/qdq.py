@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from edgevlm.errors import CalibrationError, QuantizationError
 from edgevlm_calibration.onnx_models import check_model
 from edgevlm_calibration.quantizable_nodes import QuantizableNode, quantizable_nodes, tensors
+from edgevlm_export.quantization.passes.split_gemm import split_gemm
 
 INT8_MAX = 127
 
@@ -57,10 +58,11 @@ def quantize(
         )
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    split_gemm(result, {target.node for target in found})
     writer = _Writer(result)
     for name in tensors(found):
         writer.activation(name, thresholds[name])
-    for target in found:
+    for target in quantizable_nodes(result, exclude):
         writer.weight(target)
     writer.finish()
     check_model(result)
