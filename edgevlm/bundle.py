@@ -277,8 +277,8 @@ def _check_free(destination: Path) -> None:
         raise OutputError(
             f"{destination}: expected a free place or an earlier bundle, found something else; choose another -o"
         )
-    found = {path.relative_to(destination).as_posix() for path in destination.rglob("*") if not path.is_dir()}
-    if foreign := sorted(path for path in found - own if not path.startswith(f"{RECORDS}/")):
+    present = {path.relative_to(destination).as_posix() for path in destination.rglob("*") if not path.is_dir()}
+    if foreign := sorted(path for path in present - own if not path.startswith(f"{RECORDS}/")):
         raise OutputError(
             f"{destination}: expected a bundle with nothing else in it, found {foreign[:5]}, which replacing it would "
             "delete; move them, or choose another -o"

@@ -77,8 +77,8 @@ def command(
     json_target: JsonOption = None,
 ) -> None:
     """Trace the model's stages, quantize them from a recording, and prove the bundle on held-out episodes."""
-    wanted = "int8" if int8 else precision.value
-    if wanted == "int8" and calib is None:
+    form = "int8" if int8 else precision.value
+    if form == "int8" and calib is None:
         raise typer.BadParameter(
             "int8 needs --calib LOG.mcap (a recording of the robot), a calibration table, or a folder of pictures"
         )
@@ -87,7 +87,7 @@ def command(
         done = upper("exporter").export(
             source,
             output,
-            precision=wanted,
+            precision=form,
             calibration=calib,
             topics=topics,
             stamps=stamps.value,

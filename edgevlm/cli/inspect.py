@@ -63,9 +63,9 @@ def _stage_table(bundle: Bundle) -> Table:
 def _ports(ports: Sequence[Port]) -> list[str]:
     """Each port, or how many there are of a kind where a decoder has one for each layer."""
     kinds = Counter(port.kind for port in ports)
-    shown: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for port in ports:
         many = kinds[port.kind] > 2 and port.kind.startswith(("past_", "cross_"))
         name = f"{kinds[port.kind]} x {port.kind}" if many else port.name
-        shown.setdefault(name, f"{name}{list(port.shape)}")
-    return list(shown.values())
+        texts.setdefault(name, f"{name}{list(port.shape)}")
+    return list(texts.values())

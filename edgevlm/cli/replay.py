@@ -256,7 +256,7 @@ def draw(path: Path, comparison: Comparison, bundles: list[Path]) -> None:
     figure.write(path, f"|a - b|, actions:  a = {bundles[0].name}   b = {bundles[1].name}", columns)
 
 
-def _changes(told: list[tuple[int, str]]) -> Iterator[int]:
-    for (_, before), (stamp_ns, now) in pairwise(told):
+def _changes(instructions: list[tuple[int, str]]) -> Iterator[int]:
+    for (_, before), (stamp_ns, now) in pairwise(instructions):
         if before != now:
             yield stamp_ns

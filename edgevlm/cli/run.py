@@ -115,6 +115,6 @@ def _chosen(context: typer.Context, bundle: Bundle, way: str) -> Way:
     options = ways[way].options
     if strange := [flags[name] for name in named if name not in options | ALWAYS]:
         takes = ", ".join(flags[name] for name in flags if name in options)
-        told = task if way == "once" else f"{task} with --{way}"
-        raise typer.BadParameter(f"{', '.join(strange)}: means nothing to a {told}, which takes {takes}; leave it out")
+        use = task if way == "once" else f"{task} with --{way}"
+        raise typer.BadParameter(f"{', '.join(strange)}: means nothing to a {use}, which takes {takes}; leave it out")
     return ways[way]

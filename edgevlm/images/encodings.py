@@ -81,17 +81,17 @@ def decode(data: bytes, encoding: str, size: tuple[int, int] | None = None) -> N
         ContractError: no JPEG or PNG, one that is cut, lost bytes or is broken, or with more than MAX_PIXELS.
         DependencyError: OpenCV or simplejpeg is not installed.
     """
-    wanted = check_encoding(encoding)
+    target = check_encoding(encoding)
     what = f"compressed image of {len(data)} bytes"
     header = read_header(data, what, "set the camera's transport to jpeg or png")
     check_header(header, what, size)
     if header.kind == "jpeg":
-        return decode_jpeg(header, wanted, what)
+        return decode_jpeg(header, target, what)
     cv2 = require("cv2", extra="vision")
-    kept = wanted in ("rgba8", "bgra8") and header.channels == 4
-    flags = cv2.IMREAD_GRAYSCALE if wanted == "mono8" else cv2.IMREAD_UNCHANGED if kept else cv2.IMREAD_COLOR
-    image = _imdecode(header.data, flags if kept else flags | cv2.IMREAD_IGNORE_ORIENTATION, what)
-    code = {"rgba8": cv2.COLOR_BGRA2RGBA, "bgra8": None}[wanted] if kept else _conversions(cv2)[wanted]
+    has_alpha = target in ("rgba8", "bgra8") and header.channels == 4
+    flags = cv2.IMREAD_GRAYSCALE if target == "mono8" else cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR
+    image = _imdecode(header.data, flags if has_alpha else flags | cv2.IMREAD_IGNORE_ORIENTATION, what)
+    code = {"rgba8": cv2.COLOR_BGRA2RGBA, "bgra8": None}[target] if has_alpha else _conversions(cv2)[target]
     result: NDArray[np.uint8] = image if code is None else cv2.cvtColor(image, code)
     return result
 

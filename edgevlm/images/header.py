@@ -126,7 +126,7 @@ def _png(data: bytes) -> ImageHeader:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    at, found = 2, None
+    at, frame = 2, None
     while data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill
@@ -141,13 +141,13 @@ def _jpeg(data: bytes) -> ImageHeader:
             raise ValueError(f"expected a baseline or progressive JPEG, got one of kind SOF{marker - 0xC0}")
         (length,) = struct.unpack_from(">H", data, at + 2)
         if marker in _FRAMES:
-            if found is not None:
+            if frame is not None:
                 raise ValueError("its header tells two sizes")
-            found = struct.unpack_from(">BHHB", data, at + 4)
+            frame = struct.unpack_from(">BHHB", data, at + 4)
         at += 2 + length
-    if found is None or data[at] != 0xFF:
+    if frame is None or data[at] != 0xFF:
         raise KeyError("no frame")
-    bits, height, width, channels = found
+    bits, height, width, channels = frame
     if bits != 8 or channels not in (1, 3):
         name = {4: "CMYK"}.get(channels, f"{channels} channel(s)")
         raise ValueError(f"expected grey or RGB of 8 bits, got a JPEG in {name} of {bits} bits")

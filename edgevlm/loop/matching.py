@@ -75,7 +75,7 @@ def merge(missed: Matched, newer: Matched) -> Matched:
 class _Waiting:
     frame: Frame
     arrived_steady_ns: int
-    given_up: bool = False
+    dropped: bool = False
 
 
 class Matcher:
@@ -149,9 +149,9 @@ class Matcher:
             if now_steady_ns < over_ns and not self._decided(lead.frame.stamp_ns):
                 self.wake_steady_ns = over_ns
                 continue
-            found = self._partners(lead.frame)
-            if found is not None:
-                return self._emit(found)
+            match = self._partners(lead.frame)
+            if match is not None:
+                return self._emit(match)
             if now_steady_ns >= over_ns:
                 self._give_up(self._lead, lead)
         return None
@@ -209,25 +209,25 @@ class Matcher:
         index = newest_until(self._state_stamps_ns, stamp_ns, round(self._spec.state_tolerance_s * SECOND_NS))
         return None if index is None else self._states[index]
 
-    def _emit(self, found: Matched) -> Matched:
+    def _emit(self, match: Matched) -> Matched:
         passed: list[tuple[str, Frame]] = []
         for name, waiting in self._waiting.items():
-            chosen = found.frames[name]
+            chosen = match.frames[name]
             before = [w.frame for w in waiting if w.frame.stamp_ns < chosen.stamp_ns]
             if name == self._lead:
-                self.counts["skipped"] += sum(not w.given_up for w in waiting[: len(before)])
+                self.counts["skipped"] += sum(not w.dropped for w in waiting[: len(before)])
             passed += [(name, frame) for frame in before if frame.stamp_ns != self._acted_ns.get(name)]
             # The lead's frame is used once; another camera's may be the nearest of the next lead frame too.
             del waiting[: len(before) + (name == self._lead)]
-            self._differences[name].append(chosen.stamp_ns - found.frames[self._lead].stamp_ns)
-        self._acted_ns = {name: frame.stamp_ns for name, frame in found.frames.items()}
+            self._differences[name].append(chosen.stamp_ns - match.frames[self._lead].stamp_ns)
+        self._acted_ns = {name: frame.stamp_ns for name, frame in match.frames.items()}
         self.counts["matched"] += 1
         passed.sort(key=lambda item: item[1].stamp_ns)
-        return Matched(found.frames, found.state, tuple(passed[-PASSED_KEPT:]))
+        return Matched(match.frames, match.state, tuple(passed[-PASSED_KEPT:]))
 
     def _give_up(self, camera: str, waiting: _Waiting) -> None:
-        if not waiting.given_up and waiting.frame.stamp_ns != self._acted_ns.get(camera):
-            waiting.given_up = True
+        if not waiting.dropped and waiting.frame.stamp_ns != self._acted_ns.get(camera):
+            waiting.dropped = True
             self.counts[f"{camera}.unmatched"] += 1
 
 

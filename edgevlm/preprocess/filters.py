@@ -27,8 +27,8 @@ class Taps:
     weight: NDArray[np.int32]
 
 
-def taps(size_in: int, size_out: int, name: Filter, wanted: range | None = None) -> Taps:
-    """The antialiased filter from `size_in` to `size_out` pixels, or of the `wanted` ones of these alone.
+def taps(size_in: int, size_out: int, name: Filter, positions: range | None = None) -> Taps:
+    """The antialiased filter from `size_in` to `size_out` pixels, or of those at `positions` alone.
 
     Source: Pillow's precompute_coeffs and normalize_coeffs_8bpc.
     """
@@ -36,10 +36,10 @@ def taps(size_in: int, size_out: int, name: Filter, wanted: range | None = None)
     stretch = max(scale, 1.0)
     support = SUPPORT[name] * stretch
     width = math.ceil(support) * 2 + 1
-    wanted = range(size_out) if wanted is None else wanted
-    index = np.zeros((len(wanted), width), np.intp)
-    weight = np.zeros((len(wanted), width), np.float64)
-    for place, position in enumerate(wanted):
+    positions = range(size_out) if positions is None else positions
+    index = np.zeros((len(positions), width), np.intp)
+    weight = np.zeros((len(positions), width), np.float64)
+    for place, position in enumerate(positions):
         center = (position + 0.5) * scale
         first = max(int(center - support + 0.5), 0)
         last = min(int(center + support + 0.5), size_in)

@@ -12,7 +12,6 @@ from edgevlm.manifest.contract import CameraSpec, CheckedFrame, check_frame
 from edgevlm.manifest.image_ops import CenterCrop, Floating, ImageOp, Normalize, Pad, Relative, Resize, Sized, Tiles
 from edgevlm.preprocess import numpy_reference as reference
 from edgevlm.preprocess.filters import Taps
-from edgevlm.preprocess.floating import FloatChange, float_change, normalize_float
 from edgevlm.preprocess.native import fused_plan, native_available
 from edgevlm.preprocess.sizes import Placed, Step, sized
 
@@ -37,8 +36,8 @@ class Preprocessor:
         self.shape = (1, 3, height, width)
         if native and not native_available():
             raise DependencyError("native preprocessing: expected edgevlm._native, it was not built; reinstall edgevlm")
-        wanted = native is not False and native_available() and self._floating is None
-        self._fused = fused_plan(camera, self._steps, self._table) if wanted else None
+        usable_native = native is not False and native_available() and self._floating is None
+        self._fused = fused_plan(camera, self._steps, self._table) if usable_native else None
         if native and self._fused is None:
             raise DependencyError(
                 f"native preprocessing of camera {camera.name!r}: expected [crop] [resize] [crop] [pad], got "
@@ -67,7 +66,7 @@ class Preprocessor:
         if self._fused is not None:
             self._fused.run(image, result)
         elif self._floating is not None:
-            normalize_float(self._floating(self._apply(image)), self._normalization, result[0])
+            reference.normalize_float(self._floating(self._apply(image)), self._normalization, result[0])
         else:
             reference.normalize(self._apply(image), self._table, result[0])
         return result
@@ -122,9 +121,9 @@ def _split(
     return steps, floating, ops[-1]
 
 
-def _prepared(camera: CameraSpec, size: tuple[int, int], floating: Floating) -> FloatChange:
+def _prepared(camera: CameraSpec, size: tuple[int, int], floating: Floating) -> reference.FloatChange:
     try:
-        return float_change(size, floating)
+        return reference.float_change(size, floating)
     except ValueError as error:
         raise BundleError(
             f"preprocess of camera {camera.name!r}: {floating.op}: {error}; export the bundle again"
@@ -149,15 +148,15 @@ def _sizes(camera: CameraSpec, steps: Sequence[Step]) -> list[tuple[int, int]]:
 
 def _all_taps(camera: CameraSpec, steps: Sequence[Step]) -> dict[int, tuple[Taps | None, Taps | None]]:
     """The filters of every resize; where a crop follows, only those of the pixels that it keeps."""
-    found = {}
+    tables = {}
     for place, (before, step) in enumerate(zip(_sizes(camera, steps), steps, strict=False)):
         if not isinstance(step, Resize):
             continue
         after = steps[place + 1] if place + 1 < len(steps) else None
-        kept = (after.height, after.width) if isinstance(after, CenterCrop) else (step.height, step.width)
+        cropped = (after.height, after.width) if isinstance(after, CenterCrop) else (step.height, step.width)
         rows, columns = (
             reference.axis_taps(size_in, size_out, step.filter, keep)
-            for size_in, size_out, keep in zip(before, (step.height, step.width), kept, strict=True)
+            for size_in, size_out, keep in zip(before, (step.height, step.width), cropped, strict=True)
         )
-        found[place] = (rows, columns)
-    return found
+        tables[place] = (rows, columns)
+    return tables

@@ -38,14 +38,14 @@ Sides = tuple[int, int]  # height, width
 
 def sized(height: int, width: int, steps: Sequence[Sized | Relative]) -> tuple[Step, ...]:
     """The steps for a picture of (height, width). Raises PictureError: one of them would make it too large."""
-    found: list[Step] = []
+    result: list[Step] = []
     for step in steps:
         known = _known(height, width, step)
         if isinstance(known, Placed) and height == width:
             continue
-        found.append(known)
+        result.append(known)
         height, width = known.height, known.width
-    return tuple(found)
+    return tuple(result)
 
 
 def _known(height: int, width: int, step: Sized | Relative) -> Step:

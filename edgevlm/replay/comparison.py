@@ -57,11 +57,11 @@ class Comparison:
 
     def __init__(self, contract: Contract, worst: int = 10) -> None:
         action = contract.action
-        self._names, self._units, self._kept = action.names, action.units, worst
+        self._names, self._units, self._limit = action.names, action.units, worst
         self._rotations = rotations(contract)
         self._range = (action.column("upper") - action.column("lower")).astype(np.float64)
         self._waiting: dict[str, OrderedDict[int, ActionChunk]] = {"a": OrderedDict(), "b": OrderedDict()}
-        self._given_up = {"a": 0, "b": 0}
+        self._dropped = {"a": 0, "b": 0}
         self._heap: list[tuple[float, int, Worst]] = []
         self.apart: list[Apart] = []
 
@@ -74,11 +74,11 @@ class Comparison:
         partner = self._waiting[other].pop(chunk.observed_ns, None)
         if partner is None:
             waiting = self._waiting[mine]
-            self._given_up[mine] += chunk.observed_ns in waiting
+            self._dropped[mine] += chunk.observed_ns in waiting
             waiting[chunk.observed_ns] = chunk
             while len(waiting) > _WAITING:
                 waiting.popitem(last=False)
-                self._given_up[mine] += 1
+                self._dropped[mine] += 1
             return None
         a, b = (chunk, partner) if mine == "a" else (partner, chunk)
         return self._compare(turn.outcome.observation.instruction, a, b)
@@ -101,7 +101,7 @@ class Comparison:
             error=float(errors[row, column]),
         )
         entry = (float(shares[row, column]), -len(self.apart), worst)  # of equal ones the first
-        if len(self._heap) < self._kept:
+        if len(self._heap) < self._limit:
             heapq.heappush(self._heap, entry)
         elif self._heap:
             heapq.heappushpop(self._heap, entry)
@@ -115,7 +115,7 @@ class Comparison:
     @property
     def alone(self) -> dict[str, int]:
         """Observations that only this model acted on."""
-        return {lane: self._given_up[lane] + len(waiting) for lane, waiting in self._waiting.items()}
+        return {lane: self._dropped[lane] + len(waiting) for lane, waiting in self._waiting.items()}
 
     def columns(self) -> dict[str, dict[str, Any]]:
         """For each action column its unit and the mean, p99 and max over observations; zeros without any."""

@@ -107,19 +107,19 @@ class Lane:
         self.received = 0
         self._cameras = [camera.name for camera in contract.cameras]
         self._clocks = clocks
-        self._told: str | None = None
+        self._instruction: str | None = None
         self._needs_state = contract.state is not None
         self.matcher = Matcher(self._cameras, spec, needs_state=self._needs_state)
         self.mailbox: Mailbox[Matched] = Mailbox(merge)
         self._waiting = False
-        hooks = Hooks(publish=lambda outcome: None, beat=lambda stamp_ns: None, instruction=lambda: self._told)
+        hooks = Hooks(publish=lambda outcome: None, beat=lambda stamp_ns: None, instruction=lambda: self._instruction)
         self.worker = Worker(session, self.mailbox, hooks, clocks, poll_s=0.0)
 
     def feed(self, event: Event) -> None:
         """Take an event."""
         now_ros_ns, now_steady_ns = self._clocks.ros(), self._clocks.steady()
         if isinstance(event, InstructionEvent):
-            self._told = event.text if event.text and event.text.strip() else None  # empty: the robot is to idle
+            self._instruction = event.text if event.text and event.text.strip() else None  # empty: the robot is to idle
             return
         if isinstance(event, FrameEvent):
             self.received += 1
@@ -257,4 +257,4 @@ def _difference(one: Any, other: Any, where: str) -> tuple[str, Any, Any] | None
         pairs = [(f"{where}[{i}]", one[i], other[i]) for i in range(len(one))]
     else:
         return None if one == other else (where, one, other)
-    return next((found for part, left, right in pairs if (found := _difference(left, right, part))), None)
+    return next((difference for part, left, right in pairs if (difference := _difference(left, right, part))), None)

@@ -149,7 +149,7 @@ class CameraMessage:
         return f"compressed image of {len(self.data)} bytes"
 
 
-def format_problem(form: str, header: ImageHeader | None, wanted: Encoding) -> str | None:
+def format_problem(form: str, header: ImageHeader | None, target: Encoding) -> str | None:
     """Why a compressed picture is not what a contract's encoding means, from its `format`; None: it is.
 
     compressed_image_transport writes "ENCODING; CODEC compressed TARGET"; what it takes for no colour, such as YUV and
@@ -163,9 +163,9 @@ def format_problem(form: str, header: ImageHeader | None, wanted: Encoding) -> s
     encoding, _ = _named(form)
     if encoding.startswith("bayer_"):
         return f"format {form!r:.80}: expected a picture, got the mosaic of its sensor; debayer before compressing"
-    if wanted != "mono8" and encoding not in ("mono8", "8UC1"):
+    if target != "mono8" and encoding not in ("mono8", "8UC1"):
         return (
-            f"format {form!r:.80}: expected colours for {wanted}, the file holds grey only; convert to rgb8 or bgr8 "
+            f"format {form!r:.80}: expected colours for {target}, the file holds grey only; convert to rgb8 or bgr8 "
             "before compressing, or name the format 'mono8; jpeg compressed mono8' if the camera is grey"
         )
     return None

@@ -124,11 +124,11 @@ def check_carried(carried: Sequence[str], unit: str, wire: str, where: str) -> N
 
 def convention(message: Any, steps: Sequence[Step]) -> tuple[str, ...]:
     """The units that a place of this message has by convention; nothing where it has none, or is not there."""
-    found: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
     here: Any = message
     for step in steps:
-        found = CONVENTIONS.get((type(here).__name__, step.field), found)
+        units = CONVENTIONS.get((type(here).__name__, step.field), units)
         here = getattr(here, step.field, None)
         if is_array(here):
             here = here[0] if len(here) else None
-    return found
+    return units

@@ -85,8 +85,8 @@ def check_idl(type_name: str, text: str, known: str) -> None:
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"is {len(text)} characters long; expected at most {LONGEST_TEXT}")
-    found = re.search(rf"struct\s+{re.escape(type_name.split('/')[-1])}\s*\{{([^{{}}]*)\}}", _without_comments(text))
-    members = re.findall(r"(\w+)\s*(?:\[[^\]]*\])?\s*;", found.group(1)) if found else []
+    struct = re.search(rf"struct\s+{re.escape(type_name.split('/')[-1])}\s*\{{([^{{}}]*)\}}", _without_comments(text))
+    members = re.findall(r"(\w+)\s*(?:\[[^\]]*\])?\s*;", struct.group(1)) if struct else []
     expected = [field.name for field in check_definition(type_name, known)[short_name(type_name)]]
     if members != expected:
         raise ValueError(f"(IDL) is not that of ROS 2: expected the members {expected}, got {members[:20]}")
@@ -152,6 +152,6 @@ def _flat(types: Mapping[str, tuple[Field, ...]], name: str, path: str = "") -> 
 
 def _without_comments(text: str) -> str:
     """IDL without comments and texts; linear in its length, whatever it is."""
-    kept, *rest = text.split("/*")
-    bare = kept + "".join(part.partition("*/")[2] for part in rest)
+    head, *rest = text.split("/*")
+    bare = head + "".join(part.partition("*/")[2] for part in rest)
     return re.sub(r'"[^"\n]*"', "", re.sub(r"//[^\n]*", "", bare))

@@ -77,13 +77,13 @@ class StateAssembler:
             self._new.discard(topic)
         changed = False
         for i, source, factor in self._sources[topic]:
-            found = read_number(message, source.steps, f"{self._where}: topic {topic}: path {source.place!r}")
-            if isinstance(found, Absent):
-                self._absent[self._names[i]] = found.reason
+            reading = read_number(message, source.steps, f"{self._where}: topic {topic}: path {source.place!r}")
+            if isinstance(reading, Absent):
+                self._absent[self._names[i]] = reading.reason
                 continue
-            inner = self._stamps == "header" and found.header is not getattr(message, "header", None)
-            own_ns = header_ns(found.header) if inner else 0  # of one element of an array
-            self._values[i], self._stamps_ns[i] = found.value * factor, own_ns or stamp_ns
+            inner = self._stamps == "header" and reading.header is not getattr(message, "header", None)
+            own_ns = header_ns(reading.header) if inner else 0  # of one element of an array
+            self._values[i], self._stamps_ns[i] = reading.value * factor, own_ns or stamp_ns
             changed = True
         known_ns = [known for known in self._stamps_ns if known is not None]
         if not changed or len(known_ns) < len(self._stamps_ns):

@@ -145,18 +145,18 @@ def topics_beside(log: str | os.PathLike[str]) -> Path:
     return Path(log).with_suffix(".topics.yaml")
 
 
-def default_topics(contract: Contract, found: Collection[str] = (), used: Collection[str] = ()) -> TopicMap:
+def default_topics(contract: Contract, present: Collection[str] = (), used: Collection[str] = ()) -> TopicMap:
     """The convention's map for a contract; of a camera's two topics one with messages, else one that is there.
 
     Args:
-        found: the topics that are there; of two, the compressed one is taken.
+        present: the topics that are there; of two, the compressed one is taken.
         used: those of them that are known to have messages.
     """
     cameras = {}
     for camera in contract.cameras:
         raw = f"/{camera.name}/image_raw"
         pair = (f"{raw}/compressed", raw)
-        known = [*(topic for topic in pair if topic in used), *(topic for topic in pair if topic in found)]
+        known = [*(topic for topic in pair if topic in used), *(topic for topic in pair if topic in present)]
         cameras[camera.name] = [*known, pair[0]][0]
     names = contract.state.names if contract.state else ()
     state = {name: StateSource(topic="/joint_states", joint=name) for name in names}

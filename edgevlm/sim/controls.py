@@ -102,8 +102,8 @@ class WindowControl:
         for name, newest in observation.frames.items():
             true = history.slots(name, now_ns)
             for slot, offset_ns in enumerate(offsets_ns):
-                shown = newest if self._kind == "frozen-window" else true[order[slot]]
-                self._session.push(name, Stamped(shown.value, now_ns + offset_ns))
+                source = newest if self._kind == "frozen-window" else true[order[slot]]
+                self._session.push(name, Stamped(source.value, now_ns + offset_ns))
         return self._session.act(observation)
 
     def _order(self, slots: int) -> NDArray[np.int64]:

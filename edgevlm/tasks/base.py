@@ -150,7 +150,7 @@ def check_pixels(stage: str, stages: Mapping[str, StageSpec], shape: Sequence[in
     """Whether a stage takes pixels of this shape. Raises BundleError."""
     expected = stages[stage].inputs[0].shape
     if len(expected) != 4 or any(
-        isinstance(side, int) and side != made for side, made in zip(expected, shape, strict=True)
+        isinstance(side, int) and side != actual for side, actual in zip(expected, shape, strict=True)
     ):
         raise BundleError(
             f"stage {stage!r}: expected pixels {expected}, {maker} makes {tuple(shape)}; export the bundle again"

@@ -192,8 +192,8 @@ def _chunk_table(chunk: ActionChunk) -> Table:
     table = Table(*heads, title=title, title_justify="left")
     for column, (name, unit) in enumerate(zip(chunk.names, chunk.units, strict=True)):
         values = chunk.values[:, column]
-        shown = (values[0], values[-1], values.min(), values.max())
-        table.add_row(name, unit, *(f"{value:.5g}" for value in shown))
+        row = (values[0], values[-1], values.min(), values.max())
+        table.add_row(name, unit, *(f"{value:.5g}" for value in row))
     return table
 
 

@@ -16,8 +16,8 @@ from edgevlm.manifest.schema import ScorerManifest
 from edgevlm.tasks import Scorer
 from edgevlm.tasks.features import feature_limits, open_features
 
-SCORES_SHOWN = 10  # labels in the table; --json has all of them
-LABELS_SHOWN = 12  # of `inspect`
+MAX_SCORES = 10  # labels in the table; --json has all of them
+MAX_LABELS = 12  # of `inspect`
 REGIONS = 36  # of a profile, made up
 
 
@@ -31,10 +31,10 @@ def _ask(console: Console, scorer: Scorer, request: Request) -> dict[str, Any]:
     result = scorer.score(open_features(features), texts[0])
     table = Table("label", "score", "logit", title=texts[0], title_justify="left")
     order = np.argsort(-result.logits, kind="stable")
-    for place in order[:SCORES_SHOWN]:
+    for place in order[:MAX_SCORES]:
         table.add_row(result.labels[place], f"{result.scores[place]:.4f}", f"{result.logits[place]:.3f}")
-    if order.size > SCORES_SHOWN:
-        table.caption = f"{order.size - SCORES_SHOWN} more labels"
+    if order.size > MAX_SCORES:
+        table.caption = f"{order.size - MAX_SCORES} more labels"
     console.print(table)
     return {
         "best": result.best,
@@ -54,8 +54,8 @@ def _table(bundle: Bundle) -> Table:
     table = Table("what", "how", title="regions and texts", title_justify="left")
     table.add_row("features", f"float32, {low} to {high} regions of {width} numbers each")
     table.add_row("texts", f"at most {text.max_tokens} tokens")
-    more = f" and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
-    table.add_row("labels", ", ".join(labels[:LABELS_SHOWN]) + more)
+    more = f" and {len(labels) - MAX_LABELS} more" if len(labels) > MAX_LABELS else ""
+    table.add_row("labels", ", ".join(labels[:MAX_LABELS]) + more)
     table.add_row("scores", f"{args.scores} of the logits")
     return table
 
