@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from edgevlm.bundle import file_sha256
-from edgevlm.data import Episode as LoggedEpisode
-from edgevlm.data import Recording, read_log
-from edgevlm.data.base import Data, Episode
-from edgevlm.manifest.contract import Contract, Observation
+from edgevlm.data.base import Data, ReadOptions
+from edgevlm.data.readers import reader
+from edgevlm.manifest.contract import Contract
 from edgevlm.rosmsg.state import Stamps
-from edgevlm.rosmsg.topic_map import load_topics
 from edgevlm_calibration.sampling import split
 
 logger = logging.getLogger(__name__)
@@ -27,25 +23,21 @@ def open_log(path: Path, contract: Contract, topics: Path | None, stamps: Stamps
         ContractError: it does not fit the contract.
         CalibrationError: it has one episode only, which cannot be split.
     """
-    data = open_whole_log(path, contract, topics, stamps)
-    calibration, held_out = split(data.held_out)
-    return replace(data, calibration=calibration, held_out=held_out)
+    return split_data(open_held_out(path, contract, topics, stamps))
 
 
-def open_whole_log(path: Path, contract: Contract, topics: Path | None, stamps: Stamps = "header") -> Data:
+def open_held_out(path: Path, contract: Contract, topics: Path | None, stamps: Stamps = "header") -> Data:
     """Every episode of the recording as held out: nothing was calibrated on it. Raises LogError, ContractError.
 
-    What had to be left out of a damaged recording is logged, and kept in `warnings`.
+    What had to be left out of a damaged recording is logged, and stands in `warnings`.
     """
-    recording = read_log(path, contract, load_topics(topics) if topics is not None else None, stamps=stamps)
-    for warning in recording.warnings:
+    data = reader(path).episodes(path, contract, ReadOptions(topics, stamps))
+    for warning in data.warnings:
         logger.warning("%s", warning)
-    episodes = tuple(
-        Episode(episode.index, episode.instruction, episode.start_ns, len(episode), _opener(recording, episode))
-        for episode in recording.episodes
-    )
-    return Data("log", file_sha256(path), (), episodes, recording.warnings, stamps)
+    return data
 
 
-def _opener(recording: Recording, episode: LoggedEpisode) -> Callable[[], Iterator[Observation]]:
-    return lambda: recording.observations(episode)
+def split_data(data: Data) -> Data:
+    """Data whose episodes are all held out, as what calibrates and what judges. Raises CalibrationError: one only."""
+    calibration, held_out = split(data.held_out)
+    return replace(data, calibration=calibration, held_out=held_out)

@@ -28,7 +28,8 @@ from edgevlm.cli.output import (
 )
 from edgevlm.cli.pictures import ErrorPlot
 from edgevlm.data import LogWriter
-from edgevlm.data.stream import Stream, open_stream
+from edgevlm.data.base import EventStream, ReadOptions
+from edgevlm.data.readers import reader
 from edgevlm.errors import LogError
 from edgevlm.load import load_policy
 from edgevlm.loop.matching import MatchSpec
@@ -37,7 +38,6 @@ from edgevlm.profiler import StepRecorder, machine
 from edgevlm.replay.comparison import Comparison
 from edgevlm.replay.published import publish, write_difference, write_stats
 from edgevlm.replay.replay import AsFastAsPossible, Lane, Pace, RealTime, Replay, Turn, check_same, replay_spec
-from edgevlm.rosmsg.topic_map import load_topics
 from edgevlm.tasks import Policy
 
 WaitOption = Annotated[
@@ -85,7 +85,7 @@ def command(
         contract = policies["a"].contract
         if len(policies) == 2:
             check_same(contract, policies["b"].contract)
-        stream = open_stream(recording, contract, load_topics(topics) if topics else None, stamps=stamps.value)
+        stream = reader(recording).events(recording, contract, ReadOptions(topics, stamps.value))
         pace: Pace = RealTime(stream.first_ns) if real_time else AsFastAsPossible()
         spec = replay_spec(contract, wait_for_state=wait_for_state)
         job = Job(policies, stream, pace, spec, timed=real_time, worst=worst)
@@ -115,7 +115,7 @@ class Job:
     """One replay and what is counted on the way."""
 
     policies: dict[str, Policy]
-    stream: Stream
+    stream: EventStream
     pace: Pace
     spec: MatchSpec
     timed: bool

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.data.base import Event, FrameEvent, InstructionEvent, StateEvent
 from edgevlm.data.container import Container, MessageRef
 from edgevlm.data.damage import Damaged
 from edgevlm.data.decoding import DAMAGE, decoder, topic_type
@@ -26,42 +26,8 @@ from edgevlm.rosmsg.state import Stamps, StateAssembler, header_ns
 from edgevlm.rosmsg.topic_map import TopicMap
 
 
-@dataclass(frozen=True)
-class FrameEvent:
-    """A frame of a camera."""
-
-    log_ns: int
-    camera: str
-    frame: Stamped[NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class StateEvent:
-    """The whole state, stamped with the oldest of its fields."""
-
-    log_ns: int
-    state: Stamped[NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class InstructionEvent:
-    """An instruction; None: messages were lost here, so what is in force is not known any more."""
-
-    log_ns: int
-    text: str | None
-
-
-Event = FrameEvent | StateEvent | InstructionEvent
-
-
 class Stream:
-    """The events of a recording, over which one can go again and again. Not for several threads at once.
-
-    Attributes:
-        warnings: what had to be left out; complete after the events were gone through once.
-        stamps_are_time: header stamps are of another clock than log times (a simulation's), so they are the data time.
-        first_ns, last_ns: log times of the first and the last message of the contract's topics.
-    """
+    """The events of an MCAP file, as `EventStream` says. Not for several threads at once."""
 
     def __init__(
         self, container: Container, contract: Contract, topics: TopicMap, known: Survey, stamps: Stamps = "header"

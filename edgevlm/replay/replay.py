@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgevlm.data.stream import Event, FrameEvent, InstructionEvent
+from edgevlm.data.base import Event, FrameEvent, InstructionEvent
 from edgevlm.errors import ContractError
 from edgevlm.loop.mailbox import Mailbox
 from edgevlm.loop.matching import Matched, Matcher, MatchSpec, merge

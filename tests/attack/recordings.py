@@ -17,7 +17,8 @@ from support import tiny
 from support.recordings import SECOND_NS, Row, read_rows, stamp_of, stamped, write_rows
 
 from edgevlm.data import LogWriter, read_log
-from edgevlm.data.stream import FrameEvent, StateEvent, open_stream
+from edgevlm.data.base import FrameEvent, StateEvent
+from edgevlm.data.stream import open_stream
 from edgevlm.errors import EdgevlmError
 from edgevlm.manifest.contract import Observation
 from edgevlm.rosmsg.topic_map import StateSource, TopicMap

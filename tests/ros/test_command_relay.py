@@ -26,12 +26,12 @@ from support.policy_rig import PolicyRig, wait_until
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from edgevlm.errors import ContractError
+from edgevlm_ros.command_relay import Validity
 from edgevlm_ros.processes import Processes, environment
 from edgevlm_ros.qos import LATCHED, RELIABLE
 from edgevlm_ros.relay_messages import ROWS, finite, outgoing
 from edgevlm_ros.relay_parameters import KINDS
 from edgevlm_ros.stamps import to_ns, to_time
-from edgevlm_ros.validity import Validity
 
 MS = 1_000_000
 VALID_S = 0.15

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle import MANIFEST, Bundle, file_sha256, open_bundle
+from edgevlm.bundle import MANIFEST, Bundle, open_bundle
 from edgevlm.data.base import Data, Episode
 from edgevlm.data.synthetic import make_up
 from edgevlm.engines import EngineFactory, hooked
@@ -28,7 +28,7 @@ from edgevlm.tasks.policy import Policy, Session
 from edgevlm_calibration.policy import play
 from edgevlm_calibration.policy import steps as evenly
 from edgevlm_calibration.progress import Progress, silent
-from edgevlm_calibration.recordings import open_log, open_whole_log
+from edgevlm_calibration.recordings import open_held_out, split_data
 from edgevlm_calibration.sampling import evenly_spaced
 from edgevlm_export.families import build
 from edgevlm_export.fidelity.chat import verify_chat
@@ -104,10 +104,10 @@ def _data(bundle: Bundle, data: Path | None, topics: Path | None, stamps: Stamps
     if data is None:
         return make_up(contract, bundle.tokenizer() if manifest.tokenizer is not None else None)
     table = bundle.records().get("calibration", {})
-    calibrated_on_it = data.is_file() and table.get("log_sha256") == file_sha256(data)
     judged = bundle.records().get("fidelity", {}).get("data", {})
     stamps = stamps or ("log" if "log" in (table.get("stamps"), judged.get("stamps")) else "header")
-    return (open_log if calibrated_on_it else open_whole_log)(data, contract, topics, stamps)
+    read = open_held_out(data, contract, topics, stamps)
+    return split_data(read) if table.get("log_sha256") == read.sha256 else read
 
 
 def compare(bundle: Bundle, judge: PolicyReference, data: Data, progress: Progress = silent) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import pytest
 from support.picture_files import jpeg, png, scene
 
 from edgevlm.data import LogWriter, read_log
-from edgevlm.data.stream import FrameEvent, InstructionEvent, open_stream
+from edgevlm.data.base import FrameEvent, InstructionEvent
+from edgevlm.data.stream import open_stream
 from edgevlm.errors import ContractError, EdgevlmError, LogError, ShapeError
 from edgevlm.manifest.contract import CHANNELS, CameraSpec, Contract, check_frame
 from edgevlm.rosmsg.camera import CameraMessage

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from edgevlm.data import LogWriter
+from edgevlm.data.base import Event, FrameEvent, InstructionEvent, StateEvent
 from edgevlm.data.container import Container
-from edgevlm.data.stream import Event, FrameEvent, InstructionEvent, StateEvent, Stream, open_stream
+from edgevlm.data.stream import Stream, open_stream
 from edgevlm.errors import LogError, ShapeError
 from edgevlm.manifest.contract import Contract
 

@@ -12,8 +12,9 @@ from support import tiny
 
 from edgevlm import load
 from edgevlm.data import LogWriter, read_log
+from edgevlm.data.base import Event, FrameEvent, InstructionEvent, StateEvent
 from edgevlm.data.container import Container
-from edgevlm.data.stream import Event, FrameEvent, InstructionEvent, StateEvent, open_stream
+from edgevlm.data.stream import open_stream
 from edgevlm.errors import ContractError, InstructionError
 from edgevlm.loop.matching import Frame
 from edgevlm.loop.worker import Acted, Failed
