@@ -6,9 +6,8 @@ from edgevlm.drivers.denoise import DenoiseDriver
 from edgevlm.drivers.dual import DualDriver
 from edgevlm.drivers.fuse import FuseDriver
 from edgevlm.drivers.kv_cache import KVCache
-from edgevlm.drivers.kv_decoder import ChatDriver
+from edgevlm.drivers.kv_decoder import ChatDriver, ImageToken, Logits, Prompt
 from edgevlm.drivers.policy import PolicyDriver
-from edgevlm.drivers.prompt import ImageToken, Logits, Prompt
 from edgevlm.drivers.regions import RegionsDriver
 from edgevlm.drivers.sampling import Sampler, Sampling
 from edgevlm.drivers.seq2seq import Seq2SeqDriver

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers.kv_cache import KVCache
-from edgevlm.drivers.kv_decoder import ChatDriver
-from edgevlm.drivers.prompt import ImageToken, Logits, Prompt
+from edgevlm.drivers.kv_decoder import ChatDriver, ImageToken, Logits, Prompt
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest.drivers import DecoderArgs
 from edgevlm.manifest.stages import StageSpec

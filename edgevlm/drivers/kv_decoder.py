@@ -1,20 +1,49 @@
-"""What drivers share that say one token after the other: the stage `decoder`, and how they are used."""
+"""What drivers share that say one token after the other: what they read, the stage `decoder`, how they are used."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers.kv_cache import KVCache
-from edgevlm.drivers.prompt import Logits, Prompt
 from edgevlm.errors import BundleError
-from edgevlm.graph import Graph, Memory
+from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest.drivers import KVDecoderSpec
 from edgevlm.manifest.stages import Port, PortKind, StageSpec
+
+Logits = NDArray[np.float32]  # (V,)
+
+
+class ImageToken(NamedTuple):
+    """What stands in a prompt at the place of one image token."""
+
+    tile: Hashable  # the picture's digest and the tile's number: equal where the pixels are
+    place: int  # of the feature among those of the tile
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a driver reads.
+
+    Attributes:
+        cache_keys: what the decoder reads: an id, or an `ImageToken`, for each token.
+        tiles: the pixels (1, 3, S, S) of every tile that the keys name, or that is looked at, made where needed.
+        question: ids that an encoder reads beside the picture, where there is one.
+    """
+
+    cache_keys: tuple[int | ImageToken, ...]
+    tiles: Mapping[Hashable, Value] = field(default_factory=dict)
+    question: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """All that is read before the first word is said."""
+        return len(self.cache_keys) + len(self.question)
 
 
 class KVDecoder:

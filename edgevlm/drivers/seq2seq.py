@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.drivers.kv_cache import CrossAttentionState, KVCache
-from edgevlm.drivers.kv_decoder import ChatDriver
-from edgevlm.drivers.prompt import ImageToken, Logits, Prompt
+from edgevlm.drivers.kv_decoder import ChatDriver, ImageToken, Logits, Prompt
 from edgevlm.errors import BundleError
 from edgevlm.graph import Graph, Memory, Value
 from edgevlm.manifest.drivers import Seq2SeqArgs
