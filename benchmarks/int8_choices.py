@@ -26,7 +26,9 @@ from edgevlm_export.exporter import Job
 from edgevlm_export.families import build
 from edgevlm_export.fidelity.policy import CheckpointReference
 from edgevlm_export.fidelity.verify import compare
-from edgevlm_export.recipes import Models, PolicyRecipe
+from edgevlm_export.quantization import QUANTIZERS
+from edgevlm_export.quantization.base import Models
+from edgevlm_export.recipes import PolicyRecipe
 from edgevlm_export.stage_graph import PolicyGraph
 
 
@@ -40,6 +42,7 @@ class Choice:
     exclude: tuple[str, ...] = ()
 
 
+INT8 = QUANTIZERS["int8"]
 LAST = ("chunk.weight", "path.weight", "step.weight")
 CHOICES = (
     Choice("as exported", "minmax"),
@@ -64,11 +67,11 @@ def row(graph: PolicyGraph, data: Data, models: Models, choice: Choice, samples:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         recipe = PolicyRecipe(chosen, data)
-        job = Job(recipe, root, silent)
+        job = Job(recipe, INT8, root / "int8", silent)
         fp32 = job.fp32(models, root / "fp32")
         table = calibrate_on(fp32, data, POLICY, samples=samples, observer=choice.observer)
         (root / "int8").mkdir()
-        bundle = Job(recipe, root / "int8", silent).write("int8", models, table)
+        bundle = job.write(models, table)
         figures = compare(bundle, CheckpointReference(chosen), data)
     units = [unit for unit in figures["units"] if unit["form"] == "cpu"]
     plan = next(plan for plan in figures["plan"] if plan["form"] == "cpu")
@@ -92,7 +95,7 @@ def main() -> int:
     graph = build(arguments.checkpoint)
     assert isinstance(graph, PolicyGraph)
     data = open_log(arguments.log, graph.contract, None)
-    models = Job(PolicyRecipe(graph, data), Path(), silent).trace()
+    models = Job(PolicyRecipe(graph, data), INT8, Path(), silent).trace()
     rows = []
     for choice in CHOICES:
         rows.append(row(graph, data, models, choice, arguments.samples))

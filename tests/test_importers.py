@@ -21,6 +21,7 @@ TABLES = (
         "edgevlm.manifest.drivers",
         "edgevlm.tasks",
         "edgevlm_export.families",
+        "edgevlm_export.quantization",
         "edgevlm_export.recipes",
         "edgevlm_ros.nodes",
     ),

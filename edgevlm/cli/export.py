@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,15 +20,7 @@ from edgevlm.cli.output import (
     upper,
     write_json,
 )
-
-
-class Precision(str, Enum):
-    """What --precision takes."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-
+from edgevlm.manifest.schema import Precision
 
 SourceArgument = Annotated[
     str,
@@ -59,7 +50,7 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The bundle to write; an earlier bundle there is replaced.")
     ],
-    precision: Annotated[Precision, typer.Option(help="Of every stage that can have it.")] = Precision.FP32,
+    precision: Annotated[Precision, typer.Option(help="Of every stage that can have it.")] = "fp32",
     int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8; needs --calib.")] = False,
     calib: CalibOption = None,
     texts: Annotated[
@@ -77,17 +68,19 @@ def command(
     json_target: JsonOption = None,
 ) -> None:
     """Trace the model's stages, quantize them from a recording, and prove the bundle on held-out episodes."""
-    form = "int8" if int8 else precision.value
-    if form == "int8" and calib is None:
+    if int8:
+        precision = "int8"
+    if calib is None and upper("quantization").QUANTIZERS[precision].needs_table:
         raise typer.BadParameter(
-            "int8 needs --calib LOG.mcap (a recording of the robot), a calibration table, or a folder of pictures"
+            f"{precision} needs --calib LOG.mcap (a recording of the robot), a calibration table, or a folder of "
+            "pictures"
         )
     console = people(json_target)
     with progress(console) as report:
         done = upper("exporter").export(
             source,
             output,
-            precision=form,
+            precision=precision,
             calibration=calib,
             topics=topics,
             stamps=stamps.value,

@@ -24,6 +24,7 @@ from edgevlm.options import RuntimeOptions
 # What the command line reaches above the runtime, resolved when called: name -> (module, extra that brings it).
 UPPER = {
     "exporter": ("edgevlm_export.exporter", "export"),
+    "quantization": ("edgevlm_export.quantization", "export"),
     "verify": ("edgevlm_export.fidelity.verify", "export"),
     "preflight": ("edgevlm_export.preflight", "export"),
     "calibrate": ("edgevlm_calibration.calibrate", "export"),

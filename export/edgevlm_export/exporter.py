@@ -23,8 +23,10 @@ from edgevlm_calibration.table import Table
 from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.hub import resolve
 from edgevlm_export.preflight import preflight
-from edgevlm_export.quantization.forms import StageArtifact, float_stage
-from edgevlm_export.recipes import ExportOptions, Models, Recipe, open_recipe
+from edgevlm_export.quantization import QUANTIZERS
+from edgevlm_export.quantization.base import Models, Quantizer, StageArtifact, single_file
+from edgevlm_export.quantization.passes.forbidden import check_tensorrt
+from edgevlm_export.recipes import ExportOptions, Recipe, open_recipe
 from edgevlm_export.report import ExportReport, stage_reports
 from edgevlm_export.stage_graph import TOKENIZER, StageGraph
 from edgevlm_export.tracing.stitch import OPSET
@@ -68,21 +70,21 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         QuantizationError, FidelityError: nothing was quantized, or the bundle does not do what the source does.
         OutputError: the output cannot be written, or its place is taken.
     """
-    if precision == "int8" and calibration is None:
-        raise CalibrationError("int8: expected a recording or a calibration table, got neither; pass --calib LOG.mcap")
+    quantizer = QUANTIZERS[precision]
+    if quantizer.needs_table and calibration is None:
+        raise CalibrationError(
+            f"{precision}: expected a recording or a calibration table, got neither; pass --calib LOG.mcap"
+        )
     checkpoint = resolve(source, progress)
     asked = ExportOptions(
         precision=precision, calibration=calibration, topics=topics, stamps=stamps, texts=texts, samples=samples
     )
     with new_directory(output) as work:
-        recipe = open_recipe(preflight(checkpoint, context, robot), asked)
-        job = Job(recipe, work, progress, limit_bytes)
-        models = job.trace()
-        if precision == "int8":
-            models = recipe.pre_quantize(models, job.fp32_reference, progress)
-        table = job.table(models) if precision == "int8" else None
-        bundle, fidelity = job.proven(precision, models, table)
-        return _recorded(_report(recipe, bundle, table, fidelity), bundle, table, checkpoint)
+        job = Job(open_recipe(preflight(checkpoint, context, robot), asked), quantizer, work, progress, limit_bytes)
+        models = job.prepare(job.trace())
+        table = job.table(models)
+        bundle, fidelity = job.proven(models, table)
+        return _recorded(_report(job.recipe, bundle, table, fidelity), bundle, table, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Job:
     """One export in its working directory."""
 
     recipe: Recipe
+    quantizer: Quantizer
     work: Path
     progress: Progress
     limit_bytes: int = LIMIT_BYTES
@@ -108,8 +111,16 @@ class Job:
         self.progress("trace", len(models), len(models))
         return models
 
-    def table(self, models: Models) -> Table:
-        """Ranges of these graphs, by way of their fp32 bundle."""
+    def prepare(self, models: Models) -> Models:
+        """The same functions, in a form that suits the precision better; what it is measured on is recorded."""
+        if not self.quantizer.measured:
+            return models
+        return self.recipe.pre_quantize(self.quantizer, models, self.fp32_reference, self.progress)
+
+    def table(self, models: Models) -> Table | None:
+        """Ranges of these graphs, by way of their fp32 bundle, where the precision needs them."""
+        if not self.quantizer.needs_table:
+            return None
         with self.fp32_reference(models) as bundle:
             return self.recipe.table(bundle, self.progress)
 
@@ -125,54 +136,62 @@ class Job:
     def fp32(self, models: Models, root: Path) -> Bundle:
         """The fp32 bundle of these graphs, in a new directory `root`."""
         root.mkdir()
-        made = {name: float_stage(self.graph.stage(name), model, "fp32") for name, model in models.items()}
-        return self._write(root, "fp32", made, None)
+        return self._write(root, "fp32", {name: single_file(name, model, "fp32") for name, model in models.items()})
 
-    def proven(self, precision: Precision, models: Models, table: Table | None) -> tuple[Bundle, dict[str, Any]]:
+    def proven(self, models: Models, table: Table | None) -> tuple[Bundle, dict[str, Any]]:
         """The bundle that its judge accepts, and the figures.
 
-        As long as the judge refuses int8, the int8 stage that keeps least of its fp32 form goes back to fp32, with the
-        reason; the last one does not, for that would be no int8 bundle.
+        As long as the judge refuses it, the stage that was measured to keep least of its fp32 form goes back to that,
+        with the reason; the last one does not, for nothing of the precision would be left.
 
         Raises:
             FidelityError: the judge accepts none.
         """
-        made = self.compress(precision, models, table)
+        precision, artifacts = self.quantizer.precision, self.compress(models, table)
         while True:
-            bundle = self._write(self.work, precision, made, table)
+            bundle = self._write(self.work, precision, artifacts, table)
             try:
                 return bundle, self.recipe.judge(bundle, self.progress)
             except FidelityError as error:
-                small = {name: item.kept for name, item in made.items() if item.kept is not None}
-                if len(small) < 2:
+                cosines = {name: item.cosine for name, item in artifacts.items() if item.cosine is not None}
+                if len(cosines) < 2:
                     raise
-                weakest = min(small, key=lambda name: small[name])
-                reason = f"int8 keeps a cosine of {small[weakest]:.4f}, and the judge refused the whole: {error}"
-                made[weakest] = float_stage(self.graph.stage(weakest), models[weakest], "fp32", reason)
+                weakest = min(cosines, key=lambda name: cosines[name])
+                reason = (
+                    f"{precision} keeps a cosine of {cosines[weakest]:.4f}, and the judge refused the whole: {error}"
+                )
+                artifacts[weakest] = single_file(weakest, models[weakest], "fp32", reason)
                 _empty(self.work)
 
-    def write(self, precision: Precision, models: Models, table: Table | None) -> Bundle:
-        """The bundle of this precision in the working directory, reopened from disk."""
-        return self._write(self.work, precision, self.compress(precision, models, table), table)
+    def write(self, models: Models, table: Table | None) -> Bundle:
+        """The bundle in the working directory, reopened from disk."""
+        return self._write(self.work, self.quantizer.precision, self.compress(models, table), table)
 
-    def compress(self, precision: Precision, models: Models, table: Table | None) -> dict[str, StageArtifact]:
-        """Every stage in this precision, or in the one it stands."""
-        made = {}
+    def compress(self, models: Models, table: Table | None) -> dict[str, StageArtifact]:
+        """Every stage in the precision, or in fp32 where that costs too much."""
+        artifacts = {}
         for done, (name, model) in enumerate(models.items()):
             self.progress("compress", done, len(models))
             stage = self.graph.stage(name)
-            made[name] = self.recipe.int8(stage, model, table) if table else float_stage(stage, model, precision)
+            artifact = self.quantizer.quantize(stage, model, table)
+            measured = self.quantizer.measured
+            artifacts[name] = self.recipe.check(stage, model, artifact, table) if measured else artifact
         self.progress("compress", len(models), len(models))
-        return made
+        return artifacts
 
     def _write(
-        self, root: Path, precision: Precision, made: Mapping[str, StageArtifact], table: Table | None
+        self,
+        root: Path,
+        precision: Precision,
+        artifacts: Mapping[str, StageArtifact],
+        table: Table | None = None,
     ) -> Bundle:
         graph = self.graph
         (root / STAGES).mkdir()
-        for item in made.values():
-            for name, model in item.files.items():
-                save_model(model, root / STAGES / name, self.limit_bytes)
+        for name, item in artifacts.items():
+            check_tensorrt(name, item.model("tensorrt"))
+            for file, model in item.files.items():
+                save_model(model, root / STAGES / file, self.limit_bytes)
         graph.write_files(root)
 
         def manifest(files: Mapping[str, FileEntry]) -> Manifest:
@@ -182,7 +201,7 @@ class Job:
                 task=graph.task,
                 precision=precision,
                 driver=graph.driver,
-                stages={name: self._spec(name, item, files) for name, item in made.items()},
+                stages={name: self._spec(name, item, files) for name, item in artifacts.items()},
                 preprocess=graph.preprocess,
                 tokenizer=None if graph.tokenizer is None else TOKENIZER,
                 **self.recipe.parts(),
@@ -195,18 +214,18 @@ class Job:
         write_manifest(root, manifest)
         return open_bundle(root)
 
-    def _spec(self, name: str, made: StageArtifact, written: Mapping[str, FileEntry]) -> StageSpec:
+    def _spec(self, name: str, artifact: StageArtifact, written: Mapping[str, FileEntry]) -> StageSpec:
         stage = self.graph.stage(name)
-        data = [f"{STAGES}/{file}{DATA}" for file in made.files]
+        data = [f"{STAGES}/{file}{DATA}" for file in artifact.files]
         return StageSpec(
             inputs=stage.inputs,
             outputs=stage.outputs,
-            forms={form: f"{STAGES}/{file}" for form, file in made.forms.items()},
+            forms={form: f"{STAGES}/{file}" for form, file in artifact.forms.items()},
             data=tuple(path for path in data if path in written),
             opset=OPSET,
-            precision=made.precision,
-            reason=made.reason,
-            quantized_nodes=made.quantized_nodes,
+            precision=artifact.precision,
+            reason=artifact.reason,
+            quantized_nodes=artifact.quantized_nodes,
             frame_cache=stage.frame_cache,
             dynamic=stage.dynamic,
         )
@@ -226,10 +245,10 @@ def _recorded(report: ExportReport, bundle: Bundle, table: Table | None, checkpo
     if table is not None:
         write_record(bundle.root, "calibration", table.to_json())
     tools = {name: importlib.metadata.version(name) for name in PACKAGES}
-    made = {"machine": machine(), "tools": tools, "opset": OPSET, "hub": checkpoint.origin}
+    origin = {"machine": machine(), "tools": tools, "opset": OPSET, "hub": checkpoint.origin}
     if kernels := report.to_json()["integer_kernels"]:
-        made["integer_kernels"] = kernels
-    write_record(bundle.root, "export", made)
+        origin["integer_kernels"] = kernels
+    write_record(bundle.root, "export", origin)
     return report
 
 

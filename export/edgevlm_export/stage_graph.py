@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgevlm.manifest.contract import Contract
 from edgevlm.manifest.image_ops import ImageOp
-from edgevlm.manifest.schema import DriverSpec, Port, Precision, PromptSpec, QuestionSpec, Task, TextSpec
+from edgevlm.manifest.schema import DriverSpec, Port, PromptSpec, QuestionSpec, Task, TextSpec
 
 TOKENIZER, EMBEDDINGS = "tokenizer.json", "embeddings.npy"  # files of a bundle
 
@@ -29,9 +29,7 @@ class Stage:
         inputs, outputs: the graph's ports, in the order of the module's arguments and results.
         example: one tensor for each input; its shapes are the traced ones.
         dynamic: symbol -> (min, opt, max), for the symbols that appear in port shapes.
-        precision: the highest compression this stage stands; int8 means "whatever was asked for".
-        reason: why `precision` is not int8.
-        quant_exclude: nodes, by the name of their weight, that stay in fp32 inside an int8 stage.
+        quant_exclude: nodes, by the name of their weight, that stay in fp32 inside a quantized stage.
         frame_cache: what a cached result of this stage depends on, see the manifest.
     """
 
@@ -41,8 +39,6 @@ class Stage:
     outputs: tuple[Port, ...]
     example: tuple[torch.Tensor, ...]
     dynamic: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    precision: Precision = "int8"
-    reason: str = ""
     quant_exclude: tuple[str, ...] = ()
     frame_cache: Literal["frame", "instruction", "none"] = "none"
 

@@ -25,9 +25,10 @@ from edgevlm_export.families import prepare
 from edgevlm_export.fidelity.policy import CheckpointReference
 from edgevlm_export.fidelity.verify import _Run
 from edgevlm_export.models.act import BLOCKS, Backbone
-from edgevlm_export.quantization.forms import outputs, quantized_stage
+from edgevlm_export.quantization import QUANTIZERS
+from edgevlm_export.quantization.base import outputs
+from edgevlm_export.quantization.cost import COSINE, worst_cosine
 from edgevlm_export.recipes import ExportOptions, PolicyRecipe, Recipe, open_recipe
-from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
 from edgevlm_export.report import ExportReport
 from edgevlm_export.stage_graph import Stage
 
@@ -109,11 +110,11 @@ def opened(files: Path, name: str) -> PolicyRecipe:
 @pytest.fixture(scope="module")
 def int8(recipe: Recipe, files: Path, remembered_trace: Callable[[Stage], onnx.ModelProto]) -> Bundle:
     """As `export` makes it, before its judge has spoken."""
-    job = Job(recipe, files / "int8", silent)
+    job = Job(recipe, QUANTIZERS["int8"], files / "int8", silent)
     job.work.mkdir()
     traced = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
-    models = recipe.pre_quantize(traced, job.fp32_reference, silent)
-    return job.write("int8", models, job.table(models))
+    models = job.prepare(traced)
+    return job.write(models, job.table(models))
 
 
 def run(arguments: list[str]) -> str:
@@ -188,11 +189,11 @@ def test_large_channels_break_plain_int8_and_the_manifest_says_what_became_of_it
     assert "worst cosine" in stages["vision"].reason
     recipe = opened(files, "outliers")
     models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
-    job = Job(recipe, files / "plain", silent)
+    job = Job(recipe, QUANTIZERS["int8"], files / "plain", silent)
     job.work.mkdir()
-    recipe.pre_quantize(models, job.fp32_reference, silent)
-    table = job.table(models)
-    plain = quantized_stage(recipe.graph.stage("vision"), models["vision"], table).model
+    job.prepare(models)
+    artifact = job.quantizer.quantize(recipe.graph.stage("vision"), models["vision"], job.table(models))
+    plain = artifact.model("tensorrt")
     assert min(worst_cosine(models["vision"], plain, recipe.feeds["vision"]).values()) < COSINE
 
 

@@ -14,7 +14,7 @@ from edgevlm.bundle import open_bundle
 from edgevlm.data.pictures import open_pictures
 from edgevlm_calibration.chat import CHAT_PROBE
 from edgevlm_calibration.runner import record
-from edgevlm_export.recipes import int8_cost as recipe_module
+from edgevlm_export.quantization import cost
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]
@@ -45,7 +45,7 @@ def check_stages(report: ExportReport) -> None:
             assert stage.quantized_nodes > 10 and not stage.reason
         else:
             result = re.search(r"worst cosine (0\.\d+) over \d+ runs", stage.reason)
-            assert result and float(result[1]) < recipe_module.COSINE and stage.precision == "fp32"
+            assert result and float(result[1]) < cost.COSINE and stage.precision == "fp32"
     for row in report.fidelity["stages"]:
         assert row["cosine_mean"] > 0.99, row
 

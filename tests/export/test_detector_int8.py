@@ -20,9 +20,10 @@ from edgevlm_export.families import prepare
 from edgevlm_export.fidelity import detector as detection
 from edgevlm_export.fidelity.detector import overlaps
 from edgevlm_export.fidelity.verify import verify
+from edgevlm_export.quantization import QUANTIZERS
+from edgevlm_export.quantization.cost import COSINE
 from edgevlm_export.recipes import ExportOptions, open_recipe
 from edgevlm_export.recipes import detector as recipe_module
-from edgevlm_export.recipes.int8_cost import COSINE
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]
@@ -78,11 +79,10 @@ def test_boxes_that_would_move_keep_the_stage_in_floats(
     monkeypatch.setattr(recipe_module, limit, 0.9999)
     asked = ExportOptions(precision="int8", calibration=photos, topics=None, texts=None, samples=256)
     recipe = open_recipe(prepare(Checkpoint(owl_source)), asked)
-    job = Job(recipe, tmp_path, silent)
+    job = Job(recipe, QUANTIZERS["int8"], tmp_path, silent)
     models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
-    even = recipe.pre_quantize(models, job.fp32_reference, silent)
-    table = job.table(even)
-    created = {stage.name: recipe.int8(stage, even[stage.name], table) for stage in recipe.graph.stages}
+    even = job.prepare(models)
+    created = job.compress(even, job.table(even))
     assert created["text"].precision == "int8" and created["vision"].precision == "fp32"
     reported = (
         r"mean overlap \(IoU\) 0\.[89]\d+ and 0\.[67]\d+ at the 5th percentile over 16 runs.*0\.9999.* are asked for"

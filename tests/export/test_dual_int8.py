@@ -16,8 +16,8 @@ from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.errors import CalibrationError, FidelityError
 from edgevlm_calibration.progress import Progress
 from edgevlm_export.exporter import export
+from edgevlm_export.quantization import cost
 from edgevlm_export.recipes import RetrieverRecipe
-from edgevlm_export.recipes import int8_cost as recipe_module
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]
@@ -32,7 +32,7 @@ def check_stages(report: ExportReport) -> None:
             assert stage.quantized_nodes > 10 and not stage.reason
         else:
             result = re.search(r"worst cosine (0\.\d+) over 16 runs of the calibration part", stage.reason)
-            assert result and float(result[1]) < recipe_module.COSINE and stage.precision == "fp32"
+            assert result and float(result[1]) < cost.COSINE and stage.precision == "fp32"
     for row in report.fidelity["stages"]:
         assert row["cosine_mean"] > 0.99, row
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgevlm.errors import FidelityError
 from edgevlm_export.fidelity.metrics import centred_cosine, check_alike, without_common
-from edgevlm_export.recipes.int8_cost import CENTRED, FEW, worst_cosine
+from edgevlm_export.quantization.cost import CENTRED, FEW, worst_cosine
 
 
 def model(width: int, offset: float | list[float], share: float = 1.0) -> onnx.ModelProto:

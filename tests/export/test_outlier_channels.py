@@ -19,11 +19,12 @@ from edgevlm_calibration.runner import calibrate_on, record
 from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
-from edgevlm_export.quantization.forms import outputs, quantized_stage
+from edgevlm_export.quantization import QUANTIZERS
+from edgevlm_export.quantization.base import outputs
+from edgevlm_export.quantization.cost import COSINE, worst_cosine
 from edgevlm_export.quantization.passes.channel_max import channel_max
 from edgevlm_export.quantization.passes.smooth import smooth, smoothed
 from edgevlm_export.recipes import ExportOptions, open_recipe
-from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
 from edgevlm_export.recipes.pictures import PictureRecipe
 
 # family -> (its small checkpoint, what enlarges channels of it, stage -> how many norms it enlarges there)
@@ -75,15 +76,14 @@ def models(recipe: Course, remembered_trace: Callable[..., Any]) -> Models:
 
 
 def test_they_break_plain_int8_and_not_ours(recipe: Course, models: Models, name: str, tmp_path: Path) -> None:
-    job = Job(recipe, tmp_path, silent)
-    even = recipe.pre_quantize(models, job.fp32_reference, silent)
+    job = Job(recipe, QUANTIZERS["int8"], tmp_path, silent)
+    even = job.prepare(models)
     with job.fp32_reference(models) as bundle:
         table = calibrate_on(bundle, recipe.data, recipe.run)
     for stage in FAMILIES[name][2]:
-        plain = quantized_stage(recipe.graph.stage(stage), models[stage], table).model
+        plain = job.quantizer.quantize(recipe.graph.stage(stage), models[stage], table).model("tensorrt")
         assert min(worst_cosine(models[stage], plain, recipe.feeds[stage]).values()) < COSINE, stage
-    ours = job.table(even)
-    created = [recipe.int8(stage, even[stage.name], ours) for stage in recipe.graph.stages]
+    created = job.compress(even, job.table(even)).values()
     assert "int8" in {one.precision for one in created}
     assert all(one.precision == "int8" or "worst cosine" in one.reason for one in created)
 
@@ -92,7 +92,7 @@ def test_evening_out_changes_nothing_and_removes_them(
     recipe: Course, models: Models, name: str, tmp_path: Path
 ) -> None:
     run, _ = recipe.probe
-    with Job(recipe, tmp_path, silent).fp32_reference(models) as bundle:
+    with Job(recipe, QUANTIZERS["int8"], tmp_path, silent).fp32_reference(models) as bundle:
         feeds = record(bundle, recipe.data, run, 4)
     for stage, norms in FAMILIES[name][2].items():
         model = models[stage]

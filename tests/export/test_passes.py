@@ -17,11 +17,11 @@ from edgevlm.errors import CalibrationError, QuantizationError
 from edgevlm.options import RuntimeOptions
 from edgevlm_calibration.onnx_models import open_model
 from edgevlm_calibration.quantizable_nodes import quantizable_nodes, tensors
+from edgevlm_export.quantization.int8 import quantize, quantize_weight
 from edgevlm_export.quantization.passes.forbidden import check_tensorrt
 from edgevlm_export.quantization.passes.fp16 import fp16
 from edgevlm_export.quantization.passes.split_gemm import split_gemm
 from edgevlm_export.quantization.passes.u8_activations import u8_activations
-from edgevlm_export.quantization.qdq import quantize, quantize_weight
 from edgevlm_export.tracing.trace import strip
 
 GENERATOR = np.random.default_rng(0)

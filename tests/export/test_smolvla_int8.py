@@ -21,9 +21,9 @@ from edgevlm_calibration.runner import calibrate_on
 from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import Job
 from edgevlm_export.families import prepare
-from edgevlm_export.quantization.forms import quantized_stage
+from edgevlm_export.quantization import QUANTIZERS
+from edgevlm_export.quantization.cost import COSINE, worst_cosine
 from edgevlm_export.recipes import ExportOptions, PolicyRecipe, open_recipe
-from edgevlm_export.recipes.int8_cost import COSINE, worst_cosine
 from edgevlm_export.stage_graph import Stage
 
 Remembered = Callable[[Stage], onnx.ModelProto]
@@ -57,16 +57,16 @@ def test_large_channels_break_plain_int8_and_not_ours(
 ) -> None:
     recipe = opened(smolvla_files, "outliers")
     models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
-    job = Job(recipe, tmp_path, silent)
-    even = recipe.pre_quantize(models, job.fp32_reference, silent)
+    job = Job(recipe, QUANTIZERS["int8"], tmp_path, silent)
+    even = job.prepare(models)
     with job.fp32_reference(models) as bundle:
         table = calibrate_on(bundle, recipe.data, POLICY, samples=48)
     for stage in recipe.graph.stages:
-        plain = quantized_stage(stage, models[stage.name], table).model
+        plain = job.quantizer.quantize(stage, models[stage.name], table).model("tensorrt")
         worst = min(worst_cosine(models[stage.name], plain, recipe.feeds[stage.name]).values())
         assert worst < COSINE, stage.name
     ours = job.table(even)
-    bundle = job.write("int8", even, ours)
+    bundle = job.write(even, ours)
     stages = bundle.manifest.stages
     assert "int8" in {stage.precision for stage in stages.values()}
     assert all(stage.precision == "int8" or "worst cosine" in stage.reason for stage in stages.values())
@@ -83,9 +83,9 @@ def test_an_earlier_table_serves_as_well(
     calibrate(smolvla_bundle("fp32"), smolvla_files / "log.mcap").save(table)
     recipe = opened(smolvla_files, "policy", table)
     models = {stage.name: remembered_trace(stage) for stage in recipe.graph.stages}
-    job = Job(recipe, tmp_path, silent)
-    assert recipe.pre_quantize(models, job.fp32_reference, silent) is models
-    stages = job.write("int8", models, job.table(models)).manifest.stages
+    job = Job(recipe, QUANTIZERS["int8"], tmp_path, silent)
+    assert job.prepare(models) is models
+    stages = job.write(models, job.table(models)).manifest.stages
     assert stages["vision"].precision == "int8" and set(recipe.feeds) == set(stages)
 
 

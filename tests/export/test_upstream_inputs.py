@@ -21,7 +21,7 @@ from edgevlm.data.pictures import TEXTS, make_up_pictures
 from edgevlm.errors import CheckpointError, DependencyError, EdgevlmError, FamilyError
 from edgevlm.manifest.schema import PICTURE
 from edgevlm.preprocess import PicturePreprocessor
-from edgevlm_export import versions
+from edgevlm_export import preflight
 from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build, prepare
@@ -237,7 +237,7 @@ def test_prompts_are_held_to_their_processor_as_well(tmp_path: Path, monkeypatch
 def test_another_pillow_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, clip: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(versions.importlib.metadata, "version", lambda package: "13.0.0")
+    monkeypatch.setattr(preflight.importlib.metadata, "version", lambda package: "13.0.0")
     with pytest.raises(DependencyError, match=r"pip install 'pillow<13'"):
         export(clip, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

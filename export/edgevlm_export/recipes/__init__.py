@@ -7,7 +7,7 @@ from typing import Any
 
 from edgevlm.manifest.schema import Task
 from edgevlm_export.prepared import Prepared
-from edgevlm_export.recipes.base import BundleOf, ExportOptions, Models, Recipe
+from edgevlm_export.recipes.base import BundleOf, ExportOptions, Recipe
 from edgevlm_export.recipes.chat import ChatRecipe
 from edgevlm_export.recipes.detector import DetectorRecipe
 from edgevlm_export.recipes.pictures import PictureRecipe
@@ -20,7 +20,6 @@ __all__ = [
     "ChatRecipe",
     "DetectorRecipe",
     "ExportOptions",
-    "Models",
     "PolicyRecipe",
     "Recipe",
     "RetrieverRecipe",

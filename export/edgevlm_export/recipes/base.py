@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,9 @@ from edgevlm.manifest.schema import Precision
 from edgevlm.rosmsg.state import Stamps
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.table import Table
-from edgevlm_export.quantization.forms import StageArtifact
+from edgevlm_export.quantization.base import Models, Quantizer, StageArtifact
 from edgevlm_export.stage_graph import Stage, StageGraph
 
-Models = Mapping[str, onnx.ModelProto]
 BundleOf = Callable[[Models], AbstractContextManager[Bundle]]
 
 
@@ -49,16 +48,21 @@ class Recipe(Protocol):
         """What only this task's manifest has."""
         ...
 
-    def pre_quantize(self, models: Models, fp32: BundleOf, progress: Progress) -> Models:
-        """The same functions, in a form that int8 suits better; `fp32` makes a bundle of models to run them with."""
+    def pre_quantize(self, quantizer: Quantizer, models: Models, fp32: BundleOf, progress: Progress) -> Models:
+        """Record inputs of the stages with a bundle that `fp32` makes, then let the quantizer prepare the models.
+
+        Called for a quantizer that is `measured`.
+        """
         ...
 
     def table(self, bundle: Bundle, progress: Progress) -> Table:
         """Ranges of an fp32 bundle, from the calibration part of the data or the table at hand."""
         ...
 
-    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
-        """One stage in int8, or in floats with the reason."""
+    def check(
+        self, stage: Stage, model: onnx.ModelProto, artifact: StageArtifact, table: Table | None
+    ) -> StageArtifact:
+        """What a `measured` quantizer made of a stage, or the stage in fp32 with the reason."""
         ...
 
     def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:

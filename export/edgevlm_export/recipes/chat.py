@@ -12,7 +12,7 @@ from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.runner import CalibrationRun
 from edgevlm_export.fidelity.chat import OriginalTalker, compare_chat
 from edgevlm_export.recipes.base import ExportOptions
-from edgevlm_export.recipes.fitting import Read, beside_pictures
+from edgevlm_export.recipes.fitting import Read, paired_with_pictures
 from edgevlm_export.recipes.pictures import PictureRecipe
 from edgevlm_export.stage_graph import ChatGraph, TalkGraph
 
@@ -23,7 +23,7 @@ class ChatRecipe(PictureRecipe[TalkGraph]):
     @classmethod
     def reads(cls, data: PictureData, options: ExportOptions) -> Iterable[Read]:
         """Whole prompts, a picture in each."""
-        return beside_pictures(data, options)
+        return paired_with_pictures(data, options)
 
     @property
     def warnings(self) -> tuple[str, ...]:

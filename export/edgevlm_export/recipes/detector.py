@@ -15,11 +15,11 @@ from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.runner import CalibrationRun
 from edgevlm_calibration.table import Table
 from edgevlm_export.fidelity.detector import OriginalDetector, compare_detector, overlaps
-from edgevlm_export.quantization.forms import StageArtifact, float_stage, outputs_of
+from edgevlm_export.quantization.base import StageArtifact, outputs_of, single_file
 from edgevlm_export.recipes.pictures import PictureRecipe
 from edgevlm_export.stage_graph import DetectorGraph, Stage
 
-# How much an int8 stage's boxes must overlap those of its fp32 form, or it stays fp32: on average, and 19 of 20 boxes.
+# How much a quantized stage's boxes must overlap its fp32 form's, or it stays fp32: on average, and 19 of 20 boxes.
 IOU, IOU_WORST = 0.85, 0.6
 
 
@@ -40,24 +40,26 @@ class DetectorRecipe(PictureRecipe[DetectorGraph]):
         """The rule for labels."""
         return {"text": self.graph.text}
 
-    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
-        """int8 where it also keeps the boxes in their places: their cosine hardly sees a small box move."""
-        made = super().int8(stage, model, table)
+    def check(
+        self, stage: Stage, model: onnx.ModelProto, artifact: StageArtifact, table: Table | None
+    ) -> StageArtifact:
+        """Also by the places of the boxes: their cosine hardly sees a small box move."""
+        checked = super().check(stage, model, artifact, table)
         boxes = [port.name for port in stage.outputs if port.kind == "boxes"]
-        if made.precision != "int8" or not boxes:
-            return made
+        if checked.reason or not boxes:
+            return checked
         feeds = self.feeds[stage.name]
-        small = made.files[made.forms["cpu"]]
-        pairs = zip(outputs_of(model, feeds, boxes), outputs_of(small, feeds, boxes), strict=True)
+        pairs = zip(outputs_of(model, feeds, boxes), outputs_of(artifact.model("cpu"), feeds, boxes), strict=True)
         shared = np.concatenate([overlaps(one[0][0], other[0][0]) for one, other in pairs])
         mean, worst = float(shared.mean()), float(np.percentile(shared, 5))
         if mean >= IOU and worst >= IOU_WORST:
-            return made
+            return checked
         reason = (
-            f"int8 would move the boxes too far: mean overlap (IoU) {mean:.4f} and {worst:.4f} at the 5th percentile "
-            f"over {len(feeds)} runs of the calibration part, {IOU} and {IOU_WORST} are asked for; kept in fp32"
+            f"{artifact.precision} would move the boxes too far: mean overlap (IoU) {mean:.4f} and {worst:.4f} at the "
+            f"5th percentile over {len(feeds)} runs of the calibration part, {IOU} and {IOU_WORST} are asked for; kept "
+            "in fp32"
         )
-        return float_stage(stage, model, "fp32", reason)
+        return single_file(stage.name, model, "fp32", reason)
 
     def judge(self, bundle: Bundle, progress: Progress) -> dict[str, Any]:
         """Logits and boxes beside the original's."""

@@ -11,6 +11,7 @@ from edgevlm_calibration.chat import PROMPTS, strip
 from edgevlm_calibration.pictures import questions
 from edgevlm_export.fidelity.chat import TILES
 from edgevlm_export.prepared import Room, Size
+from edgevlm_export.quantization import QUANTIZERS
 from edgevlm_export.recipes.base import ExportOptions
 
 
@@ -28,11 +29,12 @@ def texts_alone(data: PictureData) -> Iterator[Read]:
     return (Read(text) for text in (*data.calibration_texts, *data.held_out_texts))
 
 
-def beside_pictures(data: PictureData, options: ExportOptions) -> Iterator[Read]:
-    """Every text beside the picture that it is asked with; only int8 reads those of the calibration."""
+def paired_with_pictures(data: PictureData, options: ExportOptions) -> Iterator[Read]:
+    """Every text beside the picture that it is asked with; only some precisions read those of the calibration."""
     parts: list[tuple[tuple[Photo, ...], tuple[str, ...], int | None]]
     parts = [(data.held_out, data.held_out_texts, TILES)]
-    if options.precision == "int8":
+    quantizer = QUANTIZERS[options.precision]
+    if quantizer.needs_table or quantizer.measured:
         parts.append((data.calibration, data.calibration_texts, None))
     for photos, texts, tiles in parts:
         for photo, text in questions(photos, texts, max(PROMPTS, len(texts))):
@@ -49,25 +51,25 @@ def fitting(data: PictureData, room: Room | None, options: ExportOptions, reads:
     long, sizes = set[str](), dict[str, Size]()
     for read in reads if room else ():
         assert room is not None
-        used = room.count(read.text, _shown_size(room, read, sizes))
+        used = room.count(read.text, _pixel_size(room, read, sizes))
         if used + room.answer <= room.most:
             continue
         if options.texts is not None or read.photo is not None:
             raise _too_long(room, read, used, options)
         long.add(read.text)
-    kept, held_out = (
+    calibration, held_out = (
         tuple(text for text in texts if text not in long) for texts in (data.calibration_texts, data.held_out_texts)
     )
-    if long and len(kept) + len(held_out) < FEWEST:
+    if long and len(calibration) + len(held_out) < FEWEST:
         assert room is not None
         raise CalibrationError(
             f"the built-in texts: expected at least {FEWEST} of at most {room.most} tokens, got "
-            f"{len(kept) + len(held_out)}; give short ones with --texts"
+            f"{len(calibration) + len(held_out)}; give short ones with --texts"
         )
-    return replace(data, calibration_texts=kept, held_out_texts=held_out) if long else data
+    return replace(data, calibration_texts=calibration, held_out_texts=held_out) if long else data
 
 
-def _shown_size(room: Room, read: Read, sizes: dict[str, Size]) -> Size:
+def _pixel_size(room: Room, read: Read, sizes: dict[str, Size]) -> Size:
     """(height, width) of what is shown of the picture; decoded once."""
     if read.photo is None:
         return 0, 0

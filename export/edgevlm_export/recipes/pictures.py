@@ -1,4 +1,4 @@
-"""What the recipes of models of pictures and words share: the data, evened channels, and what int8 may cost a stage."""
+"""What recipes of models of pictures and words share: data, recorded inputs, what a precision may cost a stage."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import onnx
 from edgevlm.bundle import Bundle
 from edgevlm.data.pictures import FEWEST, PictureData, make_up_pictures, open_pictures
 from edgevlm.errors import CalibrationError
+from edgevlm_calibration.hooks import Feeds
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.runner import CalibrationRun, calibrate_on, record
 from edgevlm_calibration.table import Table
 from edgevlm_export.prepared import Prepared
-from edgevlm_export.quantization.forms import StageArtifact
-from edgevlm_export.recipes.base import BundleOf, ExportOptions, Models
+from edgevlm_export.quantization.base import Models, Quantizer, StageArtifact
+from edgevlm_export.quantization.cost import keep_or_fp32
+from edgevlm_export.recipes.base import BundleOf, ExportOptions
 from edgevlm_export.recipes.fitting import Read, fitting, texts_alone
-from edgevlm_export.recipes.int8_cost import Feeds, even_channels, measured_int8
 from edgevlm_export.stage_graph import Stage, StageGraph
 
 Graph = TypeVar("Graph", bound=StageGraph)
@@ -27,13 +28,13 @@ Graph = TypeVar("Graph", bound=StageGraph)
 
 @dataclass(frozen=True)
 class PictureRecipe(ABC, Generic[Graph]):
-    """See `Recipe`; `feeds` is what the stages were given in fp32, which evening out does not change."""
+    """See `Recipe`; `feeds` are the inputs of the stages in fp32, which no preparation changes."""
 
     takes: ClassVar[str] = "FOLDER-OF-PICTURES"
 
     graph: Graph
     data: PictureData
-    feeds: dict[str, Feeds] = field(default_factory=dict)
+    feeds: Feeds = field(default_factory=dict)
 
     @classmethod
     def open(cls, prepared: Prepared, options: ExportOptions) -> PictureRecipe[Graph]:
@@ -70,7 +71,7 @@ class PictureRecipe(ABC, Generic[Graph]):
     @property
     @abstractmethod
     def probe(self) -> tuple[CalibrationRun[Any, PictureData], int]:
-        """The same for what int8 is measured on, and how many samples that takes."""
+        """The same for what a precision is measured on, and how many samples that takes."""
 
     @abstractmethod
     def parts(self) -> dict[str, Any]:
@@ -85,17 +86,19 @@ class PictureRecipe(ABC, Generic[Graph]):
         """A picture that cannot be read stops the export, so none."""
         return ()
 
-    def pre_quantize(self, models: Models, fp32: BundleOf, progress: Progress) -> Models:
-        """Every stage with the outlier channels of its normalizations evened out."""
+    def pre_quantize(self, quantizer: Quantizer, models: Models, fp32: BundleOf, progress: Progress) -> Models:
+        """On a few calibration pictures and texts."""
         run, samples = self.probe
         with fp32(models) as bundle:
             self.feeds.update(record(bundle, self.data, run, samples))
-        return even_channels(models, self.feeds, progress)
+        return quantizer.prepare(models, self.feeds, progress)
 
     def table(self, bundle: Bundle, progress: Progress) -> Table:
         """Ranges from the calibration pictures and texts."""
         return calibrate_on(bundle, self.data, self.run, progress=progress)
 
-    def int8(self, stage: Stage, model: onnx.ModelProto, table: Table) -> StageArtifact:
-        """int8 where it keeps all that the stage puts out, else fp32 with what int8 would have cost."""
-        return measured_int8(stage, model, table, self.feeds[stage.name])
+    def check(
+        self, stage: Stage, model: onnx.ModelProto, artifact: StageArtifact, table: Table | None
+    ) -> StageArtifact:
+        """By all that the stage puts out."""
+        return keep_or_fp32(stage, model, artifact, self.feeds[stage.name])

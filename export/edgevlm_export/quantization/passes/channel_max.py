@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgevlm_export.quantization.forms import outputs_of
+from edgevlm_export.quantization.base import outputs_of
 
 
 def channel_max(
@@ -22,9 +22,9 @@ def channel_max(
     opened.CopyFrom(model)
     for name in tensors:
         opened.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    found: dict[str, NDArray[Any]] = {}
+    largest: dict[str, NDArray[Any]] = {}
     for values in outputs_of(opened, feeds, tensors):
         for name, value in zip(tensors, values, strict=True):
             peak = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
-            found[name] = np.maximum(found.get(name, peak), peak)
-    return found
+            largest[name] = np.maximum(largest.get(name, peak), peak)
+    return largest

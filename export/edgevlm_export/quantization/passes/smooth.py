@@ -42,7 +42,7 @@ def smooth(model: onnx.ModelProto, peaks: Mapping[str, NDArray[Any]]) -> onnx.Mo
     result = onnx.ModelProto()
     result.CopyFrom(model)
     readers, constants = _readers(result), {item.name: item for item in result.graph.initializer}
-    made: dict[str, onnx.TensorProto] = {}
+    added: dict[str, onnx.TensorProto] = {}
     for node in result.graph.node:
         if node.output[0] not in peaks:
             continue
@@ -52,15 +52,15 @@ def smooth(model: onnx.ModelProto, peaks: Mapping[str, NDArray[Any]]) -> onnx.Mo
         factors = _factors(peaks[node.output[0]], oriented)
         for place in _scales(node, {name: len(item.dims) for name, item in constants.items()}):
             value = numpy_helper.to_array(constants[node.input[place]]) / factors
-            node.input[place] = _add(made, f"{node.output[0]}.even.{place}", value)
+            node.input[place] = _add(added, f"{node.output[0]}.even.{place}", value)
         for product, weight in zip(products, weights, strict=True):
             shaped = factors[None, :] if _transposed(product) else factors[:, None]
-            product.input[1] = _add(made, f"{product.output[0]}.even", weight * shaped)
-    result.graph.initializer.extend(made.values())
+            product.input[1] = _add(added, f"{product.output[0]}.even", weight * shaped)
+    result.graph.initializer.extend(added.values())
     used = {name for node in result.graph.node for name in node.input}
-    kept = [item for item in result.graph.initializer if item.name in used]
+    initializers = [item for item in result.graph.initializer if item.name in used]
     del result.graph.initializer[:]
-    result.graph.initializer.extend(kept)
+    result.graph.initializer.extend(initializers)
     return result
 
 
@@ -78,11 +78,11 @@ def _factors(peaks: NDArray[Any], weights: Sequence[NDArray[Any]]) -> NDArray[np
     """For each channel a power of two; their median is 1. Each of `weights` is (in, out)."""
     rows = np.stack([np.abs(weight).max(axis=1) for weight in weights]).max(axis=0)
     alive = (peaks > 0) & (rows > 0)
-    wanted = np.zeros(peaks.size)
-    wanted[alive] = 0.5 * np.log2(peaks[alive].astype(np.float64) / rows[alive])
+    powers = np.zeros(peaks.size)
+    powers[alive] = 0.5 * np.log2(peaks[alive].astype(np.float64) / rows[alive])
     if alive.any():
-        wanted[alive] -= np.median(wanted[alive])
-    factors: NDArray[np.float32] = np.exp2(np.rint(wanted)).astype(np.float32)
+        powers[alive] -= np.median(powers[alive])
+    factors: NDArray[np.float32] = np.exp2(np.rint(powers)).astype(np.float32)
     return factors
 
 
@@ -90,17 +90,17 @@ def _weight(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> 
     return numpy_helper.to_array(constants[node.input[1]])
 
 
-def _add(made: dict[str, onnx.TensorProto], name: str, value: NDArray[Any]) -> str:
-    made[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
+def _add(added: dict[str, onnx.TensorProto], name: str, value: NDArray[Any]) -> str:
+    added[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
     return name
 
 
 def _readers(model: onnx.ModelProto) -> Readers:
-    found: Readers = defaultdict(list)
+    readers: Readers = defaultdict(list)
     for node in model.graph.node:
         for name in node.input:
-            found[name].append(node)
-    return found
+            readers[name].append(node)
+    return readers
 
 
 def _is_product(node: onnx.NodeProto, tensor: str, constants: Mapping[str, int]) -> bool:

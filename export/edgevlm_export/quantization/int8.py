@@ -1,4 +1,4 @@
-"""fp32 graph + calibration table -> int8 graph (QDQ), in the form TensorRT takes.
+"""int8: fp32 graph + calibration table -> int8 graph (QDQ), in the form TensorRT takes, and in the CPU's.
 
 Symmetric int8 activations, symmetric per-channel int8 weights, floating-point biases, zero points all zero:
 TensorRT refuses anything else. Every activation gets one QuantizeLinear/DequantizeLinear pair and all its readers
@@ -16,11 +16,44 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgevlm.errors import CalibrationError, QuantizationError
+from edgevlm_calibration.hooks import Feeds
 from edgevlm_calibration.onnx_models import check_model
+from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.quantizable_nodes import QuantizableNode, quantizable_nodes, tensors
+from edgevlm_calibration.table import Table
+from edgevlm_export.quantization.base import Models, Quantizer, StageArtifact
+from edgevlm_export.quantization.passes.channel_max import channel_max
+from edgevlm_export.quantization.passes.smooth import smooth, smoothed
 from edgevlm_export.quantization.passes.split_gemm import split_gemm
+from edgevlm_export.quantization.passes.u8_activations import u8_activations
+from edgevlm_export.stage_graph import Stage
 
 INT8_MAX = 127
+
+
+class Int8(Quantizer):
+    """Symmetric int8 in the ranges of a table."""
+
+    precision = "int8"
+    needs_table = True
+    measured = True
+
+    def prepare(self, models: Models, feeds: Feeds, progress: Progress) -> Models:
+        """Every stage with the outlier channels of its normalizations evened out."""
+        even = {}
+        for done, (name, model) in enumerate(models.items()):
+            progress("even channels", done, len(models))
+            even[name] = smooth(model, channel_max(model, smoothed(model), feeds[name]))
+        progress("even channels", len(models), len(models))
+        return even
+
+    def quantize(self, stage: Stage, model: onnx.ModelProto, table: Table | None) -> StageArtifact:
+        """Both forms. Raises as the function `quantize` does."""
+        assert table is not None
+        quantized = quantize(stage.name, model, table.thresholds(stage.name), stage.quant_exclude)
+        trt, cpu = f"{stage.name}.tensorrt.onnx", f"{stage.name}.cpu.onnx"
+        files = {trt: quantized.model, cpu: u8_activations(quantized.model)}
+        return StageArtifact(files, {"tensorrt": trt, "cpu": cpu}, self.precision, quantized_nodes=quantized.nodes)
 
 
 @dataclass(frozen=True)
@@ -44,29 +77,29 @@ def quantize(
         CalibrationError: a tensor to be quantized has no threshold: the table is of another model.
         QuantizationError: there is nothing to quantize.
     """
-    found = quantizable_nodes(model, exclude)
-    if not found:
+    nodes = quantizable_nodes(model, exclude)
+    if not nodes:
         ops = sorted({node.op_type for node in model.graph.node})
         raise QuantizationError(
             f"stage {stage!r}: expected a Conv, Gemm or MatMul with a constant weight, found none among {ops} "
             f"(excluded: {list(exclude)}); export it with --precision fp32"
         )
-    if missing := [name for name in tensors(found) if name not in thresholds]:
+    if missing := [name for name in tensors(nodes) if name not in thresholds]:
         raise CalibrationError(
             f"stage {stage!r}: the calibration table has no threshold for {missing[:5]} ({len(missing)} in all); "
             "it belongs to another model: calibrate again"
         )
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    split_gemm(result, {target.node for target in found})
+    split_gemm(result, {target.node for target in nodes})
     writer = _Writer(result)
-    for name in tensors(found):
+    for name in tensors(nodes):
         writer.activation(name, thresholds[name])
     for target in quantizable_nodes(result, exclude):
         writer.weight(target)
     writer.finish()
     check_model(result)
-    return Quantized(result, len(found))
+    return Quantized(result, len(nodes))
 
 
 class _Writer:
@@ -106,11 +139,11 @@ class _Writer:
         self._constant(f"{name}.scale", scales)
         self._constant(f"{name}.zero", np.zeros(scales.shape, np.int8))
         inputs = [f"{name}.int8", f"{name}.scale", f"{name}.zero"]
-        made = f"{name}.dequantized"
+        output = f"{name}.dequantized"
         self._before.append(
-            helper.make_node("DequantizeLinear", inputs, [made], f"{name}/dequantize", axis=target.axis)
+            helper.make_node("DequantizeLinear", inputs, [output], f"{name}/dequantize", axis=target.axis)
         )
-        return made
+        return output
 
     def finish(self) -> None:
         nodes = list(self._before)
@@ -123,9 +156,9 @@ class _Writer:
         del self._graph.node[:]
         self._graph.node.extend(nodes)
         used = {name for node in nodes for name in node.input}
-        kept = [item for item in self._graph.initializer if item.name in used]
+        constants = [item for item in self._graph.initializer if item.name in used]
         del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
+        self._graph.initializer.extend(constants)
 
     def _constant(self, name: str, value: NDArray[np.generic]) -> None:
         self._graph.initializer.append(numpy_helper.from_array(value, name))
