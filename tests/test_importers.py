@@ -1,4 +1,4 @@
-"""A module that only one other imports is mostly a piece of it. They may only become fewer; the goal is 24."""
+"""A module that only one other imports is mostly a piece of it. They may only become fewer: 49 once, the goal is 24."""
 
 from __future__ import annotations
 
@@ -17,17 +17,11 @@ PACKAGES = (
 # Modules that list others of their package. A verb, a driver, a family, .. is a row there and has one importer rightly.
 TABLES = (
     *("edgevlm.cli.app", "edgevlm.cli.tasks", "edgevlm.data.readers", "edgevlm.drivers", "edgevlm.engines"),
-    *(
-        "edgevlm.manifest.drivers",
-        "edgevlm.tasks",
-        "edgevlm_export.families",
-        "edgevlm_export.quantization",
-        "edgevlm_export.recipes",
-        "edgevlm_ros.nodes",
-    ),
+    *("edgevlm.manifest.drivers", "edgevlm.tasks", "edgevlm_export.families", "edgevlm_export.quantization"),
+    *("edgevlm_export.recipes", "edgevlm_ros.nodes"),
 )
 PASSES = "edgevlm_export.quantization.passes"  # a graph rewrite each
-LIMIT = 37  # lower it
+LIMIT = 34  # lower it
 
 
 def sources(root: Path, packages: Collection[str]) -> dict[str, Path]:
