@@ -47,6 +47,14 @@ def save_model(model: onnx.ModelProto, path: Path, limit_bytes: int = LIMIT_BYTE
     return data
 
 
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Leave out the weights that no node reads."""
+    read = {name for node in graph.node for name in node.input}
+    weights = [item for item in graph.initializer if item.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
+
+
 def check_model(model: onnx.ModelProto) -> None:
     """onnx's own checks of the graph. Raises onnx.checker.ValidationError."""
     if weight_bytes(model) <= LIMIT_BYTES:

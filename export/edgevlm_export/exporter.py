@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm.bundle import Bundle, new_directory, open_bundle, write_manifest, write_record
-from edgevlm.engines import Kernels, quantized_kernels
 from edgevlm.errors import CalibrationError, FidelityError
 from edgevlm.manifest.schema import FORMAT, CalibrationRef, FileEntry, Manifest, Precision, StageSpec
-from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine
 from edgevlm.rosmsg.state import Stamps
 from edgevlm_calibration.onnx_models import DATA, LIMIT_BYTES, save_model
@@ -27,7 +25,7 @@ from edgevlm_export.quantization import QUANTIZERS
 from edgevlm_export.quantization.base import Models, Quantizer, StageArtifact, single_file
 from edgevlm_export.quantization.passes.forbidden import check_tensorrt
 from edgevlm_export.recipes import ExportOptions, Recipe, open_recipe
-from edgevlm_export.report import ExportReport, stage_reports
+from edgevlm_export.report import ExportReport, export_report
 from edgevlm_export.stage_graph import TOKENIZER, StageGraph
 from edgevlm_export.tracing.stitch import OPSET
 from edgevlm_export.tracing.trace import trace
@@ -84,7 +82,8 @@ def export(  # noqa: PLR0913  # the options of the command line's main verb
         models = job.prepare(job.trace())
         table = job.table(models)
         bundle, fidelity = job.proven(models, table)
-        return _recorded(_report(job.recipe, bundle, table, fidelity), bundle, table, checkpoint)
+        report = export_report(bundle, table.samples if table else 0, fidelity, job.recipe.warnings)
+        return _recorded(report, bundle, table, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -250,26 +249,3 @@ def _recorded(report: ExportReport, bundle: Bundle, table: Table | None, checkpo
         origin["integer_kernels"] = kernels
     write_record(bundle.root, "export", origin)
     return report
-
-
-def _report(recipe: Recipe, bundle: Bundle, table: Table | None, fidelity: dict[str, object]) -> ExportReport:
-    kernels = quantized_kernels(bundle, RuntimeOptions())
-    return ExportReport(
-        bundle_sha256=bundle.sha256,
-        family=bundle.manifest.family,
-        precision=bundle.manifest.precision,
-        stages=stage_reports(bundle.manifest),
-        samples=table.samples if table else 0,
-        fidelity=fidelity,
-        integer_kernels=kernels,
-        warnings=(*recipe.warnings, *_slow(kernels)),
-    )
-
-
-def _slow(kernels: Mapping[str, Kernels]) -> Iterator[str]:
-    for stage, each in kernels.items():
-        if each.dequantized:
-            yield (
-                f"stage {stage!r}: {each.dequantized} of {sum(each)} quantized products are computed in floats by this "
-                "engine, slower than a float stage; time it with `edgevlm profile`, or use another engine version"
-            )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgevlm.engines import Kernels
-from edgevlm.manifest.schema import Manifest
+from edgevlm.bundle import Bundle
+from edgevlm.engines import Kernels, quantized_kernels
+from edgevlm.options import RuntimeOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,10 @@ class ExportReport:
         return {**asdict(self), "integer_kernels": kernels}
 
 
-def stage_reports(manifest: Manifest) -> tuple[StageReport, ...]:
-    """One row for each stage of a manifest."""
-    return tuple(
+def export_report(bundle: Bundle, samples: int, fidelity: dict[str, Any], warnings: Sequence[str]) -> ExportReport:
+    """What a bundle is; `warnings` of its data, to which stages that its engine slows down are added."""
+    manifest, kernels = bundle.manifest, quantized_kernels(bundle, RuntimeOptions())
+    stages = tuple(
         StageReport(
             stage=name,
             precision=spec.precision,
@@ -58,3 +60,22 @@ def stage_reports(manifest: Manifest) -> tuple[StageReport, ...]:
         )
         for name, spec in manifest.stages.items()
     )
+    return ExportReport(
+        bundle_sha256=bundle.sha256,
+        family=manifest.family,
+        precision=manifest.precision,
+        stages=stages,
+        samples=samples,
+        fidelity=fidelity,
+        integer_kernels=kernels,
+        warnings=(*warnings, *_slow(kernels)),
+    )
+
+
+def _slow(kernels: Mapping[str, Kernels]) -> Iterator[str]:
+    for stage, each in kernels.items():
+        if each.dequantized:
+            yield (
+                f"stage {stage!r}: {each.dequantized} of {sum(each)} quantized products are computed in floats by this "
+                "engine, slower than a float stage; time it with `edgevlm profile`, or use another engine version"
+            )

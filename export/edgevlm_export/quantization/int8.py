@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from edgevlm.errors import CalibrationError, QuantizationError
 from edgevlm_calibration.hooks import Feeds
-from edgevlm_calibration.onnx_models import check_model
+from edgevlm_calibration.onnx_models import check_model, drop_unused
 from edgevlm_calibration.progress import Progress
 from edgevlm_calibration.quantizable_nodes import QuantizableNode, quantizable_nodes, tensors
 from edgevlm_calibration.table import Table
@@ -155,10 +155,7 @@ class _Writer:
                 nodes += self._after.pop(name, [])
         del self._graph.node[:]
         self._graph.node.extend(nodes)
-        used = {name for node in nodes for name in node.input}
-        constants = [item for item in self._graph.initializer if item.name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(constants)
+        drop_unused(self._graph)
 
     def _constant(self, name: str, value: NDArray[np.generic]) -> None:
         self._graph.initializer.append(numpy_helper.from_array(value, name))

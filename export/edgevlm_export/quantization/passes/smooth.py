@@ -19,6 +19,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgevlm_calibration.onnx_models import drop_unused
+
 Readers = dict[str, list[onnx.NodeProto]]
 
 
@@ -57,10 +59,7 @@ def smooth(model: onnx.ModelProto, peaks: Mapping[str, NDArray[Any]]) -> onnx.Mo
             shaped = factors[None, :] if _transposed(product) else factors[:, None]
             product.input[1] = _add(added, f"{product.output[0]}.even", weight * shaped)
     result.graph.initializer.extend(added.values())
-    used = {name for node in result.graph.node for name in node.input}
-    initializers = [item for item in result.graph.initializer if item.name in used]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(initializers)
+    drop_unused(result.graph)
     return result
 
 
