@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,21 @@ NAME = "someone/small-clip"
 CODE = "raise SystemExit('code of a checkpoint was run')"
 CHECKPOINT_ERROR = 4  # the exit code of CheckpointError
 RESOLVE = """
-import json, sys
+import json, os, sys
 from edgevlm.errors import EdgevlmError
 from edgevlm_export.hub import resolve
-from edgevlm_export.report import ExportReport
 {before}
-told = []
-try:
-    found = resolve(sys.argv[1], lambda *what: told.append(what))
-    print(json.dumps({{"path": str(found.path), "origin": found.origin, "told": told}}))
-except EdgevlmError as error:
-    print(json.dumps({{"error": type(error).__name__, "message": str(error)}}))
+results = []
+for source, token in json.loads(sys.argv[1]):
+    os.environ.pop("HF_TOKEN", "")
+    os.environ |= {{"HF_TOKEN": token}} if token else {{}}
+    progress = []
+    try:
+        result = resolve(source, lambda *what: progress.append(what))
+        results.append({{"path": str(result.path), "origin": result.origin, "progress": progress}})
+    except EdgevlmError as error:
+        results.append({{"error": type(error).__name__, "message": str(error)}})
+print(json.dumps(results))
 """
 SMALL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
 
@@ -75,15 +79,23 @@ def environment(home: Path, url: str, **more: str) -> dict[str, str]:
     return {**retained, **no_proxy, "HF_HOME": str(home), "HF_ENDPOINT": url, "OMP_NUM_THREADS": "2", **more}
 
 
-def ask(source: str, home: Path, url: str, before: str = "", **more: str) -> dict[str, Any]:
-    """What `resolve` gives or raises."""
-    arguments = [sys.executable, "-c", RESOLVE.format(before=before), source]
+def ask_all(
+    asked: Sequence[tuple[str, str]], home: Path, url: str, before: str = "", **more: str
+) -> list[dict[str, Any]]:
+    """What `resolve` gives or raises for each source and token, one after another in one process."""
+    arguments = [sys.executable, "-c", RESOLVE.format(before=before), json.dumps(asked)]
     done = subprocess.run(
         arguments, env=environment(home, url, **more), cwd=home.parent, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "%|" not in done.stderr, "a progress bar was drawn"
-    result: dict[str, Any] = json.loads(done.stdout)
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results
+
+
+def ask(source: str, home: Path, url: str, before: str = "", **more: str) -> dict[str, Any]:
+    """What `resolve` gives or raises."""
+    (result,) = ask_all([(source, more.get("HF_TOKEN", ""))], home, url, before, **more)
     return result
 
 
@@ -138,7 +150,7 @@ def test_the_download_is_reported_in_megabytes(served: Hub, tmp_path: Path) -> N
     (large / "model.safetensors").write_bytes(bytes(40_900_000))
     (large / "config.json").write_text("{}")
     served.add("someone/large", large)
-    progress = ask("someone/large", tmp_path / "home", served.url)["told"]
+    progress = ask("someone/large", tmp_path / "home", served.url)["progress"]
     assert progress[-1] == ["download (MB)", 40, 40]
     steps = [done for _, done, _ in progress]
     assert steps == sorted(steps) and len(set(steps)) > 2
@@ -147,12 +159,13 @@ def test_the_download_is_reported_in_megabytes(served: Hub, tmp_path: Path) -> N
 def test_a_revision_is_a_branch_a_tag_or_a_commit(served: Hub, other: Path, tmp_path: Path) -> None:
     second = served.add(NAME, other, number=2, revisions=("v2", "refs/pr/1"))
     home = tmp_path / "home"
-    for revision in ("v2", "refs/pr/1", second):
-        results = ask(f"{NAME}@{revision}", home, served.url)
+    revisions = ("v2", "refs/pr/1", second)
+    *others, latest = ask_all([*((f"{NAME}@{name}", "") for name in revisions), (NAME, "")], home, served.url)
+    for revision, results in zip(revisions, others, strict=True):
         assert results["origin"] == {"endpoint": served.url, "id": NAME, "revision": revision, "commit": second}
         weights = Path(results["path"]) / "model.safetensors"
         assert weights.read_bytes() == (other / "model.safetensors").read_bytes()
-    assert ask(NAME, home, served.url)["origin"]["commit"] == commit(1)
+    assert latest["origin"]["commit"] == commit(1)
 
 
 def test_a_directory_of_that_name_wins(served: Hub, tmp_path: Path) -> None:
@@ -187,23 +200,26 @@ def refused(outcome: dict[str, Any], *words: str) -> None:
 
 
 def test_a_model_or_revision_that_is_not_there(served: Hub, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    refused(ask("someone/nothing", home, served.url), "someone/nothing: expected a directory, or a model", served.url)
-    refused(ask("someone/nothing", home, served.url, HF_TOKEN=served.token), "found neither; check the name")
-    refused(ask(f"{NAME}@v9", home, served.url), "expected the revision 'v9'", "check the name")
+    asked = [("someone/nothing", ""), ("someone/nothing", served.token), (f"{NAME}@v9", "")]
+    nothing, with_token, revision = ask_all(asked, tmp_path / "home", served.url)
+    refused(nothing, "someone/nothing: expected a directory, or a model", served.url)
+    refused(with_token, "found neither; check the name")
+    refused(revision, "expected the revision 'v9'", "check the name")
 
 
-def test_a_gated_or_private_model_asks_for_a_token(served: Hub, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    refused(ask(NAME, home, served.url, HF_TOKEN=REVOKED), f"{served.url} refused it", "HF_TOKEN")
-    served.gated.add(NAME)
-    for token in ({}, {"HF_TOKEN": "hf_wrong"}):
-        refused(ask(NAME, home, served.url, **token), "it is gated", f"{served.url}/{NAME}", "HF_TOKEN")
-    served.gated.clear()
-    served.private.add(NAME)
-    refused(ask(NAME, home, served.url), "private", "HF_TOKEN")
+def test_a_gated_or_private_model_asks_for_a_token(served: Hub, source: Path, tmp_path: Path) -> None:
+    home, gated, private = tmp_path / "home", "someone/gated", "someone/private"
+    for name, names in ((gated, served.gated), (private, served.private)):
+        served.add(name, source)
+        names.add(name)
+    asked = [(NAME, REVOKED), (gated, ""), (gated, "hf_wrong"), (private, "")]
+    revoked, *results = ask_all(asked, home, served.url)
+    refused(revoked, f"{served.url} refused it", "HF_TOKEN")
+    for result in results[:2]:
+        refused(result, "it is gated", f"{served.url}/{gated}", "HF_TOKEN")
+    refused(results[2], "private", "HF_TOKEN")
     assert not list(home.rglob("*.safetensors"))
-    assert ask(NAME, home, served.url, HF_TOKEN=served.token)["origin"]["commit"] == commit(1)
+    assert ask(private, home, served.url, HF_TOKEN=served.token)["origin"]["commit"] == commit(1)
 
 
 def test_offline_and_not_in_the_cache(served: Hub, tmp_path: Path) -> None:
