@@ -86,7 +86,7 @@ def columns(contract: Contract, limits: GateLimits) -> tuple[Column, ...]:
                     raise ContractError(f"gate: {name!r} is part of an orientation; name it in limits.orientations")
                 collected.append(_still(group, i, "orientation"))
                 turning.discard(name)
-            elif group.kind == "gripper":
+            elif not group.row.moves:
                 collected.append(_still(group, i, "value"))
             else:
                 collected.append(_moving(contract, group, i, axes.pop(name, None)))
@@ -226,7 +226,7 @@ def _period(name: str, unit: str, axis: AxisLimits) -> float:
 
 def _velocity(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits) -> Column:
     bounds = _bounds(group, i)
-    is_delta = group.kind in ("joint_delta", "ee_delta")
+    is_delta = group.row.per_step
     divide_s = contract.action.step_s if is_delta else 1.0
     low, high = axis.position or (-math.inf, math.inf)
     lower, upper = max(bounds[0] / divide_s, -axis.velocity), min(bounds[1] / divide_s, axis.velocity)
@@ -249,20 +249,16 @@ def _velocity(contract: Contract, group: ActionGroup, i: int, axis: AxisLimits) 
 
 def moves_by_rate(group: ActionGroup, name: str) -> bool:
     """Whether a velocity is sent; what can be read in two ways is refused."""
-    if group.rotation == "quaternion_xyzw" and group.kind != "ee_pose":
+    row, sent = group.row, group.row.sent.get(group.relative_to)
+    if group.rotation == "quaternion_xyzw" and row.rotation != "orientation":
         raise ContractError(f"gate: {name!r}: a {group.kind} with a quaternion is not supported; use a rotation vector")
-    if group.kind == "ee_delta" and group.rotation != "none" and group.relative_to == "observation":
+    if row.rotation == "columns" and group.rotation != "none" and sent == "position":
         raise ContractError(
             f"gate: {name!r}: rotations relative to the observation cannot be added column by column; make them "
             "relative to 'previous', or an absolute ee_pose"
         )
-    if group.kind in ("joint_velocity", "twist"):
-        return True
-    if group.kind in ("joint_delta", "ee_delta") and group.relative_to == "previous":
-        return True
-    is_position = group.kind in ("joint_position", "ee_pose")
-    if group.relative_to == "observation" or (is_position and group.relative_to == "none"):
-        return False
+    if sent is not None:
+        return sent == "velocity"
     raise ContractError(
         f"gate: {name!r}: a {group.kind} relative to {group.relative_to!r} can be read in two ways; "
         "a delta is relative to 'previous' or 'observation', a position to 'none' or 'observation'"

@@ -28,7 +28,7 @@ def first_limits(contract: Contract, bundle: str = "a bundle") -> str:
     for group in contract.action.groups:
         if group.turning:
             turning.append(group.turning)
-        if group.kind != "gripper":  # those are bounded by the contract alone
+        if group.row.moves:  # those are bounded by the contract alone
             for i in range(len(group.names) - len(group.turning)):
                 lines.append(_axis(contract, group, i))
     if turning:
@@ -44,7 +44,7 @@ def _axis(contract: Contract, group: ActionGroup, i: int) -> str:
     state = _field(contract, name, unit)
     position, tracking, velocity = OPEN, "0.0" if rate else OPEN, OPEN
     if rate:
-        step_s = 1.0 if group.kind in ("joint_velocity", "twist") else contract.action.step_s
+        step_s = contract.action.step_s if group.row.per_step else 1.0
         velocity = _number(max(abs(low), abs(high)) / step_s)
     elif group.relative_to == "none":
         position = f"[{_number(low)}, {_number(high)}]"

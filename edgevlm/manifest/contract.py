@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgevlm.errors import ContractError, NonFiniteError, ShapeError, StampError
+from edgevlm.manifest.action_kinds import ACTION_KINDS, ActionKind, ActionRow, RelativeTo
 from edgevlm.units import Unit
 
 T = TypeVar("T")
@@ -140,7 +141,7 @@ _ROTATIONS: Mapping[str, tuple[int, str]] = {
 class ActionGroup(Spec):
     """Some columns of a chunk that go to one controller; physical value = normalised * scale + offset."""
 
-    kind: Literal["joint_position", "joint_delta", "joint_velocity", "ee_pose", "ee_delta", "twist", "gripper"]
+    kind: ActionKind
     names: tuple[str, ...] = Field(min_length=1, max_length=MOST_NAMES)
     units: tuple[Unit, ...]
     scale: tuple[float, ...]
@@ -149,24 +150,29 @@ class ActionGroup(Spec):
     upper: tuple[float, ...]
     frame_id: str = ""
     rotation: Literal["none", "quaternion_xyzw", "rotation_vector", "rpy"] = "none"
-    relative_to: Literal["none", "observation", "previous"] = "none"
+    relative_to: RelativeTo = "none"
     topic_type: str = ""
 
     @model_validator(mode="after")
     def _of_rotations(self) -> ActionGroup:
         """Bundles of formats up to 1.3 may have one SI unit all along an `ee_pose`."""
         count, unit = _ROTATIONS.get(self.rotation, (0, ""))
-        if self.kind == "ee_pose" and 0 < count < len(self.units):
+        if self.row.rotation == "orientation" and 0 < count < len(self.units):
             parts = (unit if each in ("m", "rad") else each for each in self.units[-count:])
             # Before anybody has the frozen model; a validator before parsing would lose what JSON means strictly.
             object.__setattr__(self, "units", (*self.units[:-count], *parts))
         return self
 
     @property
+    def row(self) -> ActionRow:
+        """What is known of its kind."""
+        return ACTION_KINDS[self.kind]
+
+    @property
     def turning(self) -> tuple[str, ...]:
         """The columns that are one orientation together: the last ones of an `ee_pose` with a rotation."""
         count, _ = _ROTATIONS.get(self.rotation, (0, ""))
-        return self.names[-count:] if count and self.kind == "ee_pose" else ()
+        return self.names[-count:] if count and self.row.rotation == "orientation" else ()
 
     @model_validator(mode="after")
     def _same_length(self) -> ActionGroup:

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from edgevlm.errors import CheckpointError, ContractError, require
+from edgevlm.manifest.action_kinds import ACTION_KINDS, ActionKind, RelativeTo
 from edgevlm.manifest.contract import (
     ActionGroup,
     ActionSpec,
@@ -32,7 +33,6 @@ from edgevlm.units import Unit
 from edgevlm_export.checkpoint import Checkpoint
 from edgevlm_export.families.common.lerobot import ACTION, STATE, Features, Shift
 
-KINDS = "joint_position, joint_delta, joint_velocity, ee_pose, ee_delta, twist, gripper"
 FILL = "?"  # stands for what only somebody who knows the robot can say
 UNFILLED = (FILL, "fill_in")  # the second in templates of earlier versions
 EXAMPLES = ("rad", "deg", "m", "mm", "rad/s", "m/s", "N", "Nm", "1", "'%'")
@@ -61,14 +61,14 @@ class RobotState(Spec):
 class RobotGroup(Spec):
     """As `ActionGroup`, without what the statistics say."""
 
-    kind: Literal["joint_position", "joint_delta", "joint_velocity", "ee_pose", "ee_delta", "twist", "gripper"]
+    kind: ActionKind
     names: tuple[str, ...]
     units: tuple[Unit, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     frame_id: str = ""
     rotation: Literal["none", "quaternion_xyzw", "rotation_vector", "rpy"] = "none"
-    relative_to: Literal["none", "observation", "previous"] = "none"
+    relative_to: RelativeTo = "none"
     topic_type: str = ""
 
 
@@ -169,7 +169,7 @@ def template(checkpoint: Checkpoint, features: Features, execute_steps: int) -> 
         f"  step_s: {step}  # seconds from one row of a chunk to the next: one over the data set's fps",
         f"  execute_steps: {execute_steps}",
         f"  groups:  # one for each controller, in the order of the {features.action} columns",
-        f"    - kind: {unknown}  # {KINDS}",
+        f"    - kind: {unknown}  # {', '.join(ACTION_KINDS)}",
         f"      names: {_row(action)}",
         f"      units: {marks}  # {', '.join(EXAMPLES)}",
         f"      lower: {marks}",
@@ -279,7 +279,7 @@ def _one_unit(where: Path, robot: RobotFile) -> None:
     """A position that is commanded and one that is measured under the same name are in one unit."""
     measured = dict(zip(robot.state.names, robot.state.units, strict=False)) if robot.state else {}
     for group in robot.action.groups:
-        if group.kind not in ("joint_position", "joint_delta"):
+        if not ACTION_KINDS[group.kind].measured_alike:
             continue
         for name, unit in zip(group.names, group.units, strict=False):
             if measured.get(name, unit) != unit and "1" not in (measured[name], unit):

@@ -2,7 +2,7 @@
 
 It passes on each command whose validity (`command_valid_s` from its stamp) is not over. When the newest one is over and
 none follows, because the gate was killed, hangs or cannot be heard, it sends what rests, again and again; what that is
-goes by the kind of message, see relayed. The same while `command/stop` is up. A relay that is ended waits until no
+goes by its row in `command_kinds`. The same while `command/stop` is up. A relay that is ended waits until no
 command is valid any more, so that a gate that ends with it can brake. It runs beside the controllers: a broken network
 must not lie between.
 
@@ -28,12 +28,12 @@ from std_msgs.msg import Bool
 
 from edgevlm.errors import ContractError
 from edgevlm.manifest.contract import SECOND_NS
+from edgevlm_ros.command_kinds import ROWS, finite, outgoing
 from edgevlm_ros.lifecycle_node import Report, ShellNode, run
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise, listen
-from edgevlm_ros.relay_messages import ROWS, finite, outgoing, stamp
-from edgevlm_ros.relay_parameters import ITEMS, KINDS, CommandKind
-from edgevlm_ros.stamps import to_ns
+from edgevlm_ros.relay_parameters import ITEMS, KINDS
+from edgevlm_ros.stamps import to_ns, to_time
 
 _REFUSALS = ("late", "old", "future", "stopped", "not_finite", "joints")
 _DELIVERY_NS = 100_000_000
@@ -92,9 +92,9 @@ class Validity:
 class Route:
     """One kind of command on its way to a controller."""
 
-    def __init__(self, kind: CommandKind, node: CommandRelay) -> None:
+    def __init__(self, kind: str, node: CommandRelay) -> None:
         settings = node.settings
-        self.kind: CommandKind = kind
+        self.kind = kind
         self._node = node
         joints = [name for name in settings.values().get(f"{kind}.joints", ()) if name]
         message_type, self._make = outgoing(kind, joints, settings["twist.stamped"])
@@ -124,7 +124,7 @@ class Route:
             self._node.get_logger().warning(f"command/{self.kind}: none is valid any more")
         if self._rest is not NOTHING:
             now_ns = self._node.now_ns()
-            self.counts["rested"] += self._send(stamp(self._rest, now_ns), now_ns)
+            self.counts["rested"] += self._send(_stamped(self._rest, now_ns), now_ns)
 
     def _send(self, message: Any, now_ns: int) -> bool:
         try:
@@ -227,6 +227,12 @@ class CommandRelay(ShellNode):
     def _on_timer(self) -> None:
         for route in self._routes:
             route.rest()
+
+
+def _stamped(message: Any, now_ns: int) -> Any:
+    """The message as of now."""
+    message.header.stamp = to_time(now_ns)
+    return message
 
 
 def _take_waiting(subscription: Any) -> None:

@@ -188,7 +188,7 @@ def _moving(contract: Contract) -> list[tuple[str, str]]:
     columns_left = []
     for group in contract.action.groups:
         for name, unit in zip(group.names, group.units, strict=True):
-            if group.kind != "gripper" and name not in group.turning:
+            if group.row.moves and name not in group.turning:
                 columns_left.append((name, unit))
     return columns_left
 

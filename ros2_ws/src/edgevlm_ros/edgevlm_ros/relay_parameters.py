@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
 
+from edgevlm.manifest.action_kinds import ACTION_KINDS, BY_JOINT
 from edgevlm_ros.parameter_items import AUTOSTART, Item
 
-CommandKind = Literal["twist", "pose", "joint_trajectory", "joint_position", "joint_velocity", "gripper"]
-KINDS: tuple[CommandKind, ...] = get_args(CommandKind)
-ARRAYS: tuple[CommandKind, ...] = (
-    "joint_position",
-    "joint_velocity",
-    "gripper",
-)  # may be sent as std_msgs/msg/Float64MultiArray
+KINDS = tuple(dict.fromkeys(name for row in ACTION_KINDS.values() for names in row.commands.values() for name in names))
 
 ITEMS = (
     *(replace(item, default=True) if item.name == "autostart" else item for item in AUTOSTART),
@@ -32,7 +26,7 @@ ITEMS = (
             [""],
             "send std_msgs/msg/Float64MultiArray with these joints in this order; empty: as it came",
         )
-        for kind in ARRAYS
+        for kind in BY_JOINT
     ),
     Item("twist.stamped", True, "false: the controller takes geometry_msgs/msg/Twist"),
 )
