@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from edgevlm_msgs.msg import ActionChunk as ChunkMessage
 from edgevlm_msgs.msg import GateStatus, Heartbeat, InferenceStats
 from edgevlm_msgs.msg import Plan as PlanMessage
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from nav_msgs.msg import Path
+from numpy.typing import NDArray
 from std_msgs.msg import Header
 
 from edgevlm.errors import ContractError, ShapeError
 from edgevlm.gate.columns import Column
 from edgevlm.gate.gate import GateCommand
+from edgevlm.loop.published import chunk_fields, path_points, plan_fields, stats_fields
 from edgevlm.loop.worker import Acted, Outcome
-from edgevlm.manifest.contract import ActionChunk, Contract, Observation, Plan
+from edgevlm.manifest.contract import ActionChunk, Contract, Plan
 from edgevlm_ros.serialized_cache import STAMP
 from edgevlm_ros.stamps import seconds, to_ns, to_time
 
@@ -34,27 +37,26 @@ def check_schema(message: ChunkMessage | PlanMessage | Heartbeat | GateStatus | 
         )
 
 
+class MessageParts:
+    """Parts of a message as message objects."""
+
+    def time(self, stamp_ns: int) -> Time:
+        return to_time(stamp_ns)
+
+    def header(self, stamp_ns: int, frame_id: str = "") -> Header:
+        return Header(stamp=to_time(stamp_ns), frame_id=frame_id)
+
+    def floats(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(values, np.float32).ravel()
+
+
+PARTS = MessageParts()
+
+
 def chunk_message(acted: Acted, contract: Contract, bundle_sha256: str, session: int) -> ChunkMessage:
     """A chunk with what it was made from; `session` is the same for all chunks of one activation."""
-    chunk, observation = acted.chunk, acted.observation
-    return ChunkMessage(
-        schema_version=ChunkMessage.SCHEMA_VERSION,
-        header=Header(stamp=to_time(chunk.observed_ns), frame_id=contract.action.groups[0].frame_id),
-        session=session,
-        sequence=chunk.sequence,
-        bundle_sha256=bundle_sha256,
-        instruction=observation.instruction,
-        cameras=list(observation.frames),
-        frame_stamps=[to_time(frame.stamp_ns) for frame in observation.frames.values()],
-        state_stamp=to_time(observation.state.stamp_ns if observation.state else 0),
-        inference_started=to_time(acted.times.started_ros_ns),
-        inference_ended=to_time(acted.times.ended_ros_ns),
-        valid_until=to_time(chunk.valid_until_ns),
-        step_s=chunk.step_s,
-        names=list(chunk.names),
-        units=list(chunk.units),
-        values=np.ascontiguousarray(chunk.values, np.float32).ravel(),
-    )
+    fields = chunk_fields(acted, contract, bundle_sha256, session, PARTS)
+    return ChunkMessage(schema_version=ChunkMessage.SCHEMA_VERSION, **fields)
 
 
 def read_chunk(message: ChunkMessage) -> ActionChunk:
@@ -84,63 +86,27 @@ def read_chunk(message: ChunkMessage) -> ActionChunk:
 
 def plan_message(plan: Plan, acted: Acted) -> PlanMessage:
     """A plan with the chunk's stamp and sequence."""
-    return PlanMessage(
-        schema_version=PlanMessage.SCHEMA_VERSION,
-        header=Header(stamp=to_time(acted.chunk.observed_ns), frame_id=plan.frame_id),
-        sequence=acted.chunk.sequence,
-        instruction=acted.observation.instruction,
-        step=plan.step,
-        steps=list(plan.steps),
-        confidence=np.ascontiguousarray(plan.confidence, np.float32),
-        waypoint_stamps=[to_time(stamp_ns) for stamp_ns in plan.stamps_ns],
-        names=list(plan.names),
-        units=list(plan.units),
-        waypoints=np.ascontiguousarray(plan.waypoints, np.float32).ravel(),
-    )
+    return PlanMessage(schema_version=PlanMessage.SCHEMA_VERSION, **plan_fields(plan, acted, PARTS))
 
 
 def path_message(plan: Plan, stamp_ns: int) -> Path | None:
-    """The waypoints as a path for display; None where they are no positions x, y, z in metres."""
-    if not {"x", "y", "z"} <= set(plan.names):
-        return None
-    x, y, z = (plan.names.index(name) for name in "xyz")
-    if {plan.units[i] for i in (x, y, z)} != {"m"}:
+    """The waypoints as a path for display; None where they are no positions in metres."""
+    points = path_points(plan)
+    if points is None:
         return None
     poses = [
         PoseStamped(
-            header=Header(stamp=to_time(at_ns), frame_id=plan.frame_id),
-            pose=Pose(
-                position=Point(x=float(point[x]), y=float(point[y]), z=float(point[z])), orientation=Quaternion(w=1.0)
-            ),
+            header=PARTS.header(at_ns, plan.frame_id),
+            pose=Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=1.0)),
         )
-        for point, at_ns in zip(plan.waypoints, plan.stamps_ns, strict=True)
+        for at_ns, (x, y, z) in points
     ]
-    return Path(header=Header(stamp=to_time(stamp_ns), frame_id=plan.frame_id), poses=poses)
+    return Path(header=PARTS.header(stamp_ns, plan.frame_id), poses=poses)
 
 
 def stats_message(outcome: Outcome, counts: Mapping[str, int]) -> InferenceStats:
     """Where the time of one step went; `counts` has the five uint64 fields by their names."""
-    newest_ns = newest_frame_ns(outcome.observation)
-    message = InferenceStats(
-        schema_version=InferenceStats.SCHEMA_VERSION,
-        header=Header(stamp=to_time(newest_ns)),
-        warm_up=outcome.times.warm_up,
-        step_ms=outcome.times.duration_ns / 1e6,
-        latency_ms=(outcome.times.ended_ros_ns - newest_ns) / 1e6,
-        **counts,
-    )
-    if isinstance(outcome, Acted):
-        stages = {name: ns for name, ns in outcome.stages_ns.items() if name != "step"}
-        message.sequence = outcome.chunk.sequence
-        message.stages, message.stage_ms = list(stages), [ns / 1e6 for ns in stages.values()]
-    else:
-        message.error = f"{type(outcome.error).__name__}: {outcome.error}"
-    return message
-
-
-def newest_frame_ns(observation: Observation) -> int:
-    """The stamp that a chunk of this observation counts from."""
-    return max(frame.stamp_ns for frame in observation.frames.values())
+    return InferenceStats(schema_version=InferenceStats.SCHEMA_VERSION, **stats_fields(outcome, counts, PARTS))
 
 
 def heartbeat_message(now_ros_ns: int, observing_ns: int | None, session: int) -> Heartbeat:

@@ -15,13 +15,13 @@ from nav_msgs.msg import Path
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from edgevlm.loop.published import newest_frame_ns
 from edgevlm.loop.worker import Acted, Clocks, Failed, Outcome
 from edgevlm.manifest.contract import Contract
 from edgevlm.manifest.contract import Plan as PlanValue
 from edgevlm_ros.messages import (
     chunk_message,
     heartbeat_message,
-    newest_frame_ns,
     path_message,
     plan_message,
     stats_message,
