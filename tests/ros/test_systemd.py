@@ -15,8 +15,8 @@ pytest.importorskip("edgevlm_msgs", reason="needs the built workspace: make ros-
 
 from support import tiny
 
+from edgevlm_ros.lifecycle_node import notify
 from edgevlm_ros.processes import Processes, environment
-from edgevlm_ros.systemd import notify
 
 START_S, BEAT_S = 20.0, 0.1
 

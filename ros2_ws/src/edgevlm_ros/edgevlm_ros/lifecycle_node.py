@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import socket
 import sys
 import time
 import traceback
@@ -33,7 +35,6 @@ from edgevlm_ros.arguments import (
 from edgevlm_ros.declared import NODES
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.shutdown import Ending, end_with_parent
-from edgevlm_ros.systemd import notify
 
 _LEVELS = {"ok": DiagnosticStatus.OK, "warn": DiagnosticStatus.WARN, "error": DiagnosticStatus.ERROR}
 
@@ -333,3 +334,16 @@ def _spin(node: Any, ending: Ending) -> None:
         ending.wake = lambda: None  # it held the executor
         executor.remove_node(node)
         node.destroy_node()
+
+
+def notify(state: str) -> None:
+    """Tell systemd one state, such as `READY=1`; without NOTIFY_SOCKET nothing is sent. Source: sd_notify(3).
+
+    A manager that cannot be reached is no fault of the node's.
+    """
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
+        channel.sendto(state.encode(), address)

@@ -25,10 +25,13 @@ if __name__ == "__main__":  # before anything that takes long to import
 
     leave_at_once()
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
 from edgevlm.errors import ContractError
@@ -46,18 +49,57 @@ from edgevlm.tasks.policy import Policy
 from edgevlm_ros.contract_check import check_live
 from edgevlm_ros.graph_discovery import Probe, mismatch
 from edgevlm_ros.input_pipeline import InputPipeline
-from edgevlm_ros.inputs import Inputs
 from edgevlm_ros.instruction_server import InstructionServer, Rules
 from edgevlm_ros.lifecycle_node import STEP_END_S, Report, ShellNode, run
+from edgevlm_ros.listener import Listener
 from edgevlm_ros.outputs import ActivePolicy, Newest, Outputs
 from edgevlm_ros.parameters import Parameters
 from edgevlm_ros.policy_parameters import ITEMS, check, match_spec, runtime_options
 from edgevlm_ros.policy_speed import PolicySpeed, read_gate
-from edgevlm_ros.qos import LATCHED, listen
+from edgevlm_ros.qos import LATCHED, SENSOR, listen
 from edgevlm_ros.topics import live_topics, message_class, state_types
 
 OpenPolicy = Callable[[str, RuntimeOptions], Policy]
 _LOOK_S = 0.05
+
+
+class Inputs:
+    """Cameras and state into `InputPipeline`, of one activation: `camera` and `state`, then `start`, then `stop`.
+
+    Attributes:
+        lock: whoever touches `senses` from another thread holds it.
+    """
+
+    def __init__(self, owner: ShellNode, senses: InputPipeline) -> None:
+        self.senses = senses
+        self.lock = threading.Lock()
+        self._listener = Listener(owner, lambda: self._do(senses.wake), lambda: senses.wake_steady_ns)
+
+    def camera(self, name: str, kind: Any, topic: str, type_name: str) -> Subscription:
+        """Frames, as bytes: they are decoded without message objects."""
+
+        def take(data: bytes) -> None:
+            self._do(lambda: self.senses.camera(name, type_name, data))
+
+        return self._listener.subscribe(kind, topic, take, SENSOR, raw=True)
+
+    def state(self, kind: Any, topic: str) -> Subscription:
+        """Messages with fields of the state."""
+        return self._listener.subscribe(
+            kind, topic, lambda message: self._do(lambda: self.senses.state(topic, message)), SENSOR
+        )
+
+    def start(self) -> None:
+        """Begin to take messages."""
+        self._listener.start()
+
+    def stop(self) -> None:
+        """Take none any more; the message under way is finished."""
+        self._listener.stop()
+
+    def _do(self, work: Callable[[], None]) -> None:
+        with self.lock:
+            work()
 
 
 class PolicyNode(ShellNode):
