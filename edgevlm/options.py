@@ -22,7 +22,7 @@ class RuntimeOptions(Spec):
         run_limit_s: a run of a stage that takes longer is ended by the engine, with a EngineError.
     """
 
-    engine: Literal["auto", "ort"] = "auto"
+    engine: Literal["auto", "ort", "openvino"] = "auto"
     form: Literal["auto", "cpu", "tensorrt"] = "auto"
     intra_threads: int = Field(default=0, ge=0, le=1024)
     spinning: bool = False

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from edgevlm.bundle import Bundle
+from edgevlm.engines import openvino, ort
 from edgevlm.engines.base import DeviceTensor, Engine, EngineFactory, KernelCounter, Kernels, Tensors
 from edgevlm.engines.hooks import Hook, HookedEngine
 from edgevlm.engines.host import Arrays, Host, HostTensors, to_numpy
-from edgevlm.engines.ort import OrtEngine, kernels
 from edgevlm.errors import DependencyError, install
 from edgevlm.options import RuntimeOptions
 
@@ -25,7 +25,10 @@ class Row(NamedTuple):
 
 
 # "auto" takes the first whose module is installed.
-ENGINES: Mapping[str, Row] = {"ort": Row(OrtEngine.open, kernels, "onnxruntime", "cpu")}
+ENGINES: Mapping[str, Row] = {
+    "ort": Row(ort.OrtEngine.open, ort.kernels, "onnxruntime", "cpu"),
+    "openvino": Row(openvino.OpenvinoEngine.open, openvino.kernels, "openvino", "openvino"),
+}
 
 
 def pick_engine(options: RuntimeOptions) -> str:
@@ -77,7 +80,6 @@ __all__ = [
     "Host",
     "HostTensors",
     "Kernels",
-    "OrtEngine",
     "Row",
     "Tensors",
     "hooked",
