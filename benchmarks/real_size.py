@@ -26,7 +26,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from support import hub
+from support import hub, picture_files
 from transformers import AutoImageProcessor, AutoModel
 
 from edgevlm.bundle import open_bundle
@@ -36,7 +36,7 @@ from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, summarize
 
 WIDTH, HEIGHT = 640, 480
-WARMUP = 3
+WARMUP, PICTURES = 3, 24
 EDGEVLM = (sys.executable, "-m", "edgevlm.cli")
 Frame = NDArray[np.uint8]
 Contestant = Callable[[Frame], object]
@@ -60,8 +60,8 @@ def prepare(work: Work, folder: Path) -> None:
     pictures = folder / "pictures"
     if not pictures.exists():
         pictures.mkdir(parents=True)
-        for path in hub.photographs():
-            (pictures / path.name).symlink_to(path)
+        for seed in range(PICTURES):
+            (pictures / f"{seed:02}.png").write_bytes(picture_files.png(picture_files.scene((HEIGHT, WIDTH), seed)))
     if not (folder / "checkpoint").exists():
         work.make(folder / "checkpoint")
     for precision in ("fp32", "int8"):

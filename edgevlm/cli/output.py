@@ -39,6 +39,19 @@ ThreadsOption = Annotated[
 ]
 
 
+class EngineChoice(str, Enum):
+    """What --engine takes."""
+
+    AUTO = "auto"
+    ORT = "ort"
+    OPENVINO = "openvino"
+
+
+EngineOption = Annotated[
+    EngineChoice, typer.Option("--engine", help="What runs the stages; auto takes the first that is installed.")
+]
+
+
 class StampsBy(str, Enum):
     """What --stamps takes."""
 
@@ -189,6 +202,6 @@ def kernel_line(kernels: Mapping[str, Kernels]) -> str:
     return f"quantized products that run in integers here: {', '.join(shares)}"
 
 
-def runtime_options(threads: int) -> RuntimeOptions:
+def runtime_options(threads: int, engine: EngineChoice) -> RuntimeOptions:
     """The options a verb runs with."""
-    return RuntimeOptions(intra_threads=threads)
+    return RuntimeOptions(engine=engine.value, intra_threads=threads)

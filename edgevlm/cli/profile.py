@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from edgevlm.cli.output import (
+    EngineChoice,
+    EngineOption,
     JsonOption,
     ThreadsOption,
     kernel_line,
@@ -20,7 +22,7 @@ from edgevlm.cli.output import (
     write_json,
 )
 from edgevlm.cli.tasks import ROWS, Plan
-from edgevlm.engines import Kernels, quantized_kernels
+from edgevlm.engines import Kernels, pick_engine, quantized_kernels
 from edgevlm.load import load
 from edgevlm.options import RuntimeOptions
 from edgevlm.profiler import machine, peak_rss_mb
@@ -41,15 +43,16 @@ def command(
         str | None, typer.Option(help="What to say or to ask; the contract's examples in turn if not given.")
     ] = None,
     threads: ThreadsOption = 0,
+    engine: EngineOption = EngineChoice.AUTO,
     json_target: JsonOption = None,
 ) -> None:
     """Measure each stage and the whole step on made-up frames: of the contract's size and slowest rate, or 640x480."""
     console = people(json_target)
     with progress(console) as report:
-        figures = measure(bundle, runtime_options(threads), steps, warmup, instruction, report)
+        figures = measure(bundle, runtime_options(threads, engine), steps, warmup, instruction, report)
     console.print(
         latency_table(
-            f"{bundle} on {figures['machine']['cpu']}",
+            f"{bundle} in {figures['engine']} on {figures['machine']['cpu']}",
             figures["stages"] | {"step": figures["step_ms"], "overhead": figures["overhead_ms"]},
         )
     )
@@ -98,6 +101,7 @@ def measure(
         "open_ms": open_ns / 1e6,
         "cold_start_ms": (open_ns + first_ns) / 1e6,
         "peak_rss_mb": peak_rss_mb(),
+        "engine": pick_engine(options),
         "options": options.model_dump(mode="json"),
         "machine": machine(),
         **more,

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edgevlm.cli.output import (
+    EngineChoice,
+    EngineOption,
     JsonOption,
     StampsBy,
     StampsOption,
@@ -72,6 +74,7 @@ def command(
     ] = None,
     worst: Annotated[int, typer.Option(min=0, max=1000, help="How many of the worst observations to show.")] = 10,
     threads: ThreadsOption = 0,
+    engine: EngineOption = EngineChoice.AUTO,
     json_target: JsonOption = None,
 ) -> None:
     """Feed a recording through a bundle; write its actions and plans; compare two bundles on what one robot saw."""
@@ -79,7 +82,7 @@ def command(
     console = people(json_target)
     with ExitStack() as stack:
         policies = {
-            name: stack.enter_context(load_policy(bundle, runtime_options(threads)))
+            name: stack.enter_context(load_policy(bundle, runtime_options(threads, engine)))
             for name, bundle in zip("ab", bundles, strict=False)
         }
         contract = policies["a"].contract

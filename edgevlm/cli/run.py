@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from edgevlm.bundle import Bundle
-from edgevlm.cli.output import JsonOption, ThreadsOption, next_step, people, runtime_options, write_json
+from edgevlm.cli.output import (
+    EngineChoice,
+    EngineOption,
+    JsonOption,
+    ThreadsOption,
+    next_step,
+    people,
+    runtime_options,
+    write_json,
+)
 from edgevlm.cli.tasks import ROWS, Request, Way
 from edgevlm.errors import TaskError
 from edgevlm.load import load
@@ -65,6 +74,7 @@ def command(
     temperature: Annotated[float, typer.Option(min=0, help="Of a chat: 0 says the likeliest words.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Of a chat: only the likeliest words, of this share together.")] = 1.0,
     threads: ThreadsOption = 0,
+    engine: EngineOption = EngineChoice.AUTO,
     json_target: JsonOption = None,
 ) -> None:
     """Closed loop in the simulator (--sim), a dialogue (--chat), or one answer: a plan, scores, boxes, text."""
@@ -86,7 +96,7 @@ def command(
         features=features,
         generation=GenerationOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed),
     )
-    with load(bundle, runtime_options(threads)) as model:
+    with load(bundle, runtime_options(threads, engine)) as model:
         figures = _chosen(context, model.bundle, way).run(people(json_target), model, request)
     write_json(json_target, figures)
     next_step("edgevlm", "profile", bundle)

@@ -46,7 +46,7 @@ class StageFile:
             raise EngineError(f"{self.where}: {error}") from error
 
     def check_ports(self, side: str, file: Mapping[str, tuple[str, Shape]]) -> None:
-        """The `inputs` or `outputs` of the file, name -> (type, shape), as the manifest has them. Raises EngineError."""
+        """`inputs` or `outputs` of the file, name -> (type, shape), are the manifest's. Raises EngineError."""
         ports = self.spec.inputs if side == "inputs" else self.spec.outputs
         if set(file) != {port.name for port in ports}:
             raise EngineError(

@@ -22,6 +22,7 @@ from support import talker, tiny
 from edgevlm.bundle import Bundle, open_bundle
 from edgevlm.engines import ENGINES, Host, HostTensors, open_engine, quantized_kernels
 from edgevlm.errors import EngineError
+from edgevlm.load import load_chat, load_policy
 from edgevlm.manifest.drivers.kv_decoder import KEYS, PAST, QUERY
 from edgevlm.options import RuntimeOptions
 
@@ -462,3 +463,28 @@ def test_a_run_that_takes_longer_than_it_may_is_ended_and_says_what_to_raise(ope
             stage.run("busy", features)
             assert time.monotonic() - begin < 30
     assert open_host().run("busy", features)["features_out"].shape == (1, 4)
+
+
+# --- whole models ---
+
+
+def test_a_policy_acts_in_every_engine_as_in_onnx_runtime(engine: str, root: Path) -> None:
+    place = tiny.mono(root.parent / f"policy-{engine}")
+
+    def actions(name: str) -> list[NDArray[np.float32]]:
+        with load_policy(place, RuntimeOptions(engine=name, intra_threads=1)) as policy:
+            session = policy.session()
+            return [session.act(tiny.observation(policy.contract, index)).values for index in range(6)]
+
+    for ours, reference in zip(actions(engine), actions("ort"), strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-5)
+
+
+def test_a_chat_answers_in_every_engine_as_in_onnx_runtime(engine: str, tmp_path: Path) -> None:
+    root = talker.chat(tmp_path / "chat")
+
+    def answers(name: str) -> list[str]:
+        with load_chat(root, RuntimeOptions(engine=name, intra_threads=1)) as chat:
+            return [chat.ask(talker.picture(seed), "what is it?", max_new_tokens=8).text for seed in (0, 1)]
+
+    assert answers(engine) == answers("ort")
