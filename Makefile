@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test test-all check both closed-loop bench attack chat-gate families lerobot floor clean
+.PHONY: help setup ros-build ros-demo ros-gate chaos ros-bench soak demo test test-all check both closed-loop bench bench-real attack chat-gate families lerobot floor clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
