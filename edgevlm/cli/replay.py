@@ -69,9 +69,7 @@ def command(
         bool, typer.Option("--real-time", help="At the recorded times; what a model is too slow for is dropped.")
     ] = False,
     wait_for_state: WaitOption = True,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="F.png", help="Draw the error over time, of two bundles.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="F.png", help="Draw the error over time of two.")] = None,
     worst: Annotated[int, typer.Option(min=0, max=1000, help="How many of the worst observations to show.")] = 10,
     threads: ThreadsOption = 0,
     engine: EngineOption = EngineChoice.AUTO,

@@ -25,7 +25,9 @@ from edgevlm.sim.controls import Control
 from edgevlm.tasks.detector import THRESHOLD
 from edgevlm.tasks.generation_config import GenerationOptions
 
-ALWAYS = frozenset({"bundle", "threads", "json_target", "sim", "chat"})  # options that mean something to every model
+ALWAYS = frozenset(
+    {"bundle", "threads", "engine", "json_target", "sim", "chat"}
+)  # options that mean something to every model
 
 Images = Annotated[
     list[str] | None, typer.Option("--image", metavar="[CAMERA=]F", help="A picture; one for each camera.")
@@ -97,8 +99,7 @@ def command(
         generation=GenerationOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed),
     )
     with load(bundle, runtime_options(threads, engine)) as model:
-        figures = _chosen(context, model.bundle, way).run(people(json_target), model, request)
-    write_json(json_target, figures)
+        write_json(json_target, _chosen(context, model.bundle, way).run(people(json_target), model, request))
     next_step("edgevlm", "profile", bundle)
 
 
