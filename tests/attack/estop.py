@@ -15,8 +15,7 @@ from pathlib import Path
 
 from support.gate_bench import Bench
 
-from edgevlm.gate.estop import Estops
-from edgevlm.gate.latch_store import LatchStore
+from edgevlm.gate.estop import Estops, LatchStore
 
 NODE, S = "/robot/command_gate", 1_000_000_000
 _STEPS, _CALM, _TICKS = 120, 0.001, 3

@@ -18,7 +18,7 @@ from edgevlm.manifest.text import DialogueSpec
 from edgevlm.text.chat_text import chat_text
 from edgevlm.text.sample_dialogues import messages, sample_dialogues
 from edgevlm.text.template import ChatTemplate
-from edgevlm_export.families.common.dialogues import derive_dialogue
+from edgevlm_export.families.common.prompts import derive_dialogue
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 FRESH = 40

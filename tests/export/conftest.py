@@ -20,7 +20,7 @@ from edgevlm.engines import Kernels
 from edgevlm.text.confined import run_confined
 from edgevlm_export import exporter
 from edgevlm_export.exporter import export
-from edgevlm_export.families.common import dialogues
+from edgevlm_export.families.common import prompts
 from edgevlm_export.report import ExportReport, StageReport
 from edgevlm_export.stage_graph import Stage
 from edgevlm_export.tracing.trace import trace
@@ -99,7 +99,7 @@ def exports(shared: Shared) -> Exports:
 def templates_once(exports: Exports) -> Iterator[None]:
     """A chat template that many exports share becomes data once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dialogues, "run_confined", exports.confined)
+        patch.setattr(prompts, "run_confined", exports.confined)
         yield
 
 

@@ -13,7 +13,7 @@ from edgevlm.errors import FamilyError, PromptError
 from edgevlm.text.chat_text import Turn, chat_text
 from edgevlm.text.sample_dialogues import messages, sample_dialogues
 from edgevlm.text.sandbox import SandboxedTemplate
-from edgevlm_export.families.common.dialogues import derive_dialogue
+from edgevlm_export.families.common.prompts import derive_dialogue
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 

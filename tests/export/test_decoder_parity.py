@@ -20,8 +20,7 @@ from edgevlm.engines import hooked
 from edgevlm_calibration.chat import Question, Talk
 from edgevlm_export.exporter import export
 from edgevlm_export.families import build
-from edgevlm_export.fidelity.chat import Tap
-from edgevlm_export.fidelity.corruptions import CONTROLS
+from edgevlm_export.fidelity.chat import CONTROLS, Tap
 from edgevlm_export.report import ExportReport
 
 Exported = tuple[Path, ExportReport]

@@ -12,7 +12,7 @@ from support.live_topics import CAMERA, LIMITS, MS, TOPICS, change, contract, fi
 
 from edgevlm.errors import ContractError
 from edgevlm.rosmsg.topic_facts import uneven
-from edgevlm_ros.contract_check import check_live
+from edgevlm_ros.policy_node import check_live
 
 
 def test_joint_lists_that_do_not_belong_together_are_warnings() -> None:

@@ -24,7 +24,7 @@ from support.moving_gate import PARAMETERS, VELOCITY, Moving
 from edgevlm.gate.gate import GateCommand
 from edgevlm.gate.limits import AxisLimits, GateLimits
 from edgevlm_ros.active_gate import ActiveGate
-from edgevlm_ros.periodic import PeriodicThread
+from edgevlm_ros.command_gate import PeriodicThread
 from edgevlm_ros.processes import Processes, environment
 
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("edgevlm_ros", reason="needs the built workspace: make ros-build")
 
-from edgevlm_ros.periodic import PeriodicThread
+from edgevlm_ros.command_gate import PeriodicThread
 
 PERIOD_S = 0.02
 

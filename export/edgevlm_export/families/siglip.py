@@ -2,23 +2,28 @@
 
 The text transformer looks both ways and pools at the last place, so a text is always filled up to the full length.
 Whether the filling is masked is the tokenizer's own setting ('model_input_names'), and changes the embedding.
+
+Its sentencepiece model (spiece.model) becomes a tokenizer.json of the `tokenizers` library: every step of the text's
+way is written into the file's normalizer, so that the runtime needs no code for it.
 """
 
 from __future__ import annotations
 
+import string
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, processors
+from tokenizers.models import Unigram
 from torch import Tensor
 
-from edgevlm.errors import FamilyError, require
+from edgevlm.errors import CheckpointError, FamilyError, require
 from edgevlm.manifest.image_ops import ImageOp
 from edgevlm.manifest.schema import PICTURE, DualArgs, DualSpec, TextSpec
-from edgevlm_export.checkpoint import TOKENIZER, Checkpoint
+from edgevlm_export.checkpoint import AGAIN, TOKENIZER, Checkpoint
 from edgevlm_export.families.common.dual import Encode, EncodeMasked, reference, text_stage, vision_stage
-from edgevlm_export.families.common.unigram import canonical_tokenizer
 from edgevlm_export.families.common.upstream import (
     backend_of,
     bundle_tokenizer,
@@ -31,6 +36,80 @@ from edgevlm_export.families.common.upstream import (
 from edgevlm_export.families.common.upstream_inputs import check_texts, read_pictures, text_room
 from edgevlm_export.prepared import Prepared
 from edgevlm_export.stage_graph import RetrieverGraph, Stage
+
+PIECES = "spiece.model"
+SPACE = "▁"
+UNIGRAM = 1  # sentencepiece's number for the kind of model
+UNKNOWN = 2  # and for the kind of piece that stands for what it does not know
+
+
+def canonical_tokenizer(checkpoint: Checkpoint, end: str, *, lower: bool) -> Tokenizer:
+    """The tokenizer of texts without punctuation, `end` after each of them.
+
+    The text's way, as SiglipTokenizer goes it: a space in front, lower case, no ASCII punctuation, white space
+    collapsed, then the model's own normalization. Source: transformers, models/siglip/tokenization_siglip.py.
+
+    Raises:
+        CheckpointError: no sentencepiece model.
+        FamilyError: a model of another kind.
+    """
+    path, proto = checkpoint / PIECES, _read(checkpoint)
+    if proto.trainer_spec.model_type != UNIGRAM:
+        raise FamilyError(f"{path}: 'model_type': expected unigram ({UNIGRAM}), got {proto.trainer_spec.model_type}")
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    tokenizer = Tokenizer(Unigram(pieces, _unknown(path, proto), proto.trainer_spec.byte_fallback))
+    tokenizer.normalizer = normalizers.Sequence([*_canonical(lower), *_own(proto.normalizer_spec)])
+    unknown = pieces[_unknown(path, proto)][0]
+    special = [AddedToken(one, lstrip=True, rstrip=True, normalized=False, special=True) for one in (end, unknown)]
+    tokenizer.add_special_tokens(special)
+    place = tokenizer.token_to_id(end)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, place)])
+    return tokenizer
+
+
+def _canonical(lower: bool) -> list[Any]:
+    final_sigma = normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")  # as Python's str.lower writes it
+    punctuation = "".join(f"\\x{ord(sign):02x}" for sign in string.punctuation)
+    return [
+        normalizers.Replace(SPACE, " "),
+        normalizers.Prepend(SPACE),
+        *([final_sigma, normalizers.Lowercase()] if lower else []),
+        normalizers.Replace(Regex(f"[{punctuation}]"), ""),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(left=False, right=True),
+    ]
+
+
+def _own(spec: Any) -> list[Any]:
+    """The model's own normalization, white space at last as its sign."""
+    steps: list[Any] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
+    return [*steps, normalizers.Replace(" ", SPACE)]
+
+
+def _unknown(path: Path, proto: Any) -> int:
+    found = [place for place, piece in enumerate(proto.pieces) if piece.type == UNKNOWN]
+    if len(found) != 1:
+        raise CheckpointError(f"{path}: expected one piece for what is unknown, found {len(found)}; {AGAIN}")
+    return found[0]
+
+
+def _read(checkpoint: Checkpoint) -> Any:
+    path = checkpoint / PIECES
+    library = require("transformers.convert_slow_tokenizer", extra="export")
+    proto = library.import_protobuf().ModelProto()
+    errors = require("google.protobuf.message", extra="export")
+    try:
+        proto.ParseFromString(checkpoint.read(PIECES))
+    except errors.DecodeError as error:
+        raise CheckpointError(f"{path}: expected a sentencepiece model, got an error: {error}; {AGAIN}") from error
+    if not proto.pieces:
+        raise CheckpointError(f"{path}: expected a sentencepiece model, found no pieces in it; {AGAIN}")
+    return proto
+
 
 ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "gelu_new", "quick_gelu", "relu", "silu")
 ALLOWED = {

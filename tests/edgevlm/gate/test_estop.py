@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgevlm.errors import LatchError
-from edgevlm.gate.estop import GRACE_NS, Estops
-from edgevlm.gate.latch_store import LatchStore
+from edgevlm.gate.estop import GRACE_NS, Estops, LatchStore
 from edgevlm.manifest.contract import SECOND_NS
 
 S = SECOND_NS

@@ -16,9 +16,8 @@ from support.gate_storm import Storm
 
 from edgevlm.clock import ControlClock, Elapsed
 from edgevlm.gate import motion
-from edgevlm.gate.axes import At
 from edgevlm.gate.limits import Cause
-from edgevlm.gate.motion import Motion
+from edgevlm.gate.motion import At, Motion
 from edgevlm.gate.rotation import numbers
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgevlm.errors import LatchError
-from edgevlm.gate.latch_store import LatchStore, latch_directory, latch_file
+from edgevlm.gate.estop import LatchStore, latch_directory, latch_file
 
 NODE = "/left/command_gate"
 NAMES = st.from_regex(r"(/[A-Za-z_][A-Za-z0-9_]{0,60}){1,4}", fullmatch=True)

@@ -14,9 +14,9 @@ from support import gate_judge
 
 from edgevlm.clock import Elapsed, even
 from edgevlm.errors import ContractError
-from edgevlm.gate.axes import At, fastest, step_position, step_velocity
 from edgevlm.gate.columns import Column, columns, orientations
 from edgevlm.gate.limits import FALLBACKS, GateLimits
+from edgevlm.gate.motion import At, fastest, step_position, step_velocity
 from edgevlm.manifest.contract import ActionGroup, Contract, StateField
 
 Edit = Callable[[dict[str, Any]], None]

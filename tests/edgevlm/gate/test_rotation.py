@@ -14,10 +14,10 @@ from support.gate_judge import S
 from support.rotations import FORMS, Form, matrix, rotation_between, wire_quaternion
 
 from edgevlm.clock import even
-from edgevlm.gate.axes import Facing, step_orientation
 from edgevlm.gate.chunking import LatestChunk
 from edgevlm.gate.gate import Gate
 from edgevlm.gate.limits import GateLimits, OrientationLimits
+from edgevlm.gate.motion import Facing, step_orientation
 from edgevlm.gate.rotation import between, exponential, multiply, numbers, quaternion
 from edgevlm.manifest.contract import ActionGroup, Stamped, StateField
 

@@ -24,7 +24,9 @@ if __name__ == "__main__":  # before anything that takes long to import
 
 import gc
 import os
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgevlm_msgs.msg import ActionChunk as ChunkMessage
@@ -52,7 +54,6 @@ from edgevlm_ros.lifecycle_node import Report, ShellNode, run
 from edgevlm_ros.listener import Listener
 from edgevlm_ros.messages import STATUS_NUMBERS, status_message
 from edgevlm_ros.parameters import Parameters
-from edgevlm_ros.periodic import PeriodicThread
 from edgevlm_ros.qos import LATCHED, RELIABLE, SENSOR, advertise
 from edgevlm_ros.serialized_cache import STAMP, SerializedCache
 from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state_types, wrong_types
@@ -60,6 +61,38 @@ from edgevlm_ros.topics import StateAssembler, live_topics, message_class, state
 _LOOK_EVERY_S = 0.5
 _FROM_POLICY = ("action_chunk", "heartbeat")
 _DELIVERY_NS = 100_000_000
+
+
+class PeriodicThread:
+    """One thread from `start` to `stop`. Periods that were missed are left out, not made up for.
+
+    Args:
+        call: must not raise.
+    """
+
+    def __init__(self, period_s: float, call: Callable[[], None]) -> None:
+        self._period_ns, self._call = round(period_s * 1e9), call
+        self._running = threading.Lock()  # held from outside: to wait for it costs much less than for an Event
+        self._running.acquire()
+        self._thread = threading.Thread(target=self._run, name="edgevlm-periodic", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first call comes at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the call under way."""
+        self._running.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        next_ns = time.monotonic_ns()
+        wait_s = 0.0
+        while not self._running.acquire(timeout=wait_s):
+            self._call()
+            now_ns = time.monotonic_ns()
+            next_ns += self._period_ns * max(1, -(-(now_ns - next_ns) // self._period_ns))
+            wait_s = max(0, next_ns - now_ns) / 1e9
 
 
 class CommandGate(ShellNode):

@@ -16,8 +16,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from std_msgs.msg import Bool
 
 from edgevlm.errors import ContractError
-from edgevlm.gate.estop import Estops
-from edgevlm.gate.latch_store import LatchStore, latch_directory
+from edgevlm.gate.estop import Estops, LatchStore, latch_directory
 from edgevlm_ros.lifecycle_node import Report, ShellNode
 from edgevlm_ros.listener import Listener
 

@@ -41,12 +41,11 @@ from edgevlm.loop.matching import Matched, merge
 from edgevlm.loop.worker import Clocks, Hooks, Worker
 from edgevlm.manifest.contract import SECOND_NS, Contract
 from edgevlm.options import RuntimeOptions
-from edgevlm.rosmsg.contract_check import Limits
+from edgevlm.rosmsg.contract_check import Limits, check_contract
 from edgevlm.rosmsg.topic_facts import Facts
 from edgevlm.rosmsg.topic_map import TopicMap
 from edgevlm.rosmsg.type_names import CAMERA_TYPES
 from edgevlm.tasks.policy import Policy
-from edgevlm_ros.contract_check import check_live
 from edgevlm_ros.graph_discovery import Probe, mismatch
 from edgevlm_ros.input_pipeline import InputPipeline
 from edgevlm_ros.instruction_server import InstructionServer, Rules
@@ -61,6 +60,22 @@ from edgevlm_ros.topics import live_topics, message_class, state_types
 
 OpenPolicy = Callable[[str, RuntimeOptions], Policy]
 _LOOK_S = 0.05
+
+
+def check_live(
+    contract: Contract, topics: TopicMap, facts: Facts, limits: Limits, warn: Callable[[str], None] = lambda _: None
+) -> None:
+    """Refuse to activate on topics that do not fit; what only costs single frames goes to `warn`.
+
+    Raises:
+        ContractError: every fault, a line each.
+    """
+    findings = check_contract(contract, topics, facts, limits)
+    for warning in findings.warnings:
+        warn(warning)
+    if findings.faults:
+        listed = "".join(f"\n  - {fault.text}" for fault in findings.faults)
+        raise ContractError(f"{len(findings.faults)} fault(s) between the contract and the live topics:{listed}")
 
 
 class Inputs:
