@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +23,8 @@ _MAGIC = b"\x89MCAP0\r\n"
 _HEAD = struct.Struct("<BQ")  # opcode, length of the content
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _FOOTER_OP, _SCHEMA_OP, _CHANNEL_OP, _MESSAGE_OP, _CHUNK_OP, _DATA_END_OP = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
+_CHUNK_INDEX_OP = 0x08
+_CHUNK_INDEX = struct.Struct("<QQQ")  # first and last log time of a chunk, and where it begins
 _CHUNKS_KEPT = 4
 _MB = 1 << 20
 _RECORD_LIMIT = 1024 * _MB  # of one chunk or message as it lies in the file
@@ -144,6 +146,7 @@ class Container:
                 "record with: ros2 bag record -s mcap"
             )
         at, indexed = len(_MAGIC), False
+        chunks: set[int] = set()
         while at + _HEAD.size <= size:
             opcode, length = _HEAD.unpack(stream.read(_HEAD.size))
             if opcode == 0 or at + _HEAD.size + length > size:
@@ -151,7 +154,11 @@ class Container:
             self._ended = self._ended or opcode == _DATA_END_OP  # what follows repeats schemas and channels
             indexed = indexed or opcode == _FOOTER_OP
             if opcode in (_SCHEMA_OP, _CHANNEL_OP, _MESSAGE_OP, _CHUNK_OP) and length <= _RECORD_LIMIT:
+                if opcode == _CHUNK_OP:
+                    chunks.add(at)
                 self._take(opcode, stream.read(length), at)
+            elif opcode == _CHUNK_INDEX_OP and _CHUNK_INDEX.size <= length <= _RECORD_LIMIT:
+                self._check_index(stream.read(length), at, chunks)
             else:
                 if opcode in (_MESSAGE_OP, _CHUNK_OP):
                     self._warn(at, f"{length} bytes, over {_RECORD_LIMIT}")
@@ -175,6 +182,13 @@ class Container:
                 self._declare(opcode, content)
         except self._damage as error:
             self._warn(at, str(error))
+
+    def _check_index(self, content: bytes, at: int, chunks: Collection[int]) -> None:
+        """What a record is stands in one byte without a checksum: a chunk that was taken for something else is lost."""
+        first_ns, last_ns, begin = _CHUNK_INDEX.unpack_from(content)
+        if begin not in chunks and begin < at:
+            self._warn(begin, "the index has a chunk here")
+            self.lost.append((first_ns, last_ns))
 
     def _warn(self, at: int, what: str) -> None:
         self._damaged += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgevlm.errors import EdgevlmError, LogError
 from edgevlm.manifest.contract import Contract
 
 Record = Callable[..., Path]
+CHUNK = 0x06
 
 
 def states(recording: Recording) -> list[tuple[str, float]]:
@@ -70,6 +72,32 @@ def test_any_flipped_byte_gives_right_states_or_a_typed_refusal(
     except EdgevlmError:
         return
     assert set(got) <= set(intact)
+
+
+def test_a_chunk_whose_record_is_taken_for_another_is_lost_and_named(record: Record, contract: Contract) -> None:
+    path = record(episodes=2, frames=4, chunk_bytes=1500)
+    data = path.read_bytes()
+    intact = states(read_log(path, contract))
+    begins = [at for at, opcode in outer_records(data) if opcode == CHUNK]
+    assert len(begins) > 2
+    for at in begins:
+        for opcode in (0x02, 0x04, 0x05, 0x07, 0x0E, 0x0F, 0x16, 0x86):
+            path.write_bytes(data[:at] + bytes([opcode]) + data[at + 1 :])
+            try:
+                recording = read_log(path, contract)
+            except EdgevlmError:
+                continue
+            assert set(states(recording)) <= set(intact)
+            assert any(f"byte {at} is damaged" in warning for warning in recording.warnings)
+
+
+def outer_records(data: bytes) -> Iterator[tuple[int, int]]:
+    """(place, opcode) of each record that lies in no chunk."""
+    at = 8
+    while at + 9 <= len(data):
+        opcode, length = struct.unpack_from("<BQ", data, at)
+        yield at, opcode
+        at += 9 + length
 
 
 def test_an_episode_ends_where_a_chunk_is_lost(record: Record, contract: Contract) -> None:
