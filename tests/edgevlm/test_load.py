@@ -63,13 +63,13 @@ from importlib.machinery import PathFinder
 class Bare(PathFinder):  # an environment without any optional package
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        hidden = name.partition(".")[0] in {"onnxruntime", "torch", "transformers", "onnx", "cv2", "mcap"}
+        hidden = name.partition(".")[0] in {"onnxruntime", "openvino", "torch", "transformers", "onnx", "cv2", "mcap"}
         return None if hidden else PathFinder.find_spec(name, path, target)
 sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
 import edgevlm
 from edgevlm.errors import DependencyError
 from edgevlm.options import RuntimeOptions
-for engine in ("auto", "ort"):
+for engine in ("auto", "ort", "openvino"):
     try:
         edgevlm.load(sys.argv[1], RuntimeOptions(engine=engine))
     except DependencyError as error:
@@ -85,8 +85,9 @@ def run(script: str, *arguments: str) -> str:
 
 def test_without_an_engine_it_says_which_extra_to_install(tmp_path: Path) -> None:
     lines = run(SCRIPT, str(tiny.mono(tmp_path / "bundle"))).splitlines()
-    assert len(lines) == 2
-    assert all("pip install '.[cpu]'" in line for line in lines)
+    assert len(lines) == 3
+    for line, extras in zip(lines, (("cpu", "openvino"), ("cpu",), ("openvino",)), strict=True):
+        assert all(f"pip install '.[{extra}]'" in line for extra in extras)
 
 
 def test_running_a_bundle_imports_no_training_framework(tmp_path: Path) -> None:

@@ -27,16 +27,16 @@ Edit = Callable[[dict[str, Any]], Any]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return policies.write_policy(tmp_path_factory.mktemp("act") / "policy")
 
 
 @pytest.fixture
-def source(checkpoint: Path, tmp_path: Path) -> Path:
+def source(published: Path, tmp_path: Path) -> Path:
     """A copy that may be spoilt; the weights are a link."""
     folder = tmp_path / "policy"
     folder.mkdir()
-    for path in checkpoint.iterdir():
+    for path in published.iterdir():
         if path.name == "model.safetensors":
             (folder / path.name).symlink_to(path)
         else:

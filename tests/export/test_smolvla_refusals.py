@@ -24,14 +24,14 @@ Edit = Callable[[dict[str, Any]], Any]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return policies.write_policy(tmp_path_factory.mktemp(CASE) / "policy", CASE)
 
 
 @pytest.fixture
-def source(checkpoint: Path, tmp_path: Path) -> Path:
+def source(published: Path, tmp_path: Path) -> Path:
     """A copy that may be spoilt."""
-    return Path(shutil.copytree(checkpoint, tmp_path / "policy"))
+    return Path(shutil.copytree(published, tmp_path / "policy"))
 
 
 def edit(path: Path, change: Edit) -> None:
