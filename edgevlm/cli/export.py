@@ -68,9 +68,8 @@ def command(
     json_target: JsonOption = None,
 ) -> None:
     """Trace the model's stages, quantize them from a recording, and prove the bundle on held-out episodes."""
-    if int8:
-        precision = "int8"
-    if calib is None and upper("quantization").QUANTIZERS[precision].needs_table:
+    precision = "int8" if int8 else precision
+    if calib is None and (int8 or upper("quantization").QUANTIZERS[precision].needs_table):
         raise typer.BadParameter(
             f"{precision} needs --calib LOG.mcap (a recording of the robot), a calibration table, or a folder of "
             "pictures"
