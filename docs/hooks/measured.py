@@ -64,7 +64,7 @@ def spread(figures: dict[str, float]) -> str:
 
 
 def page() -> str:
-    return "\n".join([INTRODUCTION, closed_loop(), bench(), lock_step(), latency(), faults(), chats()])
+    return "\n".join([INTRODUCTION, closed_loop(), bench(), real_size(), lock_step(), latency(), faults(), chats()])
 
 
 def closed_loop() -> str:
@@ -106,6 +106,29 @@ def bench() -> str:
         + table(("step", *sets), [*steps, ("of int8: edgevlm's own overhead", *overhead)])
         + "\n"
         + table(("ratio of medians", *sets), ratios)
+    )
+
+
+def real_size() -> str:
+    """Encoders at the size that people run, each engine beside each peer."""
+    data = result("real-size")
+    rows = [
+        (
+            row["work"].partition(":")[0],
+            row["engine"],
+            row["peer"],
+            f"{row['ours_ms']:.1f}",
+            f"{row['peer_ms']:.1f}",
+            f"{row['ratio']:.2f}",
+            row["target"] or "-",
+        )
+        for row in data["rows"]
+    ]
+    head = ("model", "int8 in", "peer", "ours, ms", "peer, ms", "ratio", "target")
+    return (
+        f"## At real size: `make bench-real`\n\n{machine({'machine': data['environment']})} A 640x480 frame to an "
+        f"embedding, p50 on {data['rows'][0]['threads']} thread, peers interleaved, weights at random.\n\n"
+        + table(head, rows)
     )
 
 
