@@ -120,7 +120,7 @@ closed-loop: both ## fp32 against int8 over 915 paired episodes, the controls an
 bench: both ## the whole step: PyTorch, fp32 and int8, interleaved
 	$(BIN)/python benchmarks/step.py --checkpoint $(CHECKPOINT) --fp32 $(FP32) --int8 $(BUNDLE) --json build/step.json
 
-bench-real: setup ## encoders at the size that people run, weights at random, beside PyTorch and ONNX Runtime (15 minutes)
+bench-real: setup ## encoders at the size that people run, weights at random, beside PyTorch and ONNX Runtime
 	PYTHONPATH=tests $(BIN)/python benchmarks/real_size.py --json build/real-size.json
 
 attack: setup ## hostile and broken inputs of every kind, SECONDS (30) of each: counts and findings (docs/reliability.md)

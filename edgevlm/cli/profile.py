@@ -89,6 +89,7 @@ def measure(
     plan = Plan(row.steps if steps is None else steps, warmup, instruction, report)
     recorder, first_ns, more = row.measure(model, plan)
     rows = recorder.summary()
+    peak_mb = peak_rss_mb()  # before the stages are opened once more, to be counted
     kernels = quantized_kernels(model.bundle, options)
     return {
         "bundle_sha256": model.bundle.sha256,
@@ -100,7 +101,7 @@ def measure(
         "warmup_steps": warmup,
         "open_ms": open_ns / 1e6,
         "cold_start_ms": (open_ns + first_ns) / 1e6,
-        "peak_rss_mb": peak_rss_mb(),
+        "peak_rss_mb": peak_mb,
         "engine": pick_engine(options),
         "options": options.model_dump(mode="json"),
         "machine": machine(),

@@ -26,8 +26,8 @@ class Row(NamedTuple):
 
 # "auto" takes the first whose module is installed.
 ENGINES: Mapping[str, Row] = {
-    "ort": Row(ort.OrtEngine.open, ort.kernels, "onnxruntime", "cpu"),
-    "openvino": Row(openvino.OpenvinoEngine.open, openvino.kernels, "openvino", "openvino"),
+    "ort": Row(ort.open_engine, ort.kernels, "onnxruntime", "cpu"),
+    "openvino": Row(openvino.open_engine, openvino.kernels, "openvino", "openvino"),
 }
 
 

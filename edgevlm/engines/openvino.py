@@ -20,14 +20,6 @@ _PRODUCTS = frozenset({"FullyConnected", "MatMul", "Convolution"})
 _INTEGERS = frozenset({"u8", "i8"})
 
 
-class OpenvinoEngine(SessionEngine):
-    """Each stage as a compiled model with one infer request."""
-
-    @classmethod
-    def open_stage(cls, bundle: Bundle, stage: str, options: RuntimeOptions) -> _Session:
-        return _Session(StageFile(bundle, stage, options), options)
-
-
 class _Session:
     """One stage.
 
@@ -101,6 +93,9 @@ class _Session:
 
     def close(self) -> None:
         self._request = None
+
+
+open_engine = SessionEngine.factory(_Session)
 
 
 def kernels(bundle: Bundle, stage: str, options: RuntimeOptions) -> Kernels:

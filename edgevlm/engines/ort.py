@@ -23,14 +23,6 @@ Result = TypeVar("Result")
 TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
-class OrtEngine(SessionEngine):
-    """Each stage as an `onnxruntime.InferenceSession`."""
-
-    @classmethod
-    def open_stage(cls, bundle: Bundle, stage: str, options: RuntimeOptions) -> _Session:
-        return _Session(StageFile(bundle, stage, options), options)
-
-
 class _Session:
     """One stage.
 
@@ -83,6 +75,9 @@ class _Session:
 
     def close(self) -> None:
         self._session = None
+
+
+open_engine = SessionEngine.factory(_Session)
 
 
 def _of_file(

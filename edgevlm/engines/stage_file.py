@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
-from edgevlm.engines.base import Tensors
+from edgevlm.engines.base import EngineFactory, Tensors
 from edgevlm.engines.host import Arrays, HostTensors, to_numpy
 from edgevlm.errors import BundleError, EngineError
 from edgevlm.manifest.schema import Port
@@ -121,26 +121,20 @@ class SessionEngine:
         self._sessions: dict[str, StageSession] = {}
 
     @classmethod
-    def open_stage(cls, bundle: Bundle, stage: str, options: RuntimeOptions) -> StageSession:
-        """One session. Raises DependencyError, EngineError."""
-        raise NotImplementedError
+    def factory(cls, session: Callable[[StageFile, RuntimeOptions], StageSession]) -> EngineFactory:
+        """An `open` that makes a session of each stage's file; where one is refused nothing stays open."""
 
-    @classmethod
-    def open(cls, bundle: Bundle, stages: Collection[str], options: RuntimeOptions) -> SessionEngine:
-        """These stages of `bundle`.
+        def open_all(bundle: Bundle, stages: Collection[str], options: RuntimeOptions) -> SessionEngine:
+            engine = cls(bundle)
+            try:
+                for stage in stages:
+                    engine._sessions[stage] = session(StageFile(bundle, stage, options), options)
+            except BaseException:
+                engine.close()
+                raise
+            return engine
 
-        Raises:
-            DependencyError: the engine's package is not installed.
-            EngineError: the engine refuses a file or an option; nothing stays open.
-        """
-        engine = cls(bundle)
-        try:
-            for stage in stages:
-                engine._sessions[stage] = cls.open_stage(bundle, stage, options)
-        except BaseException:
-            engine.close()
-            raise
-        return engine
+        return open_all
 
     @property
     def stages(self) -> tuple[str, ...]:
